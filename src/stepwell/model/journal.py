@@ -1,0 +1,223 @@
+"""The journal of a run: immutable facts, in order.
+
+A run is nothing but the fold of these (`engine.run.apply`). An entry never changes once it is
+committed, and its type never changes meaning: a new need is a new field with a default, or a new type.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from stepwell.model.ids import EventKey, Instant, JobId, RunId, StepId
+from stepwell.model.payload import NULL, Payload
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    at: Instant = 0
+
+
+class RunStarted(_Entry, frozen=True, kw_only=True):
+    """First entry of every run."""
+
+    function: str  # slug
+    service: str
+    events: tuple[Payload, ...]
+    event_keys: tuple[EventKey, ...] = ()
+    event_name: str = ""
+    max_attempts: int = 5
+    start_at: Instant = 0
+    root: RunId | None = None  # None: this run is its own root
+    parent: RunId | None = None
+    parent_step: StepId | None = None
+    depth: int = 0
+    cancel_on: tuple[CancelListener, ...] = ()
+
+
+class CancelListener(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A wait that the run holds from its first moment; a match cancels it."""
+
+    step: StepId  # `cancel:0`, `cancel:1` ...
+    event: str
+    expression: str | None = None
+    until: Instant = 0
+
+
+class CallScheduled(_Entry, frozen=True, kw_only=True):
+    """A worker will be called. The job has the id `call`."""
+
+    call: JobId
+    target: StepId | None = None  # None: discovery, the function runs as far as it can
+    attempt: int = 0
+    due: Instant = 0
+    live: bool = False  # the function stays in the worker's memory and reports step by step
+    reason: str = ""
+
+
+class CallEnded(_Entry, frozen=True, kw_only=True):
+    """That call is over, answered or lost."""
+
+    call: JobId
+    outcome: str  # "answered" | "suspended" | "failed" | "lost" | "declined"
+    error: Payload | None = None
+    version: int | None = None  # request version of the SDK that answered
+    started_at: Instant = 0
+    duration_ms: float = 0.0
+    worker: str = ""
+    status: int = 0  # HTTP status, when there was one
+
+
+class GroupFound(_Entry, frozen=True, kw_only=True):
+    """One reply named several steps: they are planned, and joined when `pending` is empty."""
+
+    pending: tuple[StepId, ...] = ()
+
+
+class GroupClosed(_Entry, frozen=True, kw_only=True):
+    """The last of the group is done: the function may execute steps immediately again."""
+
+
+class StepScheduled(_Entry, frozen=True, kw_only=True):
+    """The step will be run in a call of its own."""
+
+    step: StepId
+    name: str = ""
+    index: int = 0
+    kind: str = "step.run"
+    input: Payload | None = None
+
+
+class StepCompleted(_Entry, frozen=True, kw_only=True):
+    """The one result of the step. `bare` says that the memo is the value itself."""
+
+    step: StepId
+    output: Payload = NULL
+    bare: bool = False
+    name: str = ""
+    index: int = 0
+    kind: str = ""
+    input: Payload | None = None
+    call: JobId | None = None  # the call that executed it
+    attempt: int = 0
+    started_at: Instant = 0
+    duration_ms: float = 0.0
+
+
+class StepRetried(_Entry, frozen=True, kw_only=True):
+    """An attempt failed; another is made at `retry_at`."""
+
+    step: StepId
+    error: Payload
+    retry_at: Instant
+    name: str = ""
+    index: int = 0
+    kind: str = "step.run"
+    call: JobId | None = None
+    attempt: int = 0  # the one that failed
+    timer: JobId | None = None  # set when the retry waits on a timer, not on a scheduled call
+    started_at: Instant = 0
+    duration_ms: float = 0.0
+
+
+class StepReady(_Entry, frozen=True, kw_only=True):
+    """The pause before a retry is over: the function in memory may try the step again."""
+
+    step: StepId
+
+
+class StepFailed(_Entry, frozen=True, kw_only=True):
+    """The step failed for good. The function sees `error` where it awaits the step."""
+
+    step: StepId
+    error: Payload
+    name: str = ""
+    index: int = 0
+    kind: str = "step.run"
+    call: JobId | None = None
+    attempt: int = 0
+    started_at: Instant = 0
+    duration_ms: float = 0.0
+
+
+class SleepStarted(_Entry, frozen=True, kw_only=True):
+    step: StepId
+    until: Instant
+    timer: JobId
+    name: str = ""
+    index: int = 0
+
+
+class WaitStarted(_Entry, frozen=True, kw_only=True):
+    """Waits for `event` until `until`. Events accepted since `since` count as well."""
+
+    step: StepId
+    event: str
+    until: Instant
+    timer: JobId
+    expression: str | None = None
+    since: Instant = 0
+    name: str = ""
+    index: int = 0
+
+
+class InvokeStarted(_Entry, frozen=True, kw_only=True):
+    """Another function was called; its end is awaited until `until`."""
+
+    step: StepId
+    function: str
+    until: Instant
+    timer: JobId
+    event_id: str  # of the invoke event; the child is known by it
+    name: str = ""
+    index: int = 0
+    input: Payload | None = None
+
+
+class RunCompleted(_Entry, frozen=True, kw_only=True):
+    output: Payload = NULL
+
+
+class RunFailed(_Entry, frozen=True, kw_only=True):
+    """`error` is the error object as received, or one of our own."""
+
+    error: Payload
+    code: str = ""
+    status: int = 0  # HTTP status of the failing answer, when there was one
+
+
+class RunCancelled(_Entry, frozen=True, kw_only=True):
+    reason: str = ""
+    event: str | None = None  # internal id of the event that cancelled it
+
+
+class Noted(_Entry, frozen=True, kw_only=True):
+    """Something worth seeing that changes nothing: a warning, a dropped late result, log lines."""
+
+    kind: str  # "warning" | "late" | "log"
+    text: str
+    step: StepId | None = None
+    call: JobId | None = None
+
+
+Entry: TypeAlias = (
+    RunStarted
+    | CallScheduled
+    | CallEnded
+    | GroupFound
+    | GroupClosed
+    | StepScheduled
+    | StepCompleted
+    | StepRetried
+    | StepReady
+    | StepFailed
+    | SleepStarted
+    | WaitStarted
+    | InvokeStarted
+    | RunCompleted
+    | RunFailed
+    | RunCancelled
+    | Noted
+)
+
+ENTRY_VERSION = 1

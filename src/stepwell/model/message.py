@@ -1,0 +1,124 @@
+"""A message: something happened that a run may care about.
+
+Every delivery is at least once, so each message names what it answers and a run that has moved on
+ignores it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from stepwell.model.ids import Instant, JobId, StepId
+from stepwell.model.op import Op
+from stepwell.model.payload import Payload
+
+
+@dataclass(frozen=True, slots=True)
+class CallInfo:
+    """About the call that a worker's message belongs to."""
+
+    started_at: Instant = 0
+    duration_ms: float = 0.0
+    worker: str = ""
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Replied:
+    """The worker answered a call with ops; the call is over."""
+
+    call: JobId
+    ops: tuple[Op, ...]
+    version: int | None = None
+    info: CallInfo = CallInfo()
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A worker that goes on running reports ops; `number` counts its reports and is acknowledged."""
+
+    call: JobId
+    ops: tuple[Op, ...]
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The function returned; the call and the run are over."""
+
+    call: JobId
+    output: Payload
+    version: int | None = None
+    info: CallInfo = CallInfo()
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The function itself failed, or answered in a way that counts as that."""
+
+    call: JobId
+    error: Payload
+    retry: bool = True
+    retry_at: Instant | None = None
+    version: int | None = None
+    info: CallInfo = CallInfo()
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """A worker dropped a waiting function from its memory. `news` is how much it had been told."""
+
+    call: JobId
+    news: int
+    info: CallInfo = CallInfo()
+
+
+@dataclass(frozen=True, slots=True)
+class CallLost:
+    """Nobody will answer: no connection, the worker went away, or the node that asked did."""
+
+    call: JobId
+    error: Payload
+    at_once: bool = False  # the next attempt needs no pause
+    free: bool = False  # consumes no attempt: the worker gave the call back untouched, or our node was lost
+    info: CallInfo = CallInfo()
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """The time that `step` waited for has come. `timer` tells this timer from an earlier one."""
+
+    step: StepId
+    timer: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class EventMatched:
+    """An event satisfied a wait of this run; `body` is the whole event."""
+
+    step: StepId
+    body: Payload
+    event: str  # internal id
+
+
+@dataclass(frozen=True, slots=True)
+class ChildEnded:
+    """The run that `step` invoked is over. Exactly one of `output` and `error` is set."""
+
+    step: StepId
+    output: Payload | None = None
+    error: Payload | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    reason: str
+    event: str | None = None
+
+
+Message: TypeAlias = (
+    Replied | Reported | Returned | Raised | Suspended | CallLost | TimerFired | EventMatched | ChildEnded | CancelAsked
+)
