@@ -1,0 +1,87 @@
+# One command per habit. `make` alone lists them.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TYPESCRIPT := tests/official/typescript
+WORKERS ?= 2
+
+# Anything that would ask a question gets "no terminal, no question" instead.
+export PIP_NO_INPUT := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export DO_NOT_TRACK := 1
+
+.PHONY: help setup demo quick test test-long check sim bench dev docs lock
+
+help:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## create .venv from the locks (again only when they change)
+
+demo: setup  ## show what Stepwell does, on this machine, without keys
+	$(BIN)/python examples/demo/demo.py
+
+quick: setup  ## unit tests, under a minute
+	$(BIN)/pytest -q -x -n $(WORKERS) -m "not slow and not official and not long"
+
+test: setup check  ## what CI runs: check, every test not marked long, the simulator
+	$(BIN)/pytest -n $(WORKERS) -m "not long"
+	$(MAKE) sim
+
+test-long: setup  ## what does not fit into `make test`: soak and whole ranges
+	$(BIN)/pytest -m long -o faulthandler_timeout=0
+
+check: setup  ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@if [ -d tests/typing ]; then set -x; $(BIN)/basedpyright; fi
+
+sim: setup  ## simulate crashes: CI's range of seeds, or one with SEED=n
+	$(BIN)/python -m stepwell.testing.simulate $(if $(SEED),--seed $(SEED),--seeds 20000)
+
+bench: setup  ## measure throughput and latency
+	$(BIN)/python -m benchmarks
+
+dev: setup  ## run the quickstart with server and dashboard, reloading on a change
+	$(BIN)/stepwell dev examples/quickstart/app.py
+
+docs: setup  ## build the documentation into site/; a broken link is an error
+	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/docs.txt \
+	  || $(BIN)/python -m pip install -q --require-hashes -r requirements/docs.txt
+	$(BIN)/mkdocs build -q --strict
+
+lock: setup  ## resolve requirements/*.in again into the locked files
+	for name in uv server dev docs; do \
+	  $(BIN)/uv pip compile -q $(UPGRADE) --generate-hashes --universal --python-version 3.11 --no-header \
+	    --no-emit-index-url --no-annotate --no-emit-package stepwell requirements/$$name.in -o requirements/$$name.txt; \
+	done
+
+# uv comes from its own hashed lock, then installs the rest in a second or two. pip does the same, slower,
+# where uv cannot reach the package index the way pip is configured to.
+$(STAMP): requirements/uv.txt requirements/dev.txt pyproject.toml $(wildcard $(TYPESCRIPT)/package-lock.json)
+	@[ -x $(BIN)/python ] || { \
+	  for python in "$${PYTHON:-}" python3.11 python3 python3.14 python3.13 python3.12; do \
+	    [ -n "$$python" ] || continue; \
+	    if "$$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	      echo "creating $(VENV) with $$python"; exec "$$python" -m venv $(VENV); \
+	    fi; \
+	  done; \
+	  echo "no Python 3.11 or newer with venv found; install one, or name it: make setup PYTHON=/path/to/python" >&2; \
+	  exit 1; \
+	}
+	@if ! $(BIN)/uv --version >/dev/null 2>&1; then \
+	  $(BIN)/python -m pip install -q --require-hashes -r requirements/uv.txt; \
+	fi
+	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt \
+	  || $(BIN)/python -m pip install -q --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation --editable .
+	@if [ -f $(TYPESCRIPT)/package-lock.json ] && command -v npm >/dev/null; then \
+	  set -x; npm ci --prefix $(TYPESCRIPT) --no-audit --no-fund --loglevel=error; \
+	fi
+	@touch $@
