@@ -1,0 +1,1 @@
+"""The HTTP surfaces: decode a request, ask the node, encode the answer."""

@@ -1,0 +1,1 @@
+"""The HTTP surface that official Inngest SDKs talk to."""

@@ -1,0 +1,1 @@
+"""The loop of one server process: take messages, decide, commit, perform."""

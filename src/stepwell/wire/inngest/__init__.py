@@ -1,0 +1,1 @@
+"""The Inngest wire protocol: requests, ops, signatures and Connect frames, as bytes and as model."""

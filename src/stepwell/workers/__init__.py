@@ -1,0 +1,1 @@
+"""The performer that calls user code, one file per transport."""
