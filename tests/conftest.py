@@ -1,0 +1,10 @@
+"""What every test may rely on, whatever the machine it runs on is set to."""
+
+import os
+
+# A developer's own servers, keys and proxies must not reach a test, and no test may reach them. STEPWELL_TEST_*
+# is how a test is told on purpose, for instance which PostgreSQL it may use.
+for name in list(os.environ):
+    if name.startswith(("STEPWELL_", "INNGEST_", "INFERENCE_")) and not name.startswith("STEPWELL_TEST_"):
+        del os.environ[name]
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "localhost,127.0.0.1,::1"
