@@ -1,0 +1,102 @@
+"""Rows that live between decisions: jobs, waits, and what a list shows of a run."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from stepwell.model.event import DEV_ENV
+from stepwell.model.ids import EventKey, Instant, JobId, RunId, StepId
+from stepwell.model.payload import Payload
+
+
+class JobKind(StrEnum):
+    CALL = "call"  # call a worker for `run`, `step` being the target or empty
+    TIMER = "timer"  # tell `run` that the time of `step` has come
+    MATCH = "match"  # find what the events in `keys` start and wake
+    LOOK = "look"  # has an event that `step` of `run` waits for come before the wait was stored?
+    WAKE = "wake"  # tell `run` that the child of `step` ended, as `output` or `error` says
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that has to be done at or after `due`. An id is never used twice.
+
+    `fence` rises each time the right to work on the job changes hands; `owner` is the node that has it
+    now, None when anybody may claim it. Only the owner with the current fence may end the job.
+    """
+
+    id: JobId
+    kind: JobKind
+    due: Instant
+    env: str = DEV_ENV
+    shard: int = 0
+    run: RunId | None = None
+    step: StepId | None = None
+    attempt: int = 0
+    live: bool = False
+    keys: tuple[EventKey, ...] = ()
+    since: Instant = 0
+    output: Payload | None = None
+    error: Payload | None = None
+    owner: str | None = None
+    fence: int = 0
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """The right to end a job, as it was when the job was handed out."""
+
+    job: JobId
+    fence: int
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A run that listens for an event. `path` and `value` narrow the search: an event can match only if
+    the text key of what it has at `path` is `value`; both None when the expression allows no such index."""
+
+    run: RunId
+    step: StepId
+    event: str
+    expression: str | None = None
+    path: str | None = None
+    value: str | None = None
+    until: Instant = 0
+    since: Instant = 0  # when it began to listen
+    cancels: bool = False
+    env: str = DEV_ENV
+    shard: int = 0
+
+
+class RunStatus(StrEnum):
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def final(self) -> bool:
+        return self in _FINAL
+
+
+_FINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+
+class RunRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What lists and the compare-and-set need of a run. Written with every decision."""
+
+    id: RunId
+    env: str
+    shard: int
+    function: str  # slug
+    service: str
+    status: RunStatus
+    seq: int
+    created_at: Instant
+    started_at: Instant | None = None
+    ended_at: Instant | None = None
+    event: EventKey | None = None  # the first event that started it
+    event_name: str = ""
+    event_count: int = 1
+    parent: RunId | None = None
+    output: Payload | None = None  # or the error, when it failed

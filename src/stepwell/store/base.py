@@ -1,0 +1,243 @@
+"""What a store is: a journal, jobs, waits and events, changed one *transition* at a time.
+
+A transition is one decision's worth of change and is applied whole or not at all. It states what must
+still be true (the run's sequence number, the claims it relies on); whoever is late gets a `Refusal` and
+decides again. A store may put many transitions into one transaction (group commit); each stands or
+falls alone, and `commit` returns only once the change would survive a kill of the process.
+
+Nothing here knows what a run means: rules are in `stepwell.engine`. One suite (`tests/store`) runs over
+every store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from stepwell.model.errors import StepwellError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stepwell.model.event import Event
+    from stepwell.model.function import Service
+    from stepwell.model.ids import EventKey, Instant, JobId, RunId, StepId
+    from stepwell.model.job import Claim, Job, RunRow, RunStatus, Wait
+    from stepwell.model.journal import Entry
+    from stepwell.model.payload import Blob
+
+
+@dataclass(frozen=True, slots=True)
+class RunWrite:
+    """New entries of one run and its row as it is after them.
+
+    `expected_seq` is the number of entries the run had when it was decided on: 0 creates it. Entries get the
+    numbers after it, in order.
+    """
+
+    row: RunRow
+    expected_seq: int
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One decision. Everything in it is stored together, or nothing is."""
+
+    run: RunWrite | None = None
+    holds: tuple[Claim, ...] = ()
+    """Claims that must be current; they stay."""
+    ends: tuple[Claim, ...] = ()
+    """Claims that must be current; their jobs are removed."""
+    jobs: tuple[Job, ...] = ()
+    """New jobs; one with an owner is born claimed (fence 1) and needs no search."""
+    drop_jobs: tuple[JobId, ...] = ()
+    """Jobs removed whoever has them; missing ones are fine."""
+    waits: tuple[Wait, ...] = ()
+    drop_waits: tuple[tuple[RunId, StepId], ...] = ()
+    drop_all_of: RunId | None = None
+    """Removes every job and wait of that run (not those in `jobs`)."""
+    events: tuple[Event, ...] = ()
+    blobs: tuple[tuple[Blob, bytes], ...] = ()
+    """Texts that this transition refers to; storing one twice is fine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The transition is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunMoved:
+    """The run has another sequence number than expected, or exists already, or is unknown."""
+
+    run: RunId
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimLost:
+    """Somebody else has that job now, or it is done."""
+
+    job: JobId
+
+
+Outcome: TypeAlias = Committed | RunMoved | ClaimLost
+COMMITTED = Committed()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run's row and the entries after the sequence number that was asked for."""
+
+    row: RunRow
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One server process. `epoch` tells two lives of the same name apart."""
+
+    name: str
+    epoch: int
+    lease_until: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class RunQuery:
+    """Which runs to list, newest first. Every field narrows; `before` is the id of the last run seen."""
+
+    env: str
+    functions: tuple[str, ...] | None = None
+    services: tuple[str, ...] | None = None
+    statuses: tuple[RunStatus, ...] | None = None
+    event: EventKey | None = None
+    parent: RunId | None = None
+    created_from: Instant | None = None
+    created_until: Instant | None = None
+    before: RunId | None = None
+    limit: int = 50
+    ascending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EventQuery:
+    """Which events to list, newest first. `before` is the key of the last event seen."""
+
+    env: str
+    names: tuple[str, ...] | None = None
+    received_from: Instant | None = None
+    received_until: Instant | None = None
+    internal: bool = True  # also events whose name begins with `inngest/`
+    before: EventKey | None = None
+    limit: int = 20
+
+
+class StoreFull(StepwellError):
+    """The disk is full. Nothing was stored; try again when there is room."""
+
+    code = "STORE_FULL"
+    http_status = 503
+    retryable = True
+
+
+class StoreUnavailable(StepwellError):
+    """The store cannot be reached or is closing."""
+
+    code = "STORE_UNAVAILABLE"
+    http_status = 503
+    retryable = True
+
+
+class Store(Protocol):
+    """Durable state. All methods may be called from one event loop at any time.
+
+    Time in the store is the caller's clock on an embedded store and the primary's clock on a shared one:
+    `now` asks it. Reads see everything committed before they were called.
+    """
+
+    async def open(self) -> None:
+        """Prepare, migrate, lock. Raises `StepwellError` with what to do when that is impossible."""
+
+    async def close(self) -> None: ...
+
+    async def now(self) -> Instant: ...
+
+    # the hot path
+
+    async def commit(self, transition: Transition) -> Outcome:
+        """Apply the transition. Raises `StoreFull` or `StoreUnavailable`; then nothing was stored."""
+
+    async def load_run(self, run: RunId, after_seq: int = 0) -> StoredRun | None: ...
+
+    async def read_blobs(self, blobs: Sequence[Blob]) -> list[bytes]:
+        """The texts, in order. Raises `KeyError` for one that is not there."""
+
+    # jobs and nodes
+
+    async def claim_due(self, node: Node, now: Instant, limit: int) -> list[Job]:
+        """Claim unowned jobs that are due, oldest first: owner set, fence raised, durable on return."""
+
+    async def next_due(self) -> Instant | None:
+        """When the next unowned job is due."""
+
+    async def heartbeat(self, node: Node) -> bool:
+        """Renew the lease of this node. False: others have taken its place, it must stop."""
+
+    async def release_lost(self, now: Instant) -> int:
+        """Free the jobs of nodes whose lease ran out, and of earlier epochs. Returns how many."""
+
+    async def release(self, claims: Sequence[Claim]) -> None:
+        """Give claimed jobs back so that anybody may claim them now; claims that are not current are ignored."""
+
+    # events and waits
+
+    async def read_events(self, keys: Sequence[EventKey]) -> list[Event]:
+        """The events that exist, in the order of `keys`."""
+
+    async def events_since(self, env: str, name: str, since: Instant, limit: int) -> list[Event]:
+        """Events of that name received at or after `since`, oldest first."""
+
+    async def wait_paths(self, env: str, event: str) -> list[str | None]:
+        """The distinct index paths of the waits for an event name (None among them: no index)."""
+
+    async def waits_for(
+        self, env: str, event: str, path: str | None, value: str | None, after: tuple[RunId, StepId] | None, limit: int
+    ) -> list[Wait]:
+        """Waits for an event with exactly that index key, ordered by (run, step), a page at a time."""
+
+    # services
+
+    async def put_service(self, service: Service) -> None: ...
+
+    async def remove_service(self, env: str, name: str) -> bool: ...
+
+    async def services(self) -> list[Service]: ...
+
+    # lists
+
+    async def run_row(self, run: RunId) -> RunRow | None: ...
+
+    async def runs(self, query: RunQuery) -> list[RunRow]: ...
+
+    async def count_runs(self, query: RunQuery) -> int: ...
+
+    async def events(self, query: EventQuery) -> list[Event]: ...
+
+    async def event_by_id(self, env: str, internal_id: str) -> Event | None:
+        """The newest event with that internal id."""
+
+    async def jobs_of(self, run: RunId) -> list[Job]: ...
+
+    async def waits_of(self, run: RunId) -> list[Wait]: ...
+
+    # for the auditor and for operators
+
+    async def live_runs(self, after: RunId | None, limit: int) -> list[RunRow]:
+        """Runs that have not ended, by id."""
+
+    async def stray_rows(self, limit: int) -> list[str]:
+        """Jobs, waits and claims that break a rule the store can check by itself, in words: of ended or unknown
+        runs, owned by unknown nodes."""
+
+    async def status(self) -> dict[str, object]:
+        """Durability mode, sizes and counts, for the status page."""
