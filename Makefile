@@ -54,7 +54,7 @@ dev: setup  ## run the quickstart with server and dashboard, reloading on a chan
 docs: setup  ## build the documentation into site/; a broken link is an error
 	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/docs.txt \
 	  || $(BIN)/python -m pip install -q --require-hashes -r requirements/docs.txt
-	$(BIN)/mkdocs build -q --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
 
 lock: setup  ## resolve requirements/*.in again into the locked files
 	for name in uv server dev docs; do \
