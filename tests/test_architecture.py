@@ -48,12 +48,12 @@ ALLOWED_LIBRARIES: dict[str, dict[str, tuple[str, ...]]] = {
     "model": {"msgspec": (ANYWHERE,)},
     "wire": {"msgspec": (ANYWHERE,), "google.protobuf": ("wire/*connect*",)},
     "engine": {"re2": ("engine/expr*",), "cronsim": ("engine/cron*",)},
-    "store": {"asyncpg": ("store/postgres*",), "obstore": ("store/*s3*",)},
+    "store": {"msgspec": (ANYWHERE,), "asyncpg": ("store/postgres*",), "obstore": ("store/*s3*",)},
     "workers": {"aiohttp": (ANYWHERE,)},
     "gateway": {"aiohttp": (ANYWHERE,), "genai_prices": ("gateway/prices*",)},
     "apps": {"uv": (ANYWHERE,), "psutil": (ANYWHERE,), "pynvml": (ANYWHERE,), "ray": ("apps/ray*",)},
     "streams": {},
-    "node": {},
+    "node": {"msgspec": (ANYWHERE,)},
     "sdk": {
         "msgspec": (ANYWHERE,),
         "httpx2": (ANYWHERE,),
@@ -69,6 +69,7 @@ ALLOWED_LIBRARIES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "agents": {"pydantic": (ANYWHERE,), "mcp": ("agents/mcp*",)},
     "api": {
+        "msgspec": (ANYWHERE,),
         "starlette": (ANYWHERE,),
         "python_multipart": (ANYWHERE,),
         "prometheus_client": (ANYWHERE,),

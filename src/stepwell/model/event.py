@@ -42,7 +42,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def event_body(
-    *, name: str, id: str, ts: Instant, data: Mapping[str, Any], user: Mapping[str, Any] | None = None, v: str | None = None
+    *,
+    name: str,
+    id: str,
+    ts: Instant,
+    data: Mapping[str, Any],
+    user: Mapping[str, Any] | None = None,
+    v: str | None = None,
 ) -> bytes:
     """The canonical text of an event as functions see it."""
     body: dict[str, Any] = {"name": name, "id": id, "ts": ts, "data": dict(data), "user": dict(user or {})}

@@ -100,6 +100,7 @@ class StepCompleted(_Entry, frozen=True, kw_only=True):
     input: Payload | None = None
     call: JobId | None = None  # the call that executed it
     attempt: int = 0
+    event: str | None = None  # internal id of the event that ended a wait
     started_at: Instant = 0
     duration_ms: float = 0.0
 

@@ -102,6 +102,7 @@ class EventMatched:
     step: StepId
     body: Payload
     event: str  # internal id
+    back: bool = False  # found by looking back: an event that this run already took does not count
 
 
 @dataclass(frozen=True, slots=True)

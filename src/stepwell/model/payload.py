@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from json.encoder import encode_basestring  # type: ignore[attr-defined]
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec

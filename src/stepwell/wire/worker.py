@@ -27,6 +27,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from stepwell.model.dispatch import Memo
 from stepwell.model.ids import Instant, JobId, RunId, StepId
 from stepwell.model.op import Op
 
@@ -126,15 +127,6 @@ class Welcome(_Frame, frozen=True, kw_only=True):
 class Refused(_Frame, frozen=True, kw_only=True):
     code: str
     message: str
-
-
-class Memo(msgspec.Struct, frozen=True, array_like=True):
-    """A recorded result: `shape` is `data`, `error`, `bare` (the value itself) or `input`."""
-
-    step: StepId
-    shape: str
-    value: bytes
-    name: str = ""
 
 
 class Call(_Frame, frozen=True, kw_only=True):

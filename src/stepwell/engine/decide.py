@@ -1,0 +1,660 @@
+"""What happens next to a run: `decide` takes one message and says what to record and what to do.
+
+It reads no clock, draws no random number and opens no socket: the same run, message, time and policy
+give the same decision on every node, in a test and in the simulator. The run it is given is advanced by
+the entries it returns, so that several waiting messages can be decided one after the other and committed
+together; if that commit is refused, the run is loaded again.
+
+Two kinds of workers share these rules. One answers a call and forgets the function (HTTP): every new
+result makes another call, a *discovery*, except inside a planned group, which is joined first. The other
+keeps the function in memory (a *live* call): it reports each step as it finishes and is handed results
+as they come; it is called again only after it dropped the function.
+
+Elsewhere: the fold (`run.py`), which functions an event starts (`match.py`), pauses (`retry.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from stepwell.engine.retry import retry_delay
+from stepwell.engine.run import Call, Phase, Run, Step, apply
+from stepwell.model import effect, journal, message, op
+from stepwell.model.ids import JobId, derived_ulid
+from stepwell.model.payload import NULL, Payload, canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stepwell.model.effect import Effect
+    from stepwell.model.ids import EventKey, Instant, RunId, StepId
+    from stepwell.model.journal import Entry
+    from stepwell.model.message import CallInfo, Message
+
+_DAY_MS = 86_400_000
+LONGEST_WAIT_MS = 366 * _DAY_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The limits and defaults that decisions keep to."""
+
+    max_steps: int = 1000
+    max_depth: int = 50
+    max_state_bytes: int = 32 * 1024 * 1024
+    retry_interval_ms: int | None = None
+
+
+DEFAULT_POLICY = Policy()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to record, then what to do. The store commits both in one transaction."""
+
+    entries: tuple[Entry, ...] = ()
+    effects: tuple[Effect, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a run begins with."""
+
+    run: RunId
+    env: str
+    shard: int
+    function: str
+    service: str
+    events: tuple[Payload, ...]
+    event_keys: tuple[EventKey, ...]
+    event_name: str
+    max_attempts: int
+    start_at: Instant = 0
+    root: RunId | None = None
+    parent: RunId | None = None
+    parent_step: StepId | None = None
+    depth: int = 0
+    cancel_on: tuple[journal.CancelListener, ...] = ()
+
+
+def begin(beginning: Beginning, now: Instant, *, live: bool, policy: Policy = DEFAULT_POLICY) -> tuple[Run, Decision]:
+    """Start a run: its first entry, its first call, the events that may cancel it."""
+    run = Run(beginning.run, env=beginning.env, shard=beginning.shard)
+    turn = _Turn(run, now, live, policy)
+    turn.record(
+        journal.RunStarted(
+            at=now,
+            function=beginning.function,
+            service=beginning.service,
+            events=beginning.events,
+            event_keys=beginning.event_keys,
+            event_name=beginning.event_name,
+            max_attempts=beginning.max_attempts,
+            start_at=beginning.start_at,
+            root=beginning.root,
+            parent=beginning.parent,
+            parent_step=beginning.parent_step,
+            depth=beginning.depth,
+            cancel_on=beginning.cancel_on,
+        )
+    )
+    for listener in beginning.cancel_on:
+        turn.do(effect.AddWait(listener.step, listener.event, listener.expression, listener.until, None, None, True))
+    turn.call(None, due=max(now, beginning.start_at))
+    return run, turn.decision()
+
+
+def decide(run: Run, msg: Message, now: Instant, *, live: bool, policy: Policy = DEFAULT_POLICY) -> Decision:
+    """Choose what follows from `msg`, and advance `run` by it. Same arguments, same decision, always.
+
+    Args:
+        run: Advanced in place by the entries of the decision.
+        msg: What happened. One that the run is past changes nothing.
+        now: Milliseconds since 1970.
+        live: Whether the run's service is connected in a way that keeps functions in memory.
+        policy: Limits.
+    """
+    turn = _Turn(run, now, live, policy)
+    match msg:
+        case message.Reported():
+            _on_report(turn, msg)
+        case message.Replied():
+            _on_reply(turn, msg)
+        case message.Returned():
+            if turn.end_call(msg.call, "answered", msg.info, version=msg.version) is not None:
+                _complete(turn, msg.output)
+        case message.TimerFired():
+            _on_timer(turn, msg)
+        case message.Suspended():
+            _on_suspended(turn, msg)
+        case message.EventMatched():
+            _on_event(turn, msg)
+        case message.ChildEnded():
+            _on_child(turn, msg)
+        case message.Raised():
+            _on_raised(turn, msg)
+        case message.CallLost():
+            _on_lost(turn, msg)
+        case message.CancelAsked():
+            if not run.finished:
+                _cancel(turn, msg.reason, msg.event)
+        case _:
+            assert_never(msg)
+    return turn.decision()
+
+
+class _Turn:
+    """One decision in the making: what is recorded is applied at once."""
+
+    def __init__(self, run: Run, now: Instant, live: bool, policy: Policy) -> None:
+        self.run = run
+        self.now = now
+        self.live = live
+        self.policy = policy
+        self._entries: list[Entry] = []
+        self._effects: list[Effect] = []
+
+    def decision(self) -> Decision:
+        return Decision(tuple(self._entries), tuple(self._effects))
+
+    def record(self, entry: Entry) -> None:
+        apply(self.run, entry)
+        self._entries.append(entry)
+
+    def do(self, what: Effect) -> None:
+        self._effects.append(what)
+
+    def next_job(self) -> JobId:
+        """An id for the job that the next entry speaks of: unique, since sequence numbers are."""
+        return JobId(f"{self.run.id}.{self.run.seq + 1}")
+
+    def call(self, target: StepId | None, *, attempt: int = 0, due: Instant | None = None, reason: str = "") -> None:
+        """Schedule a call of the function, or of one step of it."""
+        live = self.live and target is None
+        when = self.now if due is None else due
+        job = self.next_job()
+        self.record(
+            journal.CallScheduled(
+                at=self.now, call=job, target=target, attempt=attempt, due=when, live=live, reason=reason
+            )
+        )
+        self.do(effect.CallWorker(job, target, attempt, when, live))
+
+    def end_call(
+        self,
+        call_id: JobId,
+        outcome: str,
+        info: CallInfo,
+        *,
+        error: Payload | None = None,
+        version: int | None = None,
+    ) -> Call | None:
+        """Close a call that is being answered. None: nobody waits for that answer any more."""
+        call = self.run.calls.get(call_id)
+        if call is None:
+            return None
+        self.record(
+            journal.CallEnded(
+                at=self.now,
+                call=call_id,
+                outcome=outcome,
+                error=error,
+                version=version,
+                started_at=info.started_at,
+                duration_ms=info.duration_ms,
+                worker=info.worker,
+                status=info.status,
+            )
+        )
+        self.do(effect.EndCall(call_id))
+        return call
+
+    def retry_at(self, attempt: int, asked: Instant | None, *what: str) -> Instant:
+        if asked is not None:
+            return asked
+        jitter_of = (self.run.id, str(self.run.seq), *what, str(attempt))
+        return self.now + retry_delay(attempt, jitter_of=jitter_of, interval_ms=self.policy.retry_interval_ms)
+
+    def finish(self, last: Entry, why: str, *, output: Payload | None = None, error: Payload | None = None) -> None:
+        """Record the last entry of the run, stop what is still going on and tell who waits."""
+        run = self.run
+        assert not run.finished, "a run ends once"
+        calls = tuple(run.calls)
+        self.record(last)
+        for call in calls:
+            self.do(effect.StopCall(call, why))
+        self.do(effect.AnnounceEnd())
+        if run.parent is not None and run.parent_step is not None:
+            self.do(effect.WakeParent(JobId(f"{run.id}.end"), run.parent, run.parent_step, output, error))
+
+    def fail(self, error: Payload, code: str = "", status: int = 0) -> None:
+        self.finish(journal.RunFailed(at=self.now, error=error, code=code, status=status), "failed", error=error)
+
+
+def _complete(turn: _Turn, output: Payload) -> None:
+    turn.finish(journal.RunCompleted(at=turn.now, output=output), "finished", output=output)
+
+
+def _cancel(turn: _Turn, reason: str, event: str | None) -> None:
+    last = journal.RunCancelled(at=turn.now, reason=reason, event=event)
+    turn.finish(last, "cancelled", error=_error("RunCancelled", f"the run was cancelled: {reason}"))
+
+
+# a worker answers
+
+
+def _on_reply(turn: _Turn, msg: message.Replied) -> None:
+    call = turn.end_call(msg.call, "answered", msg.info, version=msg.version)
+    if call is None:
+        return
+    run = turn.run
+    steps = [o for o in msg.ops if not isinstance(o, (op.Discover, op.Completed, op.Unknown))]
+    if len(steps) > 1:
+        planned = any(isinstance(o, op.StepPlanned) for o in steps)
+        joined = planned and run.version >= 2 and not any(o.race for o in steps)
+        pending = tuple(o.step for o in steps if not _is_finished(run, o.step)) if joined else ()
+        turn.record(journal.GroupFound(at=turn.now, pending=pending))
+    saved, called = _take_ops(turn, call, msg.ops)
+    if run.finished or called:
+        return
+    if saved is not None:
+        _rediscover(turn, race=saved)
+    if not run.calls and not run.open and not run.pending:
+        _drive_again(turn, call)
+
+
+def _on_report(turn: _Turn, msg: message.Reported) -> None:
+    call = turn.run.calls.get(msg.call)
+    if call is None:
+        turn.do(effect.StopCall(msg.call, "finished" if turn.run.finished else "stale"))
+        return
+    _take_ops(turn, call, msg.ops)
+    if not turn.run.finished:
+        turn.do(effect.Acknowledge(msg.call, msg.number, turn.run.news))
+
+
+def _take_ops(turn: _Turn, call: Call, ops: Sequence[op.Op]) -> tuple[bool | None, bool]:
+    """Record the ops. Returns whether a result was saved (None: no, else whether it races), and whether the
+    function will be called again anyway.
+
+    Waits come first, so that one registered beside a step that sends the event cannot miss it.
+    """
+    saved: bool | None = None
+    called = False
+    run = turn.run
+    for one in sorted(ops, key=_is_no_wait):
+        if run.finished:
+            break
+        known = run.steps.get(one.step)
+        if known is not None and known.finished:
+            if isinstance(one, (op.StepDone, op.StepErrored)):
+                saved = bool(saved) or one.race  # reported twice: nothing to save, yet the function must go on
+            continue
+        match one:
+            case op.StepDone():
+                _save(turn, call, one)
+                saved = bool(saved) or one.race
+            case op.StepErrored():
+                if _retry_step(turn, call, one, known):
+                    called = called or call.target is None
+                else:
+                    saved = bool(saved) or one.race
+            case op.StepPlanned():
+                _plan(turn, one, known)
+            case op.Completed():
+                _complete(turn, one.output)
+            case op.Discover():
+                if not run.discovering():
+                    turn.call(None)
+                called = True
+            case op.Unknown():
+                turn.fail(_error("UnknownOperation", one.reason), "unknown_op")
+            case op.Sleep() | op.WaitForEvent() | op.Invoke():
+                if known is None:
+                    _open_wait(turn, one)
+                    if not run.finished and one.step not in run.open:
+                        saved = bool(saved) or one.race  # it failed at once
+            case _:
+                assert_never(one)
+        if not run.finished:
+            _check_limits(turn)
+    return saved, called
+
+
+def _is_no_wait(one: op.Op) -> bool:
+    return not isinstance(one, op.WaitForEvent)
+
+
+def _is_finished(run: Run, step_id: StepId) -> bool:
+    step = run.steps.get(step_id)
+    return step is not None and step.finished
+
+
+def _save(turn: _Turn, call: Call, one: op.StepDone) -> None:
+    known = turn.run.steps.get(one.step)
+    if known is not None and known.timer is not None:
+        turn.do(effect.DropJob(known.timer))
+    turn.record(
+        journal.StepCompleted(
+            at=turn.now,
+            step=one.step,
+            output=one.output,
+            bare=one.bare,
+            name=one.name,
+            index=one.index,
+            kind=one.kind,
+            input=one.input,
+            call=call.id,
+            attempt=_attempt(call, known),
+            started_at=one.started_at,
+            duration_ms=one.duration_ms,
+        )
+    )
+
+
+def _attempt(call: Call, known: Step | None) -> int:
+    """Which attempt of a step this was. A live call runs many steps, so only the step can tell; a worker that
+    answers makes one attempt a call."""
+    if known is not None and known.attempts:
+        return known.attempts
+    return 0 if call.live else call.attempt
+
+
+def _retry_step(turn: _Turn, call: Call, one: op.StepErrored, known: Step | None) -> bool:
+    """Record a failed attempt. True: there will be another; False: the step failed for good."""
+    attempt = _attempt(call, known)
+    again = one.retry and attempt + 1 < turn.run.max_attempts
+    if not again:
+        turn.record(
+            journal.StepFailed(
+                at=turn.now,
+                step=one.step,
+                error=one.error,
+                name=one.name,
+                index=one.index,
+                kind=one.kind,
+                call=call.id,
+                attempt=attempt,
+                started_at=one.started_at,
+                duration_ms=one.duration_ms,
+            )
+        )
+        return False
+    retry_at = turn.retry_at(attempt, one.retry_at, one.step)
+    timer = turn.next_job() if call.live else None
+    turn.record(
+        journal.StepRetried(
+            at=turn.now,
+            step=one.step,
+            error=one.error,
+            retry_at=retry_at,
+            name=one.name,
+            index=one.index,
+            kind=one.kind,
+            call=call.id,
+            attempt=attempt,
+            timer=timer,
+            started_at=one.started_at,
+            duration_ms=one.duration_ms,
+        )
+    )
+    if timer is not None:
+        turn.do(effect.SetTimer(timer, one.step, retry_at))
+    else:
+        turn.call(call.target, attempt=attempt + 1, due=retry_at, reason="step retry")
+    return True
+
+
+def _plan(turn: _Turn, one: op.StepPlanned, known: Step | None) -> None:
+    if known is not None and known.phase is not Phase.READY:
+        return  # its call is queued, under way, or due after a pause
+    turn.record(
+        journal.StepScheduled(
+            at=turn.now, step=one.step, name=one.name, index=one.index, kind=one.kind, input=one.input
+        )
+    )
+    turn.call(one.step, attempt=known.attempts if known is not None else 0)
+
+
+def _open_wait(turn: _Turn, one: op.Sleep | op.WaitForEvent | op.Invoke) -> None:
+    run, now = turn.run, turn.now
+    until = one.until if one.until is not None else now + one.for_ms
+    if until - now > LONGEST_WAIT_MS:
+        turn.fail(
+            _error(
+                "InngestErrTimeoutTooLong",
+                f"step {one.name!r} asks to wait {(until - now) // _DAY_MS} days; the limit is 366 days",
+            ),
+            "wait_too_long",
+        )
+        return
+    timer = turn.next_job()
+    match one:
+        case op.Sleep():
+            turn.record(
+                journal.SleepStarted(at=now, step=one.step, until=until, timer=timer, name=one.name, index=one.index)
+            )
+        case op.WaitForEvent():
+            turn.record(
+                journal.WaitStarted(
+                    at=now,
+                    step=one.step,
+                    event=one.event,
+                    until=until,
+                    timer=timer,
+                    expression=one.expression,
+                    since=run.look_since,
+                    name=one.name,
+                    index=one.index,
+                )
+            )
+            look = JobId(f"{timer}.look")
+            turn.do(effect.AddWait(one.step, one.event, one.expression, until, run.look_since, look))
+        case op.Invoke():
+            if run.depth + 1 > turn.policy.max_depth:
+                turn.record(
+                    journal.StepFailed(
+                        at=now,
+                        step=one.step,
+                        error=_error(
+                            "InvocationTooDeep",
+                            f"step {one.name!r} would invoke {one.function!r} at depth {run.depth + 1}; "
+                            f"the limit is {turn.policy.max_depth}. Does a function invoke itself?",
+                        ),
+                        name=one.name,
+                        index=one.index,
+                        kind="step.invoke",
+                    )
+                )
+                return
+            event_id = derived_ulid(now, run.id, one.step)
+            turn.record(
+                journal.InvokeStarted(
+                    at=now,
+                    step=one.step,
+                    function=one.function,
+                    until=until,
+                    timer=timer,
+                    event_id=event_id,
+                    name=one.name,
+                    index=one.index,
+                    input=one.data,
+                )
+            )
+            turn.do(effect.SendInvoke(one.step, one.function, event_id, one.data, one.user, one.v, until, one.name))
+        case _:
+            assert_never(one)
+    turn.do(effect.SetTimer(timer, one.step, until))
+
+
+def _check_limits(turn: _Turn) -> None:
+    run, policy = turn.run, turn.policy
+    if len(run.steps) > policy.max_steps:
+        turn.fail(
+            _error("InngestErrFunctionOverflowed", f"the run has more than {policy.max_steps} steps, the limit"),
+            "too_many_steps",
+        )
+    elif run.state_bytes > policy.max_state_bytes:
+        turn.fail(
+            _error(
+                "InngestErrStateOverflowed",
+                f"the results of the run's steps exceed {policy.max_state_bytes // (1024 * 1024)} MiB together; "
+                "keep large results elsewhere and return a reference",
+            ),
+            "state_too_large",
+        )
+
+
+# the function goes on
+
+
+def _rediscover(turn: _Turn, *, race: bool) -> None:
+    """A result was saved and no function in memory waits for it: call the function, unless a group is still
+    being joined."""
+    run = turn.run
+    if run.pending and not race and run.version >= 2:
+        return
+    if run.planning and run.version >= 2:
+        turn.record(journal.GroupClosed(at=turn.now))
+    turn.call(None)
+
+
+def _pass_on(turn: _Turn, step_id: StepId) -> None:
+    """A step got its result from outside: a timer, an event, a child."""
+    run = turn.run
+    live_call = run.live_call()
+    if live_call is not None:
+        turn.do(effect.Deliver(live_call.id, step_id, run.news))
+    elif turn.live:
+        turn.call(None)
+    else:
+        _rediscover(turn, race=False)
+
+
+def _drive_again(turn: _Turn, call: Call) -> None:
+    """The worker had nothing to say and nothing else is going on: ask again, but not for ever."""
+    if call.attempt + 1 < turn.run.max_attempts:
+        turn.call(None, attempt=call.attempt + 1, reason="nothing reported")
+    else:
+        turn.fail(
+            _error(
+                "NoProgress",
+                "the function neither returned nor reported a step, and nothing that it waits for is left",
+            ),
+            "no_progress",
+        )
+
+
+def _on_suspended(turn: _Turn, msg: message.Suspended) -> None:
+    call = turn.end_call(msg.call, "suspended", msg.info)
+    if call is None:
+        return
+    run = turn.run
+    if run.news > msg.news:
+        turn.call(None)  # a result was on its way when the worker let go
+    elif not run.calls and not run.open:
+        _drive_again(turn, call)
+
+
+# time, events, children
+
+
+def _on_timer(turn: _Turn, msg: message.TimerFired) -> None:
+    run, now = turn.run, turn.now
+    step = run.steps.get(msg.step)
+    if run.finished or step is None or step.timer != msg.timer:
+        return
+    match step.phase:
+        case Phase.SLEEPING:
+            turn.record(journal.StepCompleted(at=now, step=step.id, bare=True))
+        case Phase.WAITING:
+            turn.record(journal.StepCompleted(at=now, step=step.id, bare=True))
+            turn.do(effect.DropWait(step.id))
+        case Phase.INVOKING:
+            turn.record(
+                journal.StepFailed(
+                    at=now,
+                    step=step.id,
+                    error=_error("InngestInvokeTimeoutError", "Timed out waiting for invoked function to complete"),
+                    kind=step.kind,
+                )
+            )
+        case Phase.RETRYING:
+            turn.record(journal.StepReady(at=now, step=step.id))
+            live_call = run.live_call()
+            if live_call is not None:
+                turn.do(effect.DeliverRetry(live_call.id, step.id, step.attempts, run.news))
+            elif not run.discovering():
+                turn.call(None)
+            return
+        case _:
+            return
+    _pass_on(turn, step.id)
+
+
+def _on_event(turn: _Turn, msg: message.EventMatched) -> None:
+    run, now = turn.run, turn.now
+    if run.finished:
+        return
+    if any(listener.step == msg.step for listener in run.listeners):
+        _cancel(turn, "an event that cancels it arrived", msg.event)
+        return
+    step = run.steps.get(msg.step)
+    if step is None or step.phase is not Phase.WAITING or (msg.back and msg.event in run.taken):
+        return
+    timer = step.timer
+    turn.record(journal.StepCompleted(at=now, step=step.id, output=msg.body, bare=True, event=msg.event))
+    turn.do(effect.DropWait(step.id))
+    if timer is not None:
+        turn.do(effect.DropJob(timer))
+    _pass_on(turn, step.id)
+
+
+def _on_child(turn: _Turn, msg: message.ChildEnded) -> None:
+    run, now = turn.run, turn.now
+    step = run.steps.get(msg.step)
+    if run.finished or step is None or step.phase is not Phase.INVOKING:
+        return
+    timer = step.timer
+    if msg.error is not None:
+        turn.record(journal.StepFailed(at=now, step=step.id, error=msg.error, kind=step.kind))
+    else:
+        turn.record(journal.StepCompleted(at=now, step=step.id, output=msg.output or NULL))
+    if timer is not None:
+        turn.do(effect.DropJob(timer))
+    _pass_on(turn, step.id)
+    if not run.finished:
+        _check_limits(turn)
+
+
+# calls that fail
+
+
+def _on_raised(turn: _Turn, msg: message.Raised) -> None:
+    call = turn.end_call(msg.call, "failed", msg.info, error=msg.error, version=msg.version)
+    if call is None:
+        return
+    if msg.retry and call.attempt + 1 < turn.run.max_attempts:
+        due = turn.retry_at(call.attempt, msg.retry_at, call.target or "")
+        turn.call(call.target, attempt=call.attempt + 1, due=due, reason="retry")
+    else:
+        turn.fail(msg.error, msg.code, msg.info.status)
+
+
+def _on_lost(turn: _Turn, msg: message.CallLost) -> None:
+    call = turn.end_call(msg.call, "declined" if msg.free else "lost", msg.info, error=msg.error)
+    if call is None:
+        return
+    if msg.free:
+        turn.call(call.target, attempt=call.attempt, reason="given back")
+    elif call.attempt + 1 < turn.run.max_attempts:
+        at_once = msg.at_once and call.attempt == 0
+        due = turn.now if at_once else turn.retry_at(call.attempt, None, call.target or "")
+        turn.call(call.target, attempt=call.attempt + 1, due=due, reason="lost")
+    else:
+        turn.fail(msg.error, msg.code or "call_lost", msg.info.status)
+
+
+def _error(name: str, text: str) -> bytes:
+    return canonical({"name": name, "message": text})

@@ -1,0 +1,299 @@
+"""One run, as the fold of its journal.
+
+`apply` is the only way in which a run changes. What happens next is chosen in `decide.py`; this file
+only says what is known:
+
+    QUEUED ──first answer──▶ RUNNING ──returned──▶ COMPLETED
+       └───────────┬──────────┘   └───raised for good──▶ FAILED
+                   └──cancel──▶ CANCELLED
+
+A *call* is one request to a worker that has not been answered yet. A *step* is known from the first
+time that a worker names it; its result, once recorded, never changes and has a place in `stack`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, assert_never
+
+from stepwell.model import journal
+from stepwell.model.event import DEV_ENV
+from stepwell.model.job import RunRow, RunStatus
+from stepwell.model.payload import NULL, Payload, size_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stepwell.model.ids import EventKey, Instant, JobId, RunId, StepId
+    from stepwell.model.journal import CancelListener, Entry
+
+
+class Phase(Enum):
+    """Where a step stands. All but the last three mean that something will happen by itself."""
+
+    SCHEDULED = "scheduled"  # a call of its own is under way or queued
+    RETRYING = "retrying"  # an attempt failed, the next one has its time
+    SLEEPING = "sleeping"
+    WAITING = "waiting"
+    INVOKING = "invoking"
+    READY = "ready"  # to be run by the function itself when it gets there
+    DONE = "done"
+    FAILED = "failed"
+
+
+_OPEN = frozenset({Phase.SCHEDULED, Phase.RETRYING, Phase.SLEEPING, Phase.WAITING, Phase.INVOKING})
+
+
+@dataclass(slots=True)
+class Step:
+    """What is known of one step."""
+
+    id: StepId
+    phase: Phase
+    name: str = ""
+    index: int = 0
+    kind: str = ""
+    bare: bool = False
+    output: Payload = NULL
+    error: Payload | None = None
+    attempts: int = 0  # that failed
+    timer: JobId | None = None
+    until: Instant = 0
+    opened_at: Instant = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.phase is Phase.DONE or self.phase is Phase.FAILED
+
+
+@dataclass(slots=True)
+class Call:
+    """A request to a worker, not answered yet."""
+
+    id: JobId
+    target: StepId | None
+    attempt: int
+    live: bool
+    due: Instant
+    scheduled_at: Instant
+
+
+@dataclass(slots=True)
+class Run:
+    """The state of a run after `seq` entries."""
+
+    id: RunId
+    env: str = DEV_ENV
+    shard: int = 0
+    seq: int = 0
+    status: RunStatus = RunStatus.QUEUED
+    function: str = ""
+    service: str = ""
+    events: tuple[Payload, ...] = ()
+    event_keys: tuple[EventKey, ...] = ()
+    event_name: str = ""
+    max_attempts: int = 5
+    root: RunId | None = None
+    parent: RunId | None = None
+    parent_step: StepId | None = None
+    depth: int = 0
+    listeners: tuple[CancelListener, ...] = ()
+    created_at: Instant = 0
+    started_at: Instant | None = None
+    ended_at: Instant | None = None
+    version: int = -1  # request version of the SDK, -1 before its first answer
+    planning: bool = False  # steps are planned, not executed at once
+    pending: set[StepId] = field(default_factory=set)
+    steps: dict[StepId, Step] = field(default_factory=dict)
+    stack: list[StepId] = field(default_factory=list)  # finished steps, in the order of their results
+    open: set[StepId] = field(default_factory=set)  # steps that will go on by themselves
+    calls: dict[JobId, Call] = field(default_factory=dict)
+    news: int = 0  # results and readied retries so far
+    taken: set[str] = field(default_factory=set)  # internal ids of events that ended a wait
+    state_bytes: int = 0
+    output: Payload | None = None
+    error: Payload | None = None
+    error_status: int = 0
+    last_result_at: Instant = 0
+    look_since: Instant = 0  # from when on an event may end a wait that is stored now
+
+    @property
+    def finished(self) -> bool:
+        return self.status.final
+
+    def live_call(self) -> Call | None:
+        """The call that holds the function in a worker's memory."""
+        for call in self.calls.values():
+            if call.live:
+                return call
+        return None
+
+    def discovering(self) -> bool:
+        """Whether the function is being called as a whole, or about to be."""
+        return any(call.target is None for call in self.calls.values())
+
+    def row(self) -> RunRow:
+        return RunRow(
+            id=self.id,
+            env=self.env,
+            shard=self.shard,
+            function=self.function,
+            service=self.service,
+            status=self.status,
+            seq=self.seq,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+            event=self.event_keys[0] if self.event_keys else None,
+            event_name=self.event_name,
+            event_count=len(self.events),
+            parent=self.parent,
+            output=self.error if self.error is not None else self.output,
+        )
+
+
+def fold(row: RunRow, entries: Iterable[Entry]) -> Run:
+    """The run that these entries, all of them from the first, tell of."""
+    run = Run(row.id, env=row.env, shard=row.shard)
+    for entry in entries:
+        apply(run, entry)
+    return run
+
+
+def apply(run: Run, entry: Entry) -> None:
+    """Take one more fact into account."""
+    run.seq += 1
+    match entry:
+        case journal.StepCompleted():
+            step = _step(run, entry.step, entry.name, entry.index, entry.kind)
+            step.output = entry.output
+            step.bare = entry.bare
+            _finish_step(run, step, Phase.DONE, entry.at, entry.duration_ms, entry.call)
+            run.state_bytes += size_of(entry.output)
+            if entry.event is not None:
+                run.taken.add(entry.event)
+        case journal.CallScheduled():
+            run.calls[entry.call] = Call(entry.call, entry.target, entry.attempt, entry.live, entry.due, entry.at)
+        case journal.CallEnded():
+            call = run.calls.pop(entry.call, None)
+            if entry.version is not None and run.version == -1:
+                run.version = entry.version
+            _start(run, entry.started_at or entry.at)
+            if call is not None and not call.live and entry.started_at:
+                run.last_result_at = entry.started_at
+        case journal.StepScheduled():
+            step = _step(run, entry.step, entry.name, entry.index, entry.kind)
+            _open(run, step, Phase.SCHEDULED, entry.at)
+        case journal.SleepStarted():
+            step = _step(run, entry.step, entry.name, entry.index, "step.sleep")
+            step.timer, step.until = entry.timer, entry.until
+            _open(run, step, Phase.SLEEPING, entry.at)
+        case journal.WaitStarted():
+            step = _step(run, entry.step, entry.name, entry.index, "step.waitForEvent")
+            step.timer, step.until = entry.timer, entry.until
+            _open(run, step, Phase.WAITING, entry.at)
+        case journal.InvokeStarted():
+            step = _step(run, entry.step, entry.name, entry.index, "step.invoke")
+            step.timer, step.until = entry.timer, entry.until
+            _open(run, step, Phase.INVOKING, entry.at)
+        case journal.StepRetried():
+            step = _step(run, entry.step, entry.name, entry.index, entry.kind)
+            step.attempts = max(step.attempts, entry.attempt + 1)
+            step.error = entry.error
+            step.timer, step.until = entry.timer, entry.retry_at
+            _open(run, step, Phase.RETRYING, entry.at)
+        case journal.StepReady():
+            step = run.steps[entry.step]
+            step.phase, step.timer = Phase.READY, None
+            run.open.discard(step.id)
+            run.news += 1
+        case journal.StepFailed():
+            step = _step(run, entry.step, entry.name, entry.index, entry.kind)
+            step.error = entry.error
+            step.attempts = entry.attempt + 1
+            _finish_step(run, step, Phase.FAILED, entry.at, entry.duration_ms, entry.call)
+            run.state_bytes += size_of(entry.error)
+        case journal.GroupFound():
+            run.planning = True
+            run.pending.update(entry.pending)
+        case journal.GroupClosed():
+            run.planning = False
+        case journal.RunStarted():
+            _create(run, entry)
+        case journal.RunCompleted():
+            run.output = entry.output
+            _end(run, RunStatus.COMPLETED, entry.at)
+        case journal.RunFailed():
+            run.error = entry.error
+            run.error_status = entry.status
+            _end(run, RunStatus.FAILED, entry.at)
+        case journal.RunCancelled():
+            _end(run, RunStatus.CANCELLED, entry.at)
+        case journal.Noted():
+            pass
+        case _:
+            assert_never(entry)
+
+
+def _create(run: Run, entry: journal.RunStarted) -> None:
+    run.function = entry.function
+    run.service = entry.service
+    run.events = entry.events
+    run.event_keys = entry.event_keys
+    run.event_name = entry.event_name
+    run.max_attempts = entry.max_attempts
+    run.root = entry.root
+    run.parent = entry.parent
+    run.parent_step = entry.parent_step
+    run.depth = entry.depth
+    run.listeners = entry.cancel_on
+    run.created_at = run.last_result_at = run.look_since = entry.at
+
+
+def _step(run: Run, step_id: StepId, name: str, index: int, kind: str) -> Step:
+    step = run.steps.get(step_id)
+    if step is None:
+        step = run.steps[step_id] = Step(step_id, Phase.READY, name, index, kind)
+    return step
+
+
+def _open(run: Run, step: Step, phase: Phase, at: Instant) -> None:
+    step.phase = phase
+    step.opened_at = at
+    run.open.add(step.id)
+
+
+def _start(run: Run, at: Instant) -> None:
+    if run.started_at is None:
+        run.started_at = at
+        run.status = RunStatus.RUNNING
+
+
+def _finish_step(run: Run, step: Step, phase: Phase, at: Instant, duration_ms: float, call_id: JobId | None) -> None:
+    before, step.phase, step.timer = step.phase, phase, None
+    run.open.discard(step.id)
+    run.pending.discard(step.id)
+    run.stack.append(step.id)
+    run.news += 1
+    call = run.calls.get(call_id) if call_id is not None else None
+    if call is not None:
+        # The function got further in this very call: whatever fails next has its own attempts.
+        call.attempt = 0
+        _start(run, call.scheduled_at)
+        run.look_since = min(run.last_result_at, at - int(duration_ms))
+        run.last_result_at = at
+    elif before is Phase.SLEEPING or before is Phase.WAITING:
+        run.look_since = run.last_result_at = at
+    elif before is Phase.INVOKING:
+        run.look_since, run.last_result_at = step.opened_at, at
+    else:
+        run.look_since = run.last_result_at
+
+
+def _end(run: Run, status: RunStatus, at: Instant) -> None:
+    run.status = status
+    run.ended_at = at
+    run.calls.clear()
+    run.open.clear()
+    run.pending.clear()

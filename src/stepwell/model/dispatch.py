@@ -1,0 +1,106 @@
+"""The seam between the node and user code: a call goes out once, messages come back.
+
+The node decides that a worker is called and builds a `Dispatch`: everything about the call, as values. A
+performer carries it to the user's code over its transport and turns what happens into messages of
+`model.message`, which it hands to `Deliver` together with the call's fence.
+
+    node --perform(Dispatch)--> performer --HTTP, websocket, in process--> user code
+    node <--deliver(run, job, fence, message)-- performer
+
+Each performed call ends in exactly one of `Replied`, `Returned`, `Raised`, `Suspended` and `CallLost`, unless
+the node stopped it or the performer was closed; a live call may send any number of `Reported` before. No method
+but `close` waits: calls that find no room queue here, and everything else is a hint whose loss costs a
+repeated call, never a result. All of it runs on one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+
+from stepwell.model.function import Function
+from stepwell.model.ids import Instant, JobId, RunId, StepId
+from stepwell.model.message import Message
+
+
+class Memo(msgspec.Struct, frozen=True, array_like=True):
+    """A recorded result: `shape` is `data`, `error`, `bare` (the value itself) or `input`."""
+
+    step: StepId
+    shape: str
+    value: bytes
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatch:
+    """One call of a worker, complete in itself.
+
+    `events` are canonical event bodies. `memos` are the recorded results in the order in which they were
+    recorded, their values canonical. When results are large, leave `memos` empty, set `memo_bytes` to about their
+    size together and give `load_memos`: the performer awaits it once it has room, so calls that queue stay small;
+    it may be awaited again (a redirect repeats the request). An error raised by it loses the call, which is retried.
+
+    `waiting` are steps known to the server and not done, `attempts` the attempts already made of steps that have
+    no result yet. `stack` are the steps in the order they finished; it must describe the same moment as `memos`.
+    `version` is the request version that the run's SDK reported, -1 before its first answer. `news` counts the
+    results the run has. Past `deadline` the call is given up as lost, whatever state it is in.
+    """
+
+    job: JobId
+    fence: int
+    run: RunId
+    function: Function
+    target: StepId | None = None
+    attempt: int = 0
+    max_attempts: int = 5
+    live: bool = False
+    events: tuple[bytes, ...] = ()
+    memos: tuple[Memo, ...] = ()
+    waiting: tuple[StepId, ...] = ()
+    attempts: Mapping[StepId, int] = field(default_factory=dict)
+    stack: tuple[StepId, ...] = ()
+    version: int = -1
+    disable_immediate_execution: bool = False
+    news: int = 0
+    started_at: Instant = 0
+    deadline: Instant | None = None
+    memo_bytes: int = 0
+    load_memos: Callable[[], Awaitable[tuple[Memo, ...]]] | None = None
+
+
+class Deliver(Protocol):
+    """Takes a message to the run's mailbox. Must neither block nor raise; called on the event loop.
+
+    `fence` is that of the dispatch: the node refuses a message whose fence is no longer the job's.
+    """
+
+    def __call__(self, run: RunId, job: JobId, fence: int, message: Message, /) -> None: ...
+
+
+class Performer(Protocol):
+    """Calls user code over one transport."""
+
+    def perform(self, dispatch: Dispatch) -> None:
+        """Make the call, at once or as soon as there is room. The outcome arrives as a message."""
+
+    def deliver_result(self, call: JobId, memo: Memo, news: int) -> None:
+        """Give a function in memory the result of a step. Nothing happens if it is not there any more."""
+
+    def deliver_retry(self, call: JobId, step: StepId, attempt: int, news: int) -> None:
+        """Tell a function in memory to try a step again; `attempt` counts from 0."""
+
+    def acknowledge(self, call: JobId, number: int, news: int) -> None:
+        """Report `number` of the call is committed."""
+
+    def stop(self, call: JobId, reason: str) -> None:
+        """Nobody wants the answer any more (`cancelled`, `stale`, `finished`); no message follows."""
+
+    def ended(self, call: JobId) -> None:
+        """The last message of the call is committed."""
+
+    async def close(self) -> None:
+        """Stop everything. Calls in flight are told to stop, and no message follows."""
