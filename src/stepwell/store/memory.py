@@ -1,0 +1,454 @@
+"""A store in plain dicts, for tests and the simulator: the meaning of every method, without a disk.
+
+Nothing here suspends, so a method is atomic by itself and several nodes may share one instance. The work is done by
+synchronous methods (`apply`, `claim`, `free_lost` ...); the coroutines of the interface only call them. A simulator
+calls them directly and may read the public dicts; it sets `touched` to look at what each transition changed.
+
+Frozen structs are kept as they are given. An index exists wherever the hot path would otherwise search.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from heapq import heapify, heappop, heappush
+from itertools import islice
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from msgspec.structs import replace
+
+from stepwell.store.base import COMMITTED, ClaimLost, Outcome, RunMoved, StoredRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from stepwell.model.event import Event
+    from stepwell.model.function import Service
+    from stepwell.model.ids import EventKey, Instant, JobId, RunId, StepId
+    from stepwell.model.job import Claim, Job, RunRow, Wait
+    from stepwell.model.journal import Entry
+    from stepwell.model.payload import Blob
+    from stepwell.store.base import EventQuery, Node, RunQuery, RunWrite, Transition
+    from stepwell.store.clock import Clock
+
+Touched: TypeAlias = "Callable[[Transition, list[Job]], None]"
+"""Called after a transition was applied, with the jobs that it removed."""
+
+T = TypeVar("T")
+
+_WaitKey: TypeAlias = "tuple[str, str]"  # environment, event
+_IndexKey: TypeAlias = "tuple[str, str, str | None, str | None]"  # environment, event, path, value
+
+
+class MemoryStore:
+    def __init__(self, clock: Clock, touched: Touched | None = None) -> None:
+        self.clock = clock
+        self.touched = touched
+        # For everybody to read and nobody else to change.
+        self.run_rows: dict[RunId, RunRow] = {}
+        self.journals: dict[RunId, list[Entry]] = {}
+        self.job_rows: dict[JobId, Job] = {}
+        self.jobs_by_run: dict[RunId, dict[JobId, Job]] = {}
+        self.waits_by_run: dict[RunId, dict[StepId, Wait]] = {}
+        self.event_rows: dict[EventKey, Event] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.nodes: dict[str, Node] = {}
+        # Indexes. A job's place in `_due` is valid while the job is unowned and due then; others are skipped.
+        self._due: list[tuple[Instant, JobId]] = []
+        self._due_limit = 4096
+        self._owned: dict[str, dict[JobId, int]] = {}  # owner -> job -> epoch of the owner
+        self._runs_in: dict[str, list[RunId]] = {}
+        self._live: dict[RunId, None] = {}
+        self._wait_index: dict[_IndexKey, list[tuple[RunId, StepId]]] = {}
+        self._wait_paths: dict[_WaitKey, dict[str | None, int]] = {}
+        self._events_in: dict[str, list[EventKey]] = {}
+        self._events_named: dict[_WaitKey, list[tuple[Instant, EventKey]]] = {}
+        self._events_with_id: dict[tuple[str, str], list[EventKey]] = {}
+        self._services: dict[tuple[str, str], Service] = {}
+
+    # transitions
+
+    def apply(self, transition: Transition) -> Outcome:
+        """`commit`, at once."""
+        jobs = self.job_rows
+        for claims in (transition.ends, transition.holds):
+            for claim in claims:
+                held = jobs.get(claim.job)
+                if held is None or held.fence != claim.fence or held.owner is None:
+                    return ClaimLost(claim.job)
+        write = transition.run
+        if write is not None:
+            journal = self.journals.get(write.row.id)
+            if (journal is None) if write.expected_seq else (journal is not None):
+                return RunMoved(write.row.id)
+            if journal is not None and len(journal) != write.expected_seq:
+                return RunMoved(write.row.id)
+        self._check_new(transition)
+
+        touched = self.touched
+        removed: list[Job] | None = None if touched is None else []
+        for claim in transition.ends:
+            self._remove_job(claim.job, removed)
+        for job_id in transition.drop_jobs:
+            self._remove_job(job_id, removed)
+        for run, step in transition.drop_waits:
+            self._remove_wait(run, step)
+        if transition.drop_all_of is not None:
+            self._remove_all_of(transition.drop_all_of, removed)
+        if write is not None:
+            self._write_run(write)
+        for job in transition.jobs:
+            self._add_job(job)
+        for wait in transition.waits:
+            self._add_wait(wait)
+        for event in transition.events:
+            self._add_event(event)
+        for blob, text in transition.blobs:
+            self.blobs[blob.hash] = text
+        if touched is not None and removed is not None:
+            touched(transition, removed)
+        return COMMITTED
+
+    def _check_new(self, transition: Transition) -> None:
+        """Ids are never used twice; who does so has a bug, and nothing may be stored."""
+        for job in transition.jobs:
+            assert job.id not in self.job_rows, f"job {job.id} exists already"
+        for wait in transition.waits:
+            steps = self.waits_by_run.get(wait.run)
+            assert steps is None or wait.step not in steps or (wait.run, wait.step) in transition.drop_waits, (
+                f"run {wait.run} has a wait for step {wait.step} already"
+            )
+        for event in transition.events:
+            assert event.key not in self.event_rows, f"event {event.key} exists already"
+
+    def _write_run(self, write: RunWrite) -> None:
+        row = write.row
+        run = row.id
+        assert row.seq == write.expected_seq + len(write.entries), f"run {run}: seq does not count its entries"
+        journal = self.journals.get(run)
+        if journal is None:
+            self.journals[run] = list(write.entries)
+            insort(self._runs_in.setdefault(row.env, []), run)
+            if not row.status.final:
+                self._live[run] = None
+        else:
+            journal.extend(write.entries)
+            if row.status.final:
+                self._live.pop(run, None)
+        self.run_rows[run] = row
+
+    def _add_job(self, job: Job) -> None:
+        owner = job.owner
+        fence = 0 if owner is None else 1
+        if job.fence != fence:
+            job = replace(job, fence=fence)
+        self.job_rows[job.id] = job
+        if job.run is not None:
+            siblings = self.jobs_by_run.get(job.run)
+            if siblings is None:
+                self.jobs_by_run[job.run] = {job.id: job}
+            else:
+                siblings[job.id] = job
+        if owner is None:
+            self._push_due(job)
+            return
+        node = self.nodes.get(owner)
+        epoch = 0 if node is None else node.epoch
+        owned = self._owned.get(owner)
+        if owned is None:
+            self._owned[owner] = {job.id: epoch}
+        else:
+            owned[job.id] = epoch
+
+    def _remove_job(self, job_id: JobId, removed: list[Job] | None) -> None:
+        job = self.job_rows.pop(job_id, None)
+        if job is None:
+            return
+        if job.owner is not None:
+            del self._owned[job.owner][job_id]
+        if job.run is not None:
+            siblings = self.jobs_by_run[job.run]
+            if len(siblings) == 1:
+                del self.jobs_by_run[job.run]
+            else:
+                del siblings[job_id]
+        if removed is not None:
+            removed.append(job)
+
+    def _remove_all_of(self, run: RunId, removed: list[Job] | None) -> None:
+        for job_id in tuple(self.jobs_by_run.get(run, ())):
+            self._remove_job(job_id, removed)
+        for step in tuple(self.waits_by_run.get(run, ())):
+            self._remove_wait(run, step)
+
+    def _add_wait(self, wait: Wait) -> None:
+        self.waits_by_run.setdefault(wait.run, {})[wait.step] = wait
+        insort(self._wait_index.setdefault(_index_key(wait), []), (wait.run, wait.step))
+        paths = self._wait_paths.setdefault((wait.env, wait.event), {})
+        paths[wait.path] = paths.get(wait.path, 0) + 1
+
+    def _remove_wait(self, run: RunId, step: StepId) -> None:
+        steps = self.waits_by_run.get(run)
+        wait = None if steps is None else steps.pop(step, None)
+        if steps is None or wait is None:
+            return
+        if not steps:
+            del self.waits_by_run[run]
+        key = _index_key(wait)
+        places = self._wait_index[key]
+        del places[bisect_left(places, (run, step))]
+        if not places:
+            del self._wait_index[key]
+        paths = self._wait_paths[wait.env, wait.event]
+        if paths[wait.path] > 1:
+            paths[wait.path] -= 1
+        else:
+            del paths[wait.path]
+            if not paths:
+                del self._wait_paths[wait.env, wait.event]
+
+    def _add_event(self, event: Event) -> None:
+        key = event.key
+        self.event_rows[key] = event
+        insort(self._events_in.setdefault(event.env, []), key)
+        insort(self._events_named.setdefault((event.env, event.name), []), (event.received_at, key))
+        insort(self._events_with_id.setdefault((event.env, event.internal_id), []), key)
+
+    # jobs and nodes
+
+    def claim(self, node: Node, now: Instant, limit: int) -> list[Job]:
+        """`claim_due`, at once."""
+        known = self.nodes.get(node.name)
+        if known is not None and known.epoch > node.epoch:
+            return []
+        claimed: list[Job] = []
+        due = self._due
+        while due and due[0][0] <= now and len(claimed) < limit:
+            moment, job_id = heappop(due)
+            job = self.job_rows.get(job_id)
+            if job is None or job.owner is not None or job.due != moment:
+                continue
+            job = replace(job, owner=node.name, fence=job.fence + 1)
+            self._replace_job(job)
+            self._owned.setdefault(node.name, {})[job_id] = node.epoch
+            claimed.append(job)
+        return claimed
+
+    def first_due(self) -> Instant | None:
+        """`next_due`, at once."""
+        due = self._due
+        while due:
+            moment, job_id = due[0]
+            job = self.job_rows.get(job_id)
+            if job is not None and job.owner is None and job.due == moment:
+                return moment
+            heappop(due)
+        return None
+
+    def renew(self, node: Node) -> bool:
+        """`heartbeat`, at once."""
+        known = self.nodes.get(node.name)
+        if known is not None and known.epoch > node.epoch:
+            return False
+        self.nodes[node.name] = node
+        return True
+
+    def free_lost(self, now: Instant) -> int:
+        """`release_lost`, at once."""
+        freed = 0
+        for owner, owned in tuple(self._owned.items()):
+            node = self.nodes.get(owner)
+            alive = -1 if node is None or node.lease_until <= now else node.epoch
+            lost = [job_id for job_id, epoch in owned.items() if epoch != alive] if owned else []
+            for job_id in lost:
+                self._free(self.job_rows[job_id])
+            freed += len(lost)
+            if not owned:
+                del self._owned[owner]
+        return freed
+
+    def give_back(self, claims: Iterable[Claim]) -> None:
+        """`release`, at once."""
+        for claim in claims:
+            job = self.job_rows.get(claim.job)
+            if job is not None and job.owner is not None and job.fence == claim.fence:
+                self._free(job)
+
+    def _free(self, job: Job) -> None:
+        assert job.owner is not None
+        del self._owned[job.owner][job.id]
+        job = replace(job, owner=None)
+        self._replace_job(job)
+        self._push_due(job)
+
+    def _replace_job(self, job: Job) -> None:
+        self.job_rows[job.id] = job
+        if job.run is not None:
+            self.jobs_by_run[job.run][job.id] = job
+
+    def _push_due(self, job: Job) -> None:
+        heappush(self._due, (job.due, job.id))
+        if len(self._due) > self._due_limit:
+            # Timers of a year that were dropped after a second would stay for a year.
+            self._due = [(known.due, known.id) for known in self.job_rows.values() if known.owner is None]
+            heapify(self._due)
+            self._due_limit = 4096 + 2 * len(self._due)
+
+    # the interface
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def now(self) -> Instant:
+        return self.clock.now()
+
+    async def commit(self, transition: Transition) -> Outcome:
+        return self.apply(transition)
+
+    async def load_run(self, run: RunId, after_seq: int = 0) -> StoredRun | None:
+        row = self.run_rows.get(run)
+        return None if row is None else StoredRun(row, tuple(self.journals[run][after_seq:]))
+
+    async def read_blobs(self, blobs: Sequence[Blob]) -> list[bytes]:
+        return [self.blobs[blob.hash] for blob in blobs]
+
+    async def claim_due(self, node: Node, now: Instant, limit: int) -> list[Job]:
+        return self.claim(node, now, limit)
+
+    async def next_due(self) -> Instant | None:
+        return self.first_due()
+
+    async def heartbeat(self, node: Node) -> bool:
+        return self.renew(node)
+
+    async def release_lost(self, now: Instant) -> int:
+        return self.free_lost(now)
+
+    async def release(self, claims: Sequence[Claim]) -> None:
+        self.give_back(claims)
+
+    async def read_events(self, keys: Sequence[EventKey]) -> list[Event]:
+        return [event for key in keys if (event := self.event_rows.get(key)) is not None]
+
+    async def events_since(self, env: str, name: str, since: Instant, limit: int) -> list[Event]:
+        places = self._events_named.get((env, name), [])
+        first = bisect_left(places, since, key=lambda place: place[0])
+        return [self.event_rows[key] for _, key in places[first : first + limit]]
+
+    async def wait_paths(self, env: str, event: str) -> list[str | None]:
+        paths = self._wait_paths.get((env, event), {})
+        return sorted(paths, key=lambda path: (path is not None, path or ""))
+
+    async def waits_for(
+        self, env: str, event: str, path: str | None, value: str | None, after: tuple[RunId, StepId] | None, limit: int
+    ) -> list[Wait]:
+        places = self._wait_index.get((env, event, path, value), [])
+        first = 0 if after is None else bisect_right(places, after)
+        return [self.waits_by_run[run][step] for run, step in places[first : first + limit]]
+
+    async def put_service(self, service: Service) -> None:
+        self._services[service.env, service.name] = service
+
+    async def remove_service(self, env: str, name: str) -> bool:
+        return self._services.pop((env, name), None) is not None
+
+    async def services(self) -> list[Service]:
+        return [self._services[key] for key in sorted(self._services)]
+
+    async def run_row(self, run: RunId) -> RunRow | None:
+        return self.run_rows.get(run)
+
+    async def runs(self, query: RunQuery) -> list[RunRow]:
+        ids = self._runs_in.get(query.env, [])
+        if query.before is not None:
+            ids = ids[bisect_right(ids, query.before) :] if query.ascending else ids[: bisect_left(ids, query.before)]
+        return _first(query.limit, self._matching(query, ids if query.ascending else reversed(ids)))
+
+    async def count_runs(self, query: RunQuery) -> int:
+        return sum(1 for _ in self._matching(query, self._runs_in.get(query.env, [])))
+
+    def _matching(self, query: RunQuery, ids: Iterable[RunId]) -> Iterator[RunRow]:
+        for run in ids:
+            row = self.run_rows[run]
+            if (
+                (query.functions is None or row.function in query.functions)
+                and (query.services is None or row.service in query.services)
+                and (query.statuses is None or row.status in query.statuses)
+                and (query.event is None or row.event == query.event)
+                and (query.parent is None or row.parent == query.parent)
+                and (query.created_from is None or row.created_at >= query.created_from)
+                and (query.created_until is None or row.created_at < query.created_until)
+            ):
+                yield row
+
+    async def events(self, query: EventQuery) -> list[Event]:
+        keys = self._events_in.get(query.env, [])
+        if query.before is not None:
+            keys = keys[: bisect_left(keys, query.before)]
+        return _first(
+            query.limit,
+            (
+                event
+                for key in reversed(keys)
+                for event in (self.event_rows[key],)
+                if (query.names is None or event.name in query.names)
+                and (query.received_from is None or event.received_at >= query.received_from)
+                and (query.received_until is None or event.received_at < query.received_until)
+                and (query.internal or not event.name.startswith("inngest/"))
+            ),
+        )
+
+    async def event_by_id(self, env: str, internal_id: str) -> Event | None:
+        keys = self._events_with_id.get((env, internal_id))
+        return self.event_rows[keys[-1]] if keys else None
+
+    async def jobs_of(self, run: RunId) -> list[Job]:
+        return sorted(self.jobs_by_run.get(run, {}).values(), key=lambda job: (job.due, job.id))
+
+    async def waits_of(self, run: RunId) -> list[Wait]:
+        return sorted(self.waits_by_run.get(run, {}).values(), key=lambda wait: wait.step)
+
+    async def live_runs(self, after: RunId | None, limit: int) -> list[RunRow]:
+        ids = sorted(self._live)
+        first = 0 if after is None else bisect_right(ids, after)
+        return [self.run_rows[run] for run in ids[first : first + limit]]
+
+    async def stray_rows(self, limit: int) -> list[str]:
+        return _first(limit, self._strays())
+
+    def _strays(self) -> Iterator[str]:
+        for job in sorted(self.job_rows.values(), key=lambda job: job.id):
+            if job.run is not None and (state := self._ended(job.run)):
+                yield f"job {job.id} ({job.kind}) of {state} run {job.run}"
+            if job.owner is not None and job.owner not in self.nodes:
+                yield f"job {job.id} ({job.kind}) is owned by the unknown node {job.owner}"
+        for run in sorted(self.waits_by_run):
+            if state := self._ended(run):
+                yield from (f"wait for step {step} of {state} run {run}" for step in sorted(self.waits_by_run[run]))
+
+    def _ended(self, run: RunId) -> str | None:
+        row = self.run_rows.get(run)
+        if row is None:
+            return "unknown"
+        return "ended" if row.status.final else None
+
+    async def status(self) -> dict[str, object]:
+        return {
+            "store": "memory",
+            "durability": "none",
+            "runs": len(self.run_rows),
+            "live_runs": len(self._live),
+            "jobs": len(self.job_rows),
+            "waits": sum(map(len, self.waits_by_run.values())),
+            "events": len(self.event_rows),
+        }
+
+
+def _index_key(wait: Wait) -> _IndexKey:
+    return (wait.env, wait.event, wait.path, wait.value)
+
+
+def _first(limit: int, values: Iterable[T]) -> list[T]:
+    return list(islice(values, limit))
