@@ -1,0 +1,202 @@
+// The functions of ../python/services/fastapi_app.py once more, on the official TypeScript SDK and node's own server.
+// Start with PORT, LEDGER and INNGEST_DEV (the server's address) set.
+
+import { createHash } from "node:crypto";
+import { appendFileSync } from "node:fs";
+import { createServer } from "node:http";
+
+import { Inngest, NonRetriableError, RetryAfterError, StepError, referenceFunction } from "inngest";
+import { serve } from "inngest/node";
+
+const APP = "typescript";
+const LARGE = 4 * 1024 * 1024 - 1024;
+const FUNCTION = "(function)";
+
+const client = new Inngest({ id: APP });
+
+// One line for each thing that really ran; see ../python/services/ledger.py.
+function note(ctx, step, facts = {}) {
+  const line = { run: ctx.runId, step, attempt: ctx.attempt, time: Date.now() / 1000, facts };
+  appendFileSync(process.env.LEDGER, JSON.stringify(line) + "\n");
+}
+
+function noted(ctx, step, result = null) {
+  return () => {
+    note(ctx, step);
+    return result;
+  };
+}
+
+function define(id, options, handler) {
+  return client.createFunction({ id, triggers: [{ event: `${APP}/${id}` }], ...options }, async (ctx) => {
+    note(ctx, FUNCTION, { event: ctx.event.name });
+    return handler(ctx);
+  });
+}
+
+const linear = define("linear", {}, async (ctx) => {
+  const one = await ctx.step.run("one", noted(ctx, "one", 1));
+  const two = await ctx.step.run("two", noted(ctx, "two", one + 1));
+  const three = await ctx.step.run("three", noted(ctx, "three", two + 1));
+  return { sum: one + two + three, echo: ctx.event.data.echo ?? null };
+});
+
+const repeated = define("repeated", {}, async (ctx) => {
+  const items = [];
+  for (let i = 0; i < 4; i++) items.push(await ctx.step.run("item", noted(ctx, "item", i * i)));
+  return items;
+});
+
+const parallel = define("parallel", {}, async (ctx) => {
+  const branch = async (name) => {
+    const first = await ctx.step.run(`${name}1`, noted(ctx, `${name}1`, `${name}1`));
+    return ctx.step.run(`${name}2`, noted(ctx, `${name}2`, `${first}${name}2`));
+  };
+  const both = () => Promise.all([branch("a"), branch("b")]);
+  return ctx.event.data.mode === "race" ? ctx.group.parallel({ mode: "race" }, both) : both();
+});
+
+const naps = define("naps", {}, async (ctx) => {
+  await ctx.step.run("before", noted(ctx, "before"));
+  await ctx.step.sleep("nap", "1s");
+  await ctx.step.run("between", noted(ctx, "between"));
+  await ctx.step.sleepUntil("until", new Date(ctx.event.data.until));
+  await ctx.step.run("after", noted(ctx, "after"));
+  return "rested";
+});
+
+const wait = define("wait", {}, async (ctx) => {
+  await ctx.step.run("before", noted(ctx, "before"));
+  const payment = await ctx.step.waitForEvent("payment", {
+    event: `${APP}/paid`,
+    if: "async.data.order == event.data.order",
+    timeout: `${ctx.event.data.seconds}s`,
+  });
+  await ctx.step.run("after", noted(ctx, "after"));
+  return payment === null ? null : { name: payment.name, data: payment.data };
+});
+
+const child = define("child", { retries: 0 }, async (ctx) => {
+  if (ctx.event.data.how === "fail") throw new RangeError("the child failed");
+  if (ctx.event.data.how === "slow") await ctx.step.sleep("slow", "4s");
+  return { doubled: ctx.event.data.n * 2 };
+});
+
+const parent = define("parent", {}, async (ctx) => {
+  const { target, how, seconds } = ctx.event.data;
+  try {
+    const result = await ctx.step.invoke("call", {
+      function: referenceFunction({ functionId: target }),
+      data: { n: 21, how: how ?? "double" },
+      ...(seconds == null ? {} : { timeout: `${seconds}s` }),
+    });
+    return { result };
+  } catch (error) {
+    return { name: error.name, message: error.message };
+  }
+});
+
+const retried = define("retried", { retries: 4 }, async (ctx) => {
+  const succeeded_at = await ctx.step.run("flaky", () => {
+    note(ctx, "flaky");
+    if (ctx.attempt < 2) throw new Error(`attempt ${ctx.attempt} failed`);
+    return ctx.attempt;
+  });
+  await ctx.step.run("next", noted(ctx, "next"));
+  return { succeeded_at };
+});
+
+const caught = define("caught", { retries: 1 }, async (ctx) => {
+  try {
+    await ctx.step.run("hopeless", () => {
+      note(ctx, "hopeless");
+      throw new RangeError("no such row");
+    });
+  } catch (error) {
+    if (!(error instanceof StepError) || !ctx.event.data.catch) throw error;
+    await ctx.step.run("instead", noted(ctx, "instead"));
+    return { name: error.name, message: error.message };
+  }
+  return "unreachable";
+});
+
+const onFailing = async (ctx) => note(ctx, "on-failure", ctx.event.data);
+
+const failing = define("failing", { retries: 1, onFailure: onFailing }, async (ctx) => {
+  await ctx.step.run("before", noted(ctx, "before"));
+  throw new RangeError("bad input");
+});
+
+const nonRetriable = define("non-retriable", { retries: 5 }, async (ctx) => {
+  if (ctx.event.data.where === "step") {
+    await ctx.step.run("give-up", () => {
+      note(ctx, "give-up");
+      throw new NonRetriableError("never again");
+    });
+  }
+  throw new NonRetriableError("never again");
+});
+
+const retryAfter = define("retry-after", { retries: 2 }, async (ctx) => {
+  const later = () => {
+    note(ctx, "later");
+    if (ctx.attempt === 0) throw new RetryAfterError("busy", "3s");
+    return ctx.attempt;
+  };
+  return ctx.event.data.where === "step" ? ctx.step.run("later", later) : later();
+});
+
+const cancellable = define(
+  "cancellable",
+  { cancelOn: [{ event: `${APP}/cancel`, if: "async.data.order == event.data.order" }] },
+  async (ctx) => {
+    await ctx.step.run("before", noted(ctx, "before"));
+    await ctx.step.sleep("pause", "3s");
+    await ctx.step.run("after", noted(ctx, "after"));
+    return "not cancelled";
+  },
+);
+
+const large = define("large", {}, async (ctx) => {
+  const blobs = [];
+  for (let i = 0; i < ctx.event.data.count; i++) {
+    const letter = String.fromCharCode("a".charCodeAt(0) + i);
+    blobs.push(await ctx.step.run("blob", noted(ctx, "blob", letter.repeat(LARGE))));
+  }
+  if (ctx.event.data.whole) return blobs[0];
+  return blobs.map((blob) => createHash("sha256").update(blob).digest("hex"));
+});
+
+const steps = define("steps", {}, async (ctx) => {
+  let total = 0;
+  for (let i = 0; i < ctx.event.data.count; i++) total += await ctx.step.run(`step-${i}`, noted(ctx, `step-${i}`, i));
+  return total;
+});
+
+const relay = define("relay", {}, async (ctx) => {
+  const sent = await ctx.step.sendEvent("pass on", { name: `${APP}/linear`, data: { echo: ctx.runId } });
+  return sent.ids;
+});
+
+const functions = [
+  linear, repeated, parallel, naps, wait, child, parent, retried, caught, failing, nonRetriable, retryAfter,
+  cancellable, large, steps, relay,
+];
+const inngest = serve({ client, functions });
+
+async function send(request, response) {
+  // Send events from inside the service's process, as an application would.
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  const { ids } = await client.send(JSON.parse(Buffer.concat(chunks).toString("utf8")));
+  response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(ids));
+}
+
+createServer((request, response) => {
+  const { pathname } = new URL(request.url, "http://service");
+  if (pathname === "/api/inngest") return inngest(request, response);
+  if (pathname === "/send" && request.method === "POST") {
+    return send(request, response).catch((error) => response.writeHead(500).end(String(error)));
+  }
+  return response.writeHead(404).end();
+}).listen(Number(process.env.PORT), "127.0.0.1");
