@@ -14,6 +14,8 @@ import hmac
 import re
 from collections.abc import Iterable
 
+from stepwell.model.errors import Unauthorized
+
 HEADER = "X-Inngest-Signature"
 MAX_SKEW_S = 300
 """How old, or how far ahead, a signature may be: the SDKs' own five minutes (section 13)."""
@@ -117,10 +119,8 @@ def verify(
     return found
 
 
-class SignatureRefused(ValueError):
-    """A signature that does not prove anything. The message is for people; the HTTP status is 401."""
-
-    http_status = 401
+class SignatureRefused(Unauthorized):
+    """A signature that does not prove anything."""
 
 
 def _mac(body: bytes, key: str, at_s: int) -> str:

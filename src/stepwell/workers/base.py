@@ -1,21 +1,24 @@
-"""What every worker performer shares: the seam with the node, and the clock it measures with.
+"""What the performers share: the clock they measure with and the errors of their own making.
 
-The seam itself (`Dispatch`, `Deliver`, `Performer`) is vocabulary of both sides and lives in `model.dispatch`.
+The seam with the node is `model.dispatch`: a `Dispatch` goes in, messages come back through `Deliver`.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TypeAlias
 
 from stepwell.model.dispatch import Deliver, Dispatch, Memo, Performer
+from stepwell.model.ids import Instant
+from stepwell.wire.inngest.errors import own_error
 
-if TYPE_CHECKING:
-    from stepwell.model.ids import Instant
+__all__ = ["Clock", "Deliver", "Dispatch", "Memo", "Performer", "now_ms", "own_error"]
 
-__all__ = ["Deliver", "Dispatch", "Memo", "Performer", "now_ms"]
+Clock: TypeAlias = Callable[[], Instant]
+"""Gives the wall clock in milliseconds since 1970."""
 
 
 def now_ms() -> Instant:
-    """The wall clock, for what performers measure. Passed in where a test wants another one."""
+    """The wall clock."""
     return time.time_ns() // 1_000_000

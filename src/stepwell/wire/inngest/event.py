@@ -1,0 +1,392 @@
+"""Events: what senders post, and the events that the server itself makes of runs.
+
+A request holds one event or many. They are taken in order; the first bad one stops the request, and what came
+before it stays accepted (trap 10), so the answer may carry ids and an error. Every event gets an internal ULID:
+from the sender's seed if there is one, so that a repeated request names the same ids, else the server's own.
+
+System events tell of runs. They are composed of the run's recorded payloads without encoding them again.
+
+Protocol: sections 2.1 to 2.4, 2.9 and 5.5 of the Inngest wire protocol.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stepwell.model.errors import InvalidInput, TooLarge
+from stepwell.model.event import CANCELLED, DEV_ENV, FAILED, FINISHED, INVOKED, MAX_NAME_BYTES, Event
+from stepwell.model.ids import EventKey, Instant, RunId, StepId, ulid
+from stepwell.model.payload import NULL
+from stepwell.wire.inngest.errors import standard_error
+from stepwell.wire.inngest.text import EMPTY_OBJECT, array, compose, read, shortened, size, write
+
+SEED_HEADER = "x-inngest-event-id-seed"
+MAX_EVENTS = 5_000
+MAX_EVENT_BYTES = 3 * 1024 * 1024
+"""Of one event, canonical. Above the nominal 512 KiB, since official SDKs send events of 1 MB (section 2.1)."""
+EARLIEST_MS = 315_532_800_000
+"""1980, in milliseconds since 1970; an earlier `ts` is a mistake in the unit."""
+LATEST_MS = 4_102_444_800_000
+"""2100."""
+
+_RESERVED = "inngest/"
+_SEED = re.compile(r"(\d{1,15}),([A-Za-z0-9+/_=-]{1,32})")
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """What `x-inngest-event-id-seed` says: the time in milliseconds and ten bytes of entropy."""
+
+    at: Instant
+    entropy: bytes
+
+    def ulid(self, n: int) -> str:
+        """The internal id of the n-th event; the first is 1 on `/e/` and 0 on `/invoke/` (section 2.4)."""
+        tail = (int.from_bytes(self.entropy[6:10]) + n) & 0xFFFFFFFF
+        return ulid(self.at, int.from_bytes(self.entropy[:6]) << 32 | tail)
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """The events to store, in order, and what stopped the request, if anything did."""
+
+    events: tuple[Event, ...]
+    error: InvalidInput | None = None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The internal ids to answer with."""
+        return tuple(event.internal_id for event in self.events)
+
+
+def read_seed(header: str | None) -> Seed | None:
+    """Read a seed header; None if it is missing or invalid, which is ignored silently (section 2.4)."""
+    match = _SEED.fullmatch((header or "").strip())
+    if match is None or int(match[1]) >= 1 << 48:
+        return None
+    try:
+        entropy = base64.b64decode(match[2], validate=True)
+    except binascii.Error:
+        return None
+    return Seed(int(match[1]), entropy) if len(entropy) == 10 else None
+
+
+def read_events(
+    body: bytes,
+    *,
+    now: Instant,
+    draw: Callable[[Instant], str],
+    seed: Seed | None = None,
+    env: str = DEV_ENV,
+    source: str = "api",
+    max_event_bytes: int = MAX_EVENT_BYTES,
+) -> Intake:
+    """Read the body of `POST /e/{key}`: one event, or an array of up to `MAX_EVENTS`.
+
+    Never raises: what is wrong is in the result, beside the events that came before it. A body that is not
+    JSON, or has too many events, accepts none.
+
+    Args:
+        now: When the request came, in milliseconds since 1970.
+        draw: Gives a new ULID for a moment; called once for each accepted event.
+        seed: Of the request's header; numbers its events from 1.
+    """
+    try:
+        value = read(body)
+    except ValueError as err:
+        return Intake((), InvalidInput(f"the body is {err}; send one event as a JSON object, or an array of them"))
+    items = value if isinstance(value, list) else [value]
+    if len(items) > MAX_EVENTS:
+        return Intake(
+            (), InvalidInput(f"the request has {len(items)} events and may have {MAX_EVENTS}; send them in several")
+        )
+    events: list[Event] = []
+    for position, item in enumerate(items):
+        try:
+            event = read_event(
+                item,
+                now=now,
+                key=draw(now),
+                internal_id=seed.ulid(position + 1) if seed else None,
+                env=env,
+                source=source,
+                max_event_bytes=max_event_bytes,
+            )
+        except InvalidInput as err:
+            if len(items) == 1:
+                return Intake((), err)
+            kind = TooLarge if isinstance(err, TooLarge) else InvalidInput
+            return Intake(tuple(events), kind(f"event {position} of {len(items)}: {err}", field=err.field))
+        events.append(event)
+    return Intake(tuple(events))
+
+
+def read_event(
+    value: object,
+    *,
+    now: Instant,
+    key: str,
+    internal_id: str | None = None,
+    env: str = DEV_ENV,
+    source: str = "api",
+    name: str | None = None,
+    max_event_bytes: int = MAX_EVENT_BYTES,
+) -> Event:
+    """Read one event that was decoded from JSON.
+
+    Args:
+        key: The server's own ULID of the event.
+        internal_id: What the API answers; `key` when None.
+        name: Given by the server, not the sender (`inngest/function.invoked` on `/invoke/`), and then not checked.
+
+    Raises:
+        InvalidInput: A field is missing, of the wrong type or out of range.
+        TooLarge: The event is larger than `max_event_bytes`.
+    """
+    if not isinstance(value, dict):
+        raise InvalidInput(f"an event is a JSON object, not {shortened(repr(value), 60)}")
+    shown = internal_id or key
+    name = _name(value.get("name")) if name is None else name
+    data = _object(value, "data")
+    if "_inngest" in data:
+        data = {member: item for member, item in data.items() if member != "_inngest"}
+    given_id = value.get("id")
+    if given_id is not None and not isinstance(given_id, str):
+        raise InvalidInput("event id must be text; it makes the event start a function only once", field="id")
+    version = value.get("v")
+    if version is not None and not isinstance(version, str):
+        raise InvalidInput('event v must be text, such as "2"', field="v")
+    ts = _ts(value.get("ts"), now)
+    members = {
+        "name": write(name),
+        "id": _written(given_id or shown, "id"),
+        "ts": b"%d" % ts,
+        "data": _written(data, "data"),
+        "user": _written(_object(value, "user"), "user"),
+    }
+    if version:
+        members["v"] = _written(version, "v")
+    body = compose(members)
+    if len(body) > max_event_bytes:
+        raise TooLarge(
+            f"event {shortened(name, 80)!r} has {size(len(body))} and may have {size(max_event_bytes)}; "
+            "send a reference to the data instead of the data",
+            field="data",
+        )
+    return Event(
+        key=EventKey(key),
+        internal_id=shown,
+        id=given_id or shown,
+        name=name,
+        ts=ts,
+        received_at=now,
+        body=body,
+        env=env,
+        source=source,
+    )
+
+
+def _name(value: object) -> str:
+    if value is None or value == "":
+        raise InvalidInput("event name is empty; give it one, such as shop/order.placed", field="name")
+    if not isinstance(value, str):
+        raise InvalidInput("event name must be text, such as shop/order.placed", field="name")
+    length = len(value.encode("utf-8", "surrogatepass"))
+    if length > MAX_NAME_BYTES:
+        raise InvalidInput(f"event name has {length} bytes and may have {MAX_NAME_BYTES}; shorten it", field="name")
+    if value.lower().startswith(_RESERVED):
+        raise InvalidInput(
+            f"event name {shortened(value, 80)!r} begins with {_RESERVED!r}, which the server keeps for itself; rename it",
+            field="name",
+        )
+    return value
+
+
+def _object(value: dict[str, Any], field: str) -> dict[str, Any]:
+    given = value.get(field)
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise InvalidInput(f"event {field} must be a JSON object; put the value under a name in it", field=field)
+    return given
+
+
+def _ts(value: object, now: Instant) -> Instant:
+    if value is None or (value == 0 and not isinstance(value, bool)):
+        return now  # some SDKs send 0 for "unset" (trap 13)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidInput("event ts must be an integer, milliseconds since 1970", field="ts")
+    if not EARLIEST_MS <= value <= LATEST_MS:
+        raise InvalidInput(
+            f"event ts {value} lies outside 1980 to 2100; it is in milliseconds since 1970, not in seconds", field="ts"
+        )
+    return value
+
+
+def _written(value: object, field: str) -> bytes:
+    try:
+        return write(value)
+    except ValueError as err:
+        raise InvalidInput(f"event {field} cannot be stored: {err}", field=field) from err
+
+
+# System events
+
+
+@dataclass(frozen=True, slots=True)
+class SystemEvent:
+    """An event that the server is about to send to itself. `data` is canonical."""
+
+    name: str
+    id: str
+    ts: Instant
+    data: bytes
+    user: bytes = EMPTY_OBJECT
+    v: str | None = None
+
+    def body(self) -> bytes:
+        """The whole event as functions see it, canonical."""
+        members = {
+            "name": write(self.name),
+            "id": write(self.id),
+            "ts": b"%d" % self.ts,
+            "data": self.data,
+            "user": self.user,
+        }
+        if self.v:
+            members["v"] = write(self.v)
+        return compose(members)
+
+    def received(self, key: str, *, env: str = DEV_ENV) -> Event:
+        """The event as it is stored, received at its own time."""
+        return Event(
+            key=EventKey(key),
+            internal_id=key,
+            id=self.id,
+            name=self.name,
+            ts=self.ts,
+            received_at=self.ts,
+            body=self.body(),
+            env=env,
+            source="system",
+        )
+
+
+def end_events(
+    *,
+    run: RunId,
+    function: str,
+    status: str,
+    event_name: str,
+    events: Sequence[bytes],
+    at: Instant,
+    finished_id: str,
+    output: bytes = NULL,
+    error: bytes | None = None,
+    error_status: int = 0,
+    correlation_id: str | None = None,
+) -> tuple[SystemEvent, ...]:
+    """The events of a run that ended: `failed` or `cancelled` if it did, then `finished` (section 2.9).
+
+    Empty for a run that `inngest/function.finished` or `.failed` itself started, so that no loop begins.
+
+    Args:
+        function: The composite slug.
+        status: `Completed`, `Failed` or `Cancelled`.
+        event_name: Of the event that started the run.
+        events: The bodies of its events, canonical.
+        at: When it ended, in milliseconds since 1970.
+        finished_id: A ULID for the finished event; the other takes the run's id.
+        output: What it returned, canonical; only a completed run has it.
+        error: The recorded error; a run that was cancelled may have none.
+        error_status: The HTTP status of the answer that failed it; 0 when it was not an answer.
+        correlation_id: Set when the run was invoked (`correlation`).
+    """
+    if event_name in {FINISHED, FAILED}:
+        return ()
+    members = {
+        "function_id": write(function),
+        "run_id": write(run),
+        "event": events[0],
+        "events": array(events),
+        "_inngest": compose({"status": write(status)}),
+    }
+    if correlation_id:
+        members["correlation_id"] = write(correlation_id)
+    if status == "Completed":
+        members["result"] = output
+    elif error is not None:
+        members["error"] = standard_error(error, status=error_status)
+    data = compose(members)
+    finished = SystemEvent(FINISHED, finished_id, at, data)
+    if status == "Completed":
+        return (finished,)
+    return (SystemEvent(FAILED if status == "Failed" else CANCELLED, run, at, data), finished)
+
+
+def correlation(run: RunId, step: StepId) -> str:
+    """What ties an invoked run to the step that waits for it."""
+    return f"{run}.{step}"
+
+
+def invoked_event(
+    *,
+    id: str,
+    at: Instant,
+    function: str,
+    data: bytes = EMPTY_OBJECT,
+    user: bytes = EMPTY_OBJECT,
+    v: str | None = None,
+    correlation_id: str | None = None,
+    expire: Instant | None = None,
+    name: str = "",
+    source_service_id: str = "",
+    source_function_id: str = "",
+    source_function_version: int = 0,
+) -> SystemEvent:
+    """The event that starts the run of an invoked function: the caller's data, with `_inngest` beside it.
+
+    `_inngest` replaces what the caller had under that name; everything else of `data` stays as it is, encrypted
+    members too (section 12.1).
+
+    Args:
+        id: A ULID, the same whenever the same step is asked.
+        function: Slug of the function to run.
+        data: A canonical object; null is taken as empty (trap 37).
+        correlation_id: As made by `correlation`; None when an API call invoked it.
+        expire: When the caller stops waiting, in milliseconds since 1970.
+        name: The caller's id of the step.
+    """
+    about: dict[str, Any] = {"fn_id": function}
+    if correlation_id:
+        about["correlation_id"] = correlation_id
+    if expire is not None:
+        about["expire"] = expire
+    if name:
+        about["name"] = name
+    if source_service_id:
+        about["source_app_id"] = source_service_id
+    if source_function_id:
+        about["source_fn_id"] = source_function_id
+        about["source_fn_v"] = source_function_version
+    content = read(data) if data != NULL else {}
+    assert isinstance(content, dict), "the data of an invoke is an object; ops are read that way"
+    return SystemEvent(INVOKED, id, at, write({**content, "_inngest": about}), user if user != NULL else b"{}", v)
+
+
+def missing_function_error(slug: str) -> bytes:
+    """The error of an invoke whose target does not exist (section 2.9)."""
+    return write({"name": "Error", "message": f"could not find function with ID: {slug}"})
+
+
+INVOKE_TIMEOUT_ERROR = write(
+    {"name": "InngestInvokeTimeoutError", "message": "Timed out waiting for invoked function to complete"}
+)
+"""The error of an invoke that was not answered in time; the name is compared by SDK tests (trap 38)."""

@@ -1,0 +1,522 @@
+"""Opcodes: what an official SDK reports about steps, as JSON and as `model.op`.
+
+Reading forgives what SDKs differ in (the spelling of an op, a duration in `name` instead of `opts`) and
+nothing else: an op that this server does not know, or cannot read, becomes `Unknown` with a reason that names
+it, and the engine fails the run with that reason. An op that says nothing (`None`) disappears.
+
+Protocol: sections 5.2, 5.3 and 5.5 of the Inngest wire protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias
+
+from stepwell.model.duration import format_duration, parse_duration, parse_time
+from stepwell.model.ids import Instant, StepId
+from stepwell.model.op import (
+    Completed,
+    Discover,
+    Invoke,
+    Op,
+    Sleep,
+    StepDone,
+    StepErrored,
+    StepPlanned,
+    Unknown,
+    WaitForEvent,
+)
+from stepwell.model.payload import NULL, Payload
+from stepwell.wire.inngest.text import EMPTY_OBJECT, array, compose, shortened, size, write
+
+MAX_OPS = 1000
+"""Ops in one response (section 5.3)."""
+MAX_STEP_OUTPUT_BYTES = 4 * 1024 * 1024
+MAX_STEP_INPUT_BYTES = 4 * 1024 * 1024
+MAX_WAIT_MS = 366 * 86_400_000
+"""The longest sleep or wait (section 13)."""
+DEFAULT_INVOKE_MS = 365 * 86_400_000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SHORTEST_DATE = 10  # characters; a shorter text is always a duration
+
+
+class InvalidOps(ValueError):
+    """The text is not an opcode or a list of them; the message says what it is instead."""
+
+
+class TooManyOps(InvalidOps):
+    """More ops in one response than `MAX_OPS`. The run fails, it is not tried again."""
+
+    code = "InngestErrFunctionOverflowed"
+
+
+class _Unreadable(ValueError):
+    """One op cannot be read; becomes the reason of an `Unknown`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What belongs to the response as a whole: the time, and what its headers say about retries."""
+
+    now: Instant
+    retry: bool
+    retry_at: Instant | None
+
+
+_Object: TypeAlias = dict[str, Any]
+_Reader: TypeAlias = Callable[[_Object, _Context], Op | None]
+
+
+def read_ops(value: object, *, now: Instant, retry: bool = True, retry_at: Instant | None = None) -> tuple[Op, ...]:
+    """Read the body of a 206: one opcode object or an array of them, already decoded from JSON.
+
+    Args:
+        now: Milliseconds since 1970, to judge dates.
+        retry: False if the response's headers forbid another attempt.
+        retry_at: When the next attempt is due according to the headers.
+
+    Raises:
+        InvalidOps: Neither an object nor an array of objects.
+        TooManyOps: More than `MAX_OPS`.
+    """
+    items = value if isinstance(value, list) else [value]
+    if len(items) > MAX_OPS:
+        raise TooManyOps(
+            f"the response has {len(items)} ops and may have {MAX_OPS}; run fewer steps in parallel, "
+            "for example in chunks or in functions of their own"
+        )
+    context = _Context(now, retry, retry_at)
+    ops: list[Op] = []
+    for position, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise InvalidOps(f"op {position} of the response is {_kind_of(item)} where an object with `op` belongs")
+        op = _read_op(item, context)
+        if op is not None:
+            ops.append(op)
+    return tuple(ops)
+
+
+def _read_op(item: _Object, context: _Context) -> Op | None:
+    code = item.get("op")
+    if not isinstance(code, str) or not code:
+        return _unknown(item, "an op without the field `op`; update the SDK")
+    reader = _READERS.get(code.lower())
+    if reader is None:
+        known = _LATER.get(code.lower())
+        if known is not None:
+            return _unknown(item, f"the op {known} is not supported by this server yet")
+        return _unknown(item, f"the op {shortened(code, 60)!r} is not known to this server; update it, or pin the SDK")
+    try:
+        return reader(item, context)
+    except ValueError as err:
+        return _unknown(item, f"the op {code} cannot be read: {err}")
+
+
+def _unknown(item: _Object, reason: str) -> Unknown:
+    name = _text(item, "displayName") or _text(item, "name") or _text(item, "id")
+    where = f"step {shortened(name, 80)!r}: " if name else ""
+    return Unknown(step=StepId(_text(item, "id")), name=_display_name(item), index=_index(item), reason=where + reason)
+
+
+# Reading, one function per op
+
+
+def _none(item: _Object, context: _Context) -> None:
+    return None
+
+
+def _step(item: _Object, context: _Context) -> Op:
+    return _done(item, bare=True)
+
+
+def _step_run(item: _Object, context: _Context) -> Op:
+    return _done(item, bare=False)
+
+
+def _done(item: _Object, *, bare: bool) -> Op:
+    step = _step_id(item)
+    started_at, duration_ms = _timing(item)
+    output = write(item.get("data"))
+    if len(output) > MAX_STEP_OUTPUT_BYTES:
+        return StepErrored(
+            step=step,
+            name=_display_name(item),
+            index=_index(item),
+            kind=_kind(item),
+            error=step_too_large(_display_name(item), len(output)),
+            retry=False,
+            started_at=started_at,
+            duration_ms=duration_ms,
+            race=_race(item),
+        )
+    return StepDone(
+        step=step,
+        name=_display_name(item),
+        index=_index(item),
+        output=output,
+        kind=_kind(item),
+        bare=bare,
+        input=_input(item),
+        started_at=started_at,
+        duration_ms=duration_ms,
+        race=_race(item),
+    )
+
+
+def _step_error(item: _Object, context: _Context) -> Op:
+    return _errored(item, context, final=False)
+
+
+def _step_failed(item: _Object, context: _Context) -> Op:
+    return _errored(item, context, final=True)
+
+
+def _errored(item: _Object, context: _Context, *, final: bool) -> Op:
+    error = item.get("error")
+    if error is None:
+        error = {"name": "Error", "message": "the step failed without saying why"}
+    elif not isinstance(error, dict):
+        error = {"name": "Error", "message": error if isinstance(error, str) else write(error).decode()}
+    text = write(error)
+    if len(text) > MAX_STEP_OUTPUT_BYTES:
+        text = write({"name": str(error.get("name") or "Error"), "message": shortened(str(error.get("message")), 4000)})
+    started_at, duration_ms = _timing(item)
+    retry = context.retry and not final and error.get("noRetry") is not True
+    return StepErrored(
+        step=_step_id(item),
+        name=_display_name(item),
+        index=_index(item),
+        error=text,
+        kind=_kind(item),
+        retry=retry,
+        retry_at=context.retry_at if retry else None,
+        started_at=started_at,
+        duration_ms=duration_ms,
+        race=_race(item),
+    )
+
+
+def _planned(item: _Object, context: _Context) -> Op:
+    return StepPlanned(
+        step=_step_id(item),
+        name=_display_name(item),
+        index=_index(item),
+        kind=_kind(item),
+        input=_input(item),
+        race=_race(item),
+    )
+
+
+def _sleep(item: _Object, context: _Context) -> Op:
+    written = _opts(item).get("duration")
+    if written is None:
+        written = item.get("name")
+    if not isinstance(written, str) or not written.strip():
+        raise _Unreadable("`opts.duration` or `name` must say how long, such as '30s' or a date")
+    for_ms, until = _deadline(written, context.now, "sleep")
+    return Sleep(
+        step=_step_id(item),
+        name=_display_name(item, own_name=False),
+        index=_index(item),
+        for_ms=for_ms,
+        until=until,
+        race=_race(item),
+    )
+
+
+def _wait_for_event(item: _Object, context: _Context) -> Op:
+    opts = _opts(item)
+    event = _text(opts, "event") or _text(item, "name")
+    if not event:
+        raise _Unreadable("`opts.event` or `name` must name the event to wait for")
+    for_ms, until = _timeout(opts, context.now, default_ms=0)
+    return WaitForEvent(
+        step=_step_id(item),
+        name=_display_name(item, own_name=False),
+        index=_index(item),
+        event=event,
+        expression=_text(opts, "if") or None,
+        for_ms=for_ms,
+        until=until,
+        race=_race(item),
+    )
+
+
+def _invoke(item: _Object, context: _Context) -> Op:
+    opts = _opts(item)
+    function = _text(opts, "function_id")
+    if not function:
+        raise _Unreadable("`opts.function_id` must name the function to invoke")
+    payload = opts.get("payload")
+    if payload is None:
+        payload = {}
+    if not isinstance(payload, dict):
+        raise _Unreadable(f"`opts.payload` is {_kind_of(payload)} and must be an object")
+    version = payload.get("v")
+    if version is not None and not isinstance(version, str):
+        raise _Unreadable(f"`opts.payload.v` is {_kind_of(version)} and must be text")
+    for_ms, until = _timeout(opts, context.now, default_ms=DEFAULT_INVOKE_MS)
+    return Invoke(
+        step=_step_id(item),
+        name=_display_name(item),
+        index=_index(item),
+        function=function,
+        data=_payload_object(payload, "data"),
+        user=_payload_object(payload, "user"),
+        v=version or None,
+        for_ms=for_ms,
+        until=until,
+        race=_race(item),
+    )
+
+
+def _discover(item: _Object, context: _Context) -> Op:
+    return Discover(step=StepId(_text(item, "id")), name=_display_name(item), index=_index(item))
+
+
+def _run_complete(item: _Object, context: _Context) -> Op:
+    return Completed(
+        step=StepId(_text(item, "id")), name=_display_name(item), index=_index(item), output=write(item.get("data"))
+    )
+
+
+_READERS: dict[str, _Reader] = {
+    "none": _none,
+    "step": _step,
+    "steprun": _step_run,
+    "steperror": _step_error,
+    "stepfailed": _step_failed,
+    "stepplanned": _planned,
+    "sleep": _sleep,
+    "waitforevent": _wait_for_event,
+    "invokefunction": _invoke,
+    "discoveryrequest": _discover,
+    "runcomplete": _run_complete,
+}
+
+_LATER = {
+    name.lower(): name
+    for name in ("AIGateway", "Gateway", "WaitForSignal", "SyncRunComplete", "DeferAdd", "DeferAbort")
+}
+
+
+# The fields that ops share
+
+
+def _step_id(item: _Object) -> StepId:
+    step = item.get("id")
+    if not isinstance(step, str) or not step:
+        raise _Unreadable("`id` must be the hashed id of the step")
+    if len(step) > 255:
+        raise _Unreadable(f"`id` has {len(step)} characters and may have 255; it is a hash of the step's id")
+    return StepId(step)
+
+
+def _display_name(item: _Object, *, own_name: bool = True) -> str:
+    """The id the user wrote. `name` is a duration or an event in some ops, and then not it."""
+    userland = item.get("userland")
+    found = _text(item, "displayName") or (_text(userland, "id") if isinstance(userland, dict) else "")
+    return found or (_text(item, "name") if own_name else "")
+
+
+def _index(item: _Object) -> int:
+    userland = item.get("userland")
+    index = userland.get("index") if isinstance(userland, dict) else None
+    return index if isinstance(index, int) and not isinstance(index, bool) and index >= 0 else 0
+
+
+def _opts(item: _Object) -> _Object:
+    opts = item.get("opts")
+    return opts if isinstance(opts, dict) else {}
+
+
+def _kind(item: _Object) -> str:
+    return _text(_opts(item), "type") or "step.run"
+
+
+def _race(item: _Object) -> bool:
+    return _opts(item).get("parallelMode") == "race"
+
+
+def _input(item: _Object) -> Payload | None:
+    given = _opts(item).get("input")
+    if given is None:
+        return None
+    text = write(given)
+    if len(text) > MAX_STEP_INPUT_BYTES:
+        raise _Unreadable(
+            f"`opts.input` has {size(len(text))} and may have {size(MAX_STEP_INPUT_BYTES)}; "
+            "pass a reference to the data instead of the data"
+        )
+    return text
+
+
+def _timing(item: _Object) -> tuple[Instant, float]:
+    timing = item.get("timing")
+    if not isinstance(timing, dict):
+        return 0, 0.0
+    start, duration = timing.get("a"), timing.get("b")
+    if not isinstance(start, int | float) or not isinstance(duration, int | float):
+        return 0, 0.0
+    # Nanoseconds since 1970 do not fit a double, so a signer may have rounded them by some hundred.
+    return max(0, int(start + 500_000) // 1_000_000), max(0.0, duration / 1_000_000)
+
+
+def _timeout(opts: _Object, now: Instant, *, default_ms: int) -> tuple[int, Instant | None]:
+    written = opts.get("timeout")
+    if written is None:
+        return default_ms, None
+    if not isinstance(written, str):
+        raise _Unreadable(f"`opts.timeout` is {_kind_of(written)} and must be text, such as '1h'")
+    if not written.strip():
+        return 0, None  # times out at once
+    return _deadline(written, now, "timeout")
+
+
+def _deadline(written: str, now: Instant, what: str) -> tuple[int, Instant | None]:
+    """The duration in milliseconds, or the moment, that a text means; what lies in the past is due at once."""
+    if len(written) >= _SHORTEST_DATE:
+        moment = parse_time(written)
+        if moment is not None:
+            until = (moment - _EPOCH) // timedelta(milliseconds=1)
+            _check_length(until - now, written, what)
+            return 0, until
+    for_ms = max(0, -(parse_duration(written) // timedelta(milliseconds=-1)))
+    _check_length(for_ms, written, what)
+    return for_ms, None
+
+
+def _check_length(length_ms: int, written: str, what: str) -> None:
+    if length_ms > MAX_WAIT_MS:
+        raise _Unreadable(
+            f"InngestErrTimeoutTooLong: the {what} {shortened(written, 60)!r} is longer than "
+            f"{MAX_WAIT_MS // 86_400_000} days; wait in several steps"
+        )
+
+
+def _payload_object(payload: _Object, name: str) -> bytes:
+    value = payload.get(name)
+    if value is None:
+        return EMPTY_OBJECT
+    if not isinstance(value, dict):
+        raise _Unreadable(f"`opts.payload.{name}` is {_kind_of(value)} and must be an object")
+    return write(value)
+
+
+def _text(item: _Object, name: str) -> str:
+    value = item.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _kind_of(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    for kind, name in ((str, "text"), (int, "a number"), (float, "a number"), (list, "an array"), (dict, "an object")):
+        if isinstance(value, kind):
+            return name
+    return f"a {type(value).__name__}"
+
+
+def step_too_large(name: str, size_bytes: int) -> bytes:
+    """The error of a step whose result is above `MAX_STEP_OUTPUT_BYTES`."""
+    return write(
+        {
+            "name": "StepOutputTooLarge",
+            "message": f"step {name!r} returned {size(size_bytes)} and a step may return "
+            f"{size(MAX_STEP_OUTPUT_BYTES)}; store the value elsewhere and return a reference to it",
+        }
+    )
+
+
+# Writing, as an official SDK would
+
+
+def write_ops(ops: Iterable[Op]) -> bytes:
+    """The canonical body of a 206 that reports `ops`; what `read_ops` reads back.
+
+    Their payloads must be canonical text. `retry_at` has no place in an op: it travels in the response's headers.
+
+    Raises:
+        ValueError: An `Unknown`, which cannot be sent, or a payload that is a reference and not text.
+    """
+    return array(_write_op(op) for op in ops)
+
+
+def _write_op(op: Op) -> bytes:
+    members: dict[str, bytes] = {"id": write(op.step)}
+    if op.name:
+        members["displayName"] = write(op.name)
+        members["userland"] = compose({"id": write(op.name), "index": write(op.index)})
+    elif op.index:
+        members["userland"] = compose({"index": write(op.index)})
+    opts: dict[str, bytes] = {}
+    match op:
+        case StepDone():
+            members["op"] = b'"Step"' if op.bare else b'"StepRun"'
+            members["data"] = _inline(op.output)
+            opts["type"] = write(op.kind)
+            if op.input is not None:
+                opts["input"] = _inline(op.input)
+            members.update(_written_timing(op.started_at, op.duration_ms))
+        case StepErrored():
+            members["op"] = b'"StepError"' if op.retry else b'"StepFailed"'
+            members["error"] = _inline(op.error)
+            opts["type"] = write(op.kind)
+            members.update(_written_timing(op.started_at, op.duration_ms))
+        case StepPlanned():
+            members["op"] = b'"StepPlanned"'
+            opts["type"] = write(op.kind)
+            if op.input is not None:
+                opts["input"] = _inline(op.input)
+        case Sleep():
+            members["op"] = b'"Sleep"'
+            members["name"] = opts["duration"] = write(_written_deadline(op.for_ms, op.until))
+        case WaitForEvent():
+            members["op"] = b'"WaitForEvent"'
+            members["name"] = opts["event"] = write(op.event)
+            opts["timeout"] = write(_written_deadline(op.for_ms, op.until))
+            if op.expression is not None:
+                opts["if"] = write(op.expression)
+        case Invoke():
+            members["op"] = b'"InvokeFunction"'
+            opts["function_id"] = write(op.function)
+            payload = {"data": _inline(op.data), "user": _inline(op.user)}
+            if op.v is not None:
+                payload["v"] = write(op.v)
+            opts["payload"] = compose(payload)
+            opts["timeout"] = write(_written_deadline(op.for_ms, op.until))
+        case Discover():
+            members["op"] = b'"DiscoveryRequest"'
+        case Completed():
+            members["op"] = b'"RunComplete"'
+            members["data"] = _inline(op.output)
+        case Unknown():
+            raise ValueError(f"an unknown op cannot be sent: {op.reason}")
+    if getattr(op, "race", False):
+        opts["parallelMode"] = b'"race"'
+    if opts:
+        members["opts"] = compose(opts)
+    return compose(members)
+
+
+def _inline(payload: Payload) -> bytes:
+    if not isinstance(payload, bytes):
+        raise ValueError("a payload must be text before it is sent; load the blob first")
+    return payload or NULL
+
+
+def _written_timing(started_at: Instant, duration_ms: float) -> dict[str, bytes]:
+    if not started_at:
+        return {}
+    return {"timing": compose({"a": write(started_at * 1_000_000), "b": write(round(duration_ms * 1_000_000))})}
+
+
+def _written_deadline(for_ms: int, until: Instant | None) -> str:
+    if until is None:
+        return format_duration(timedelta(milliseconds=for_ms))
+    return (_EPOCH + timedelta(milliseconds=until)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
