@@ -313,12 +313,11 @@ def _take_ops(turn: _Turn, call: Call, ops: Sequence[op.Op]) -> tuple[bool | Non
             case op.Sleep() | op.WaitForEvent() | op.Invoke():
                 if known is None:
                     _open_wait(turn, one)
-                    if not run.finished and one.step not in run.open:
+                    if one.step not in run.open:
                         saved = bool(saved) or one.race  # it failed at once
             case _:
                 assert_never(one)
-        if not run.finished:
-            _check_limits(turn)
+        _check_limits(turn)
     return saved, called
 
 
@@ -490,6 +489,8 @@ def _open_wait(turn: _Turn, one: op.Sleep | op.WaitForEvent | op.Invoke) -> None
 
 def _check_limits(turn: _Turn) -> None:
     run, policy = turn.run, turn.policy
+    if run.finished:
+        return
     if len(run.steps) > policy.max_steps:
         turn.fail(
             _error("InngestErrFunctionOverflowed", f"the run has more than {policy.max_steps} steps, the limit"),
@@ -624,8 +625,7 @@ def _on_child(turn: _Turn, msg: message.ChildEnded) -> None:
     if timer is not None:
         turn.do(effect.DropJob(timer))
     _pass_on(turn, step.id)
-    if not run.finished:
-        _check_limits(turn)
+    _check_limits(turn)
 
 
 # calls that fail
@@ -643,11 +643,11 @@ def _on_raised(turn: _Turn, msg: message.Raised) -> None:
 
 
 def _on_lost(turn: _Turn, msg: message.CallLost) -> None:
-    call = turn.end_call(msg.call, "declined" if msg.free else "lost", msg.info, error=msg.error)
+    call = turn.end_call(msg.call, "declined" if msg.code == "declined" else "lost", msg.info, error=msg.error)
     if call is None:
         return
     if msg.free:
-        turn.call(call.target, attempt=call.attempt, reason="given back")
+        turn.call(call.target, attempt=call.attempt, reason=msg.code or "given back")
     elif call.attempt + 1 < turn.run.max_attempts:
         at_once = msg.at_once and call.attempt == 0
         due = turn.now if at_once else turn.retry_at(call.attempt, None, call.target or "")

@@ -41,6 +41,16 @@ class RunWrite:
 
 
 @dataclass(frozen=True, slots=True)
+class Unique:
+    """A key that may be taken once until it expires. `value` says who has it."""
+
+    env: str
+    key: str
+    value: str
+    until: Instant
+
+
+@dataclass(frozen=True, slots=True)
 class Transition:
     """One decision. Everything in it is stored together, or nothing is."""
 
@@ -58,6 +68,9 @@ class Transition:
     drop_all_of: RunId | None = None
     """Removes every job and wait of that run (not those in `jobs`)."""
     events: tuple[Event, ...] = ()
+    unique: tuple[Unique, ...] = ()
+    """Keys taken by this transition; one that somebody has (and that has not expired at `now`) refuses it."""
+    now: Instant = 0
     blobs: tuple[tuple[Blob, bytes], ...] = ()
     """Texts that this transition refers to; storing one twice is fine."""
 
@@ -81,7 +94,15 @@ class ClaimLost:
     job: JobId
 
 
-Outcome: TypeAlias = Committed | RunMoved | ClaimLost
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A unique key is taken, by `value`."""
+
+    key: str
+    value: str
+
+
+Outcome: TypeAlias = Committed | RunMoved | ClaimLost | Duplicate
 COMMITTED = Committed()
 
 

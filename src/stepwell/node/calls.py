@@ -1,0 +1,80 @@
+"""A call of a worker, put together from a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepwell.engine.run import Phase, Run, Step
+from stepwell.model.dispatch import Dispatch, Memo
+from stepwell.model.payload import Blob, Payload, size_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from stepwell.model.function import Function
+    from stepwell.model.job import Job
+
+
+def memo_of(step: Step, text: bytes) -> Memo:
+    """The recorded result of a finished step as workers are given it."""
+    if step.phase is Phase.FAILED:
+        return Memo(step.id, "error", text, step.name)
+    return Memo(step.id, "bare" if step.bare else "data", text, step.name)
+
+
+def result_of(step: Step) -> Payload:
+    """The payload of a finished step, whichever way it finished."""
+    return step.error if step.phase is Phase.FAILED and step.error is not None else step.output
+
+
+def dispatch_of(
+    run: Run,
+    job: Job,
+    function: Function,
+    events: tuple[bytes, ...],
+    texts: Callable[[Iterable[Payload]], Awaitable[list[bytes]]],
+) -> Dispatch:
+    """Everything about the call `job`, all of it from one moment of the run.
+
+    Args:
+        run: As it is now.
+        job: The call; ours.
+        function: Whose code is called.
+        events: Texts of the run's events.
+        texts: Reads payloads. Large results are fetched only once the performer has room for them.
+    """
+    finished = [run.steps[step_id] for step_id in run.stack]
+    results = [result_of(step) for step in finished]
+    large = any(isinstance(result, Blob) for result in results)
+    blanks = [memo_of(step, b"") for step in finished]
+
+    async def load_memos() -> tuple[Memo, ...]:
+        found = await texts(results)
+        return tuple(Memo(blank.step, blank.shape, text, blank.name) for blank, text in zip(blanks, found, strict=True))
+
+    memos: tuple[Memo, ...] = ()
+    if not large:
+        memos = tuple(
+            memo_of(step, result) for step, result in zip(finished, results, strict=True) if isinstance(result, bytes)
+        )
+    return Dispatch(
+        job=job.id,
+        fence=job.fence,
+        run=run.id,
+        function=function,
+        target=job.step,
+        attempt=job.attempt,
+        max_attempts=run.max_attempts,
+        live=job.live,
+        events=events,
+        memos=memos,
+        waiting=tuple(run.open),
+        attempts={step.id: step.attempts for step in run.steps.values() if step.attempts and not step.finished},
+        stack=tuple(run.stack),
+        version=run.version,
+        disable_immediate_execution=run.planning,
+        news=run.news,
+        started_at=run.created_at,
+        memo_bytes=sum(map(size_of, results)) if large else 0,
+        load_memos=load_memos if large else None,
+    )

@@ -1,0 +1,277 @@
+"""What an accepted event leads to: runs that start, waits that end, runs that are cancelled.
+
+Accepting commits the events and a *match* job; that is what the sender's 2xx covers. Matching comes after
+that commit, and looking back for a new wait comes after *its* commit, so whichever of event and wait was
+first, one of the two finds the other. Both may be repeated after a crash: a run's id is derived from the
+event and the function, and a wait is taken by a commit that only one can win.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stepwell.engine import expr
+from stepwell.engine.decide import Beginning, begin
+from stepwell.engine.match import holds
+from stepwell.model import message
+from stepwell.model.event import INVOKED, read_body
+from stepwell.model.ids import JobId, RunId, StepId, derived_ulid, shard_of
+from stepwell.model.job import Claim, Job, JobKind
+from stepwell.model.journal import CancelListener
+from stepwell.model.payload import canonical
+from stepwell.node.turns import Envelope, Plan, Turns
+from stepwell.store.base import Committed, Duplicate, RunMoved, Transition, Unique
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from stepwell.model.event import Event
+    from stepwell.model.function import Function
+    from stepwell.model.ids import Instant
+    from stepwell.model.job import Wait
+    from stepwell.node.clock import Gate, World
+    from stepwell.node.registry import Registry
+    from stepwell.store.base import Store
+
+CHUNK = 500
+_DAY_MS = 86_400_000
+_CANCEL_MS = 365 * _DAY_MS
+
+
+class Matching:
+    """The part of a node that turns events into work."""
+
+    def __init__(self, *, node: str, store: Store, world: World, registry: Registry, turns: Turns) -> None:
+        self._node = node
+        self._store = store
+        self._world = world
+        self._registry = registry
+        self._turns = turns
+
+    async def accept(self, env: str, events: Sequence[Event], transition: Transition, job: JobId) -> None:
+        """Store events and the job to match them; on return they are durable. Matching has begun by then."""
+        now = self._world.now()
+        match = Job(
+            id=job,
+            kind=JobKind.MATCH,
+            due=now,
+            env=env,
+            shard=shard_of(env, ""),
+            keys=tuple(event.key for event in events),
+            owner=self._node,
+            fence=1,
+        )
+        outcome = await self._store.commit(
+            Transition(events=tuple(events), jobs=(match,), blobs=transition.blobs, now=now)
+        )
+        assert isinstance(outcome, Committed), "accepting events depends on nothing"
+        self._world.spawn(self.match(match, events))
+
+    async def match(self, job: Job, events: Sequence[Event] | None = None) -> None:
+        """Do what the events of a match job lead to, then end the job."""
+        claim = Claim(job.id, job.fence)
+        if events is None or len(events) != len(job.keys):
+            events = await self._store.read_events(job.keys)
+        pending = _Pending(self._world)
+        plans: list[tuple[Plan, tuple[Unique, ...]]] = []
+        now = self._world.now()
+        for event in events:
+            (text,) = await self._turns.texts((event.body,))
+            body = read_body(text)
+            for function, parent in self._targets(event, body, now):
+                plans.append(await self._beginning(event, body, function, parent, now))
+            await self._wake(event, body, now, pending)
+        if len(plans) == 1 and not pending.count:
+            plan, unique = plans[0]
+            if await self._create(plan, unique, claim):
+                return
+        else:
+            for start in range(0, len(plans), CHUNK):
+                for plan, unique in plans[start : start + CHUNK]:
+                    pending.add(self._create(plan, unique, None))
+                await pending.wait()
+            await pending.wait()
+        await self._store.commit(Transition(ends=(claim,)))
+
+    async def look_back(self, job: Job) -> None:
+        """Look for an event that came before the wait was stored."""
+        claim = Claim(job.id, job.fence)
+        assert job.run is not None
+        assert job.step is not None
+        waits = [wait for wait in await self._store.waits_of(job.run) if wait.step == job.step]
+        run = await self._turns.run(job.run) if waits else None
+        if run is not None:
+            wait = waits[0]
+            now = self._world.now()
+            for event in await self._store.events_since(wait.env, wait.event, job.since, 10_000):
+                if event.key in run.event_keys or event.internal_id in run.taken:
+                    continue
+                (text,) = await self._turns.texts((event.body,))
+                if await self._fits(wait, read_body(text), now):
+                    msg = message.EventMatched(wait.step, event.body, event.internal_id, back=True)
+                    self._turns.post(job.run, Envelope(msg, claim, ends=True))
+                    return
+        await self._store.commit(Transition(ends=(claim,)))
+
+    # runs to start
+
+    def _targets(
+        self, event: Event, body: dict[str, Any], now: Instant
+    ) -> list[tuple[Function, tuple[RunId, StepId] | None]]:
+        if event.name != INVOKED:
+            return [(function, None) for function in self._registry.started_by(event.env, event.name, body, now)]
+        details = body["data"].get("_inngest") or {}
+        slug = details.get("fn_id", "")
+        parent = None
+        if details.get("correlation_id"):
+            run_id, _, step_id = str(details["correlation_id"]).partition(".")
+            parent = (RunId(run_id), StepId(step_id))
+        function = self._registry.function(event.env, slug)
+        if function is not None and not function.archived:
+            return [(function, parent)]
+        if parent is not None:
+            error = canonical({"name": "Error", "message": f"could not find function with ID: {slug}"})
+            self._turns.post(parent[0], Envelope(message.ChildEnded(parent[1], error=error)))
+        return []
+
+    async def _beginning(
+        self,
+        event: Event,
+        body: dict[str, Any],
+        function: Function,
+        parent: tuple[RunId, StepId] | None,
+        now: Instant,
+    ) -> tuple[Plan, tuple[Unique, ...]]:
+        run_id = RunId(derived_ulid(event.received_at, event.key, function.slug))
+        details = body["data"].get("_inngest") if event.name == INVOKED else None
+        root = RunId(details["root"]) if details and details.get("root") else None
+        beginning = Beginning(
+            run=run_id,
+            env=event.env,
+            shard=shard_of(event.env, root or run_id),
+            function=function.slug,
+            service=function.service,
+            events=(event.body,),
+            event_keys=(event.key,),
+            event_name=event.name,
+            max_attempts=function.max_attempts,
+            start_at=event.ts if event.ts > now else 0,
+            root=root,
+            parent=parent[0] if parent else None,
+            parent_step=parent[1] if parent else None,
+            depth=int(details.get("depth", 0)) if details else 0,
+            cancel_on=tuple(
+                CancelListener(
+                    step=StepId(f"cancel:{number}"),
+                    event=one.event,
+                    expression=one.expression,
+                    until=now + (one.timeout_ms if one.timeout_ms is not None else _CANCEL_MS),
+                )
+                for number, one in enumerate(function.cancel_on)
+            ),
+        )
+        live = self._registry.is_live(event.env, function.service)
+        run, decision = begin(beginning, now, live=live, policy=self._turns.policy)
+        plan = Plan(run, 0)
+        await self._turns.add(plan, decision, now)
+        unique: tuple[Unique, ...] = ()
+        if event.id != event.key:
+            unique = (Unique(event.env, f"run:{function.slug}:{event.id}", run_id, now + _DAY_MS),)
+        return plan, unique
+
+    async def _create(self, plan: Plan, unique: tuple[Unique, ...], claim: Claim | None) -> bool:
+        """Store a new run. False: `claim` was not used up, since the run exists already."""
+        transition = plan.transition()
+        assert transition is not None
+        whole = Transition(
+            run=transition.run,
+            jobs=transition.jobs,
+            waits=transition.waits,
+            events=transition.events,
+            blobs=transition.blobs,
+            ends=(claim,) if claim is not None else (),
+            unique=unique,
+            now=self._world.now(),
+        )
+        match await self._store.commit(whole):
+            case Committed():
+                self._turns.perform(plan)
+                return True
+            case RunMoved() | Duplicate():
+                return False  # matched before, or the sender repeated its id
+            case _:
+                return True  # the match job is somebody else's by now, who will do all this
+
+    # waits to end
+
+    async def _wake(self, event: Event, body: dict[str, Any], now: Instant, pending: _Pending) -> None:
+        for path in await self._store.wait_paths(event.env, event.name):
+            value = None
+            if path is not None:
+                value = expr.equality_key(body, path)
+                if value is None:
+                    continue
+            after: tuple[RunId, StepId] | None = None
+            while True:
+                page = await self._store.waits_for(event.env, event.name, path, value, after, CHUNK)
+                for wait in page:
+                    if await self._fits(wait, body, now) and await self._concerns(wait, event):
+                        msg = message.EventMatched(wait.step, event.body, event.internal_id)
+                        self._turns.post(wait.run, Envelope(msg, done=pending.expect()))
+                if len(page) < CHUNK:
+                    break
+                after = (page[-1].run, page[-1].step)
+                await pending.wait()
+
+    async def _concerns(self, wait: Wait, event: Event) -> bool:
+        """A run is not cancelled by the event that started it, nor by one that came before."""
+        if not wait.cancels:
+            return event.received_at >= wait.since
+        run = await self._turns.run(wait.run)
+        return run is not None and event.received_at >= run.created_at and event.key not in run.event_keys
+
+    async def _fits(self, wait: Wait, candidate: dict[str, Any], now: Instant) -> bool:
+        if wait.expression is None:
+            return True
+        variables: dict[str, Any] = {"async": candidate}
+        if "event" in wait.expression:
+            run = await self._turns.run(wait.run)
+            if run is None:
+                return False
+            (text,) = await self._turns.texts(run.events[:1])
+            variables["event"] = read_body(text)
+        return holds(wait.expression, variables, now)
+
+
+class _Pending:
+    """Counts what is still to be made durable."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._gate: Gate | None = None
+        self.count = 0
+
+    def expect(self) -> Callable[[], None]:
+        """Count one thing; call the result when it is durable."""
+        self.count += 1
+        return self._one_less
+
+    def add(self, task: Coroutine[Any, Any, object]) -> None:
+        """Run a coroutine beside the others and count it until it is over."""
+        self.count += 1
+        self._world.spawn(self._run(task))
+
+    async def wait(self) -> None:
+        if self.count:
+            self._gate = self._world.gate()
+            await self._gate.passed()
+            self._gate = None
+
+    async def _run(self, task: Coroutine[Any, Any, object]) -> None:
+        await task
+        self._one_less()
+
+    def _one_less(self) -> None:
+        self.count -= 1
+        if not self.count and self._gate is not None:
+            self._gate.open()

@@ -1,0 +1,105 @@
+"""The services and functions that this node knows, in memory; the store has the truth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from stepwell.engine.match import starts, trigger_names
+from stepwell.model.function import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from stepwell.model.function import Function, Service
+    from stepwell.model.ids import Instant
+
+
+class Registry:
+    """Looked up on every event and every turn, replaced as a whole when a service registers."""
+
+    def __init__(self) -> None:
+        self._services: dict[tuple[str, str], Service] = {}
+        self._functions: dict[tuple[str, str], Function] = {}
+        self._by_trigger: dict[tuple[str, str], tuple[Function, ...]] = {}
+        self._live: set[tuple[str, str]] = set()
+
+    def load(self, services: Iterable[Service]) -> None:
+        """Know exactly these services."""
+        self._services = {(service.env, service.name): service for service in services}
+        self._index()
+
+    def put(self, service: Service) -> None:
+        self._services[service.env, service.name] = service
+        self._index()
+
+    def remove(self, env: str, name: str) -> None:
+        self._services.pop((env, name), None)
+        self._index()
+
+    def services(self) -> list[Service]:
+        return sorted(self._services.values(), key=lambda service: (service.env, service.name))
+
+    def service(self, env: str, name: str) -> Service | None:
+        return self._services.get((env, name))
+
+    def function(self, env: str, slug: str) -> Function | None:
+        """A function by slug; also one that its service no longer has, as long as runs may need it."""
+        return self._functions.get((env, slug))
+
+    def functions(self, env: str | None = None) -> list[Function]:
+        found = [one for (its_env, _), one in self._functions.items() if env in (None, its_env) and not one.archived]
+        return sorted(found, key=lambda function: function.slug)
+
+    def started_by(self, env: str, name: str, event: Mapping[str, Any], now: Instant) -> list[Function]:
+        """The functions that an event starts."""
+        names = trigger_names(name)
+        candidates: dict[str, Function] = {}
+        for trigger in names:
+            for function in self._by_trigger.get((env, trigger), ()):
+                candidates.setdefault(function.slug, function)
+        return [function for function in candidates.values() if starts(function, names, event, now)]
+
+    def is_live(self, env: str, service: str) -> bool:
+        """Whether the service's functions stay in its worker's memory."""
+        return (env, service) in self._live
+
+    def _index(self) -> None:
+        self._functions = {}
+        by_trigger: dict[tuple[str, str], list[Function]] = {}
+        for service in self._services.values():
+            for function in service.functions:
+                known = self._functions.get((function.env, function.slug))
+                if known is not None and function.archived and not known.archived:
+                    continue
+                self._functions[function.env, function.slug] = function
+        for function in self._functions.values():
+            if function.archived:
+                continue
+            for name in {trigger.event for trigger in function.triggers}:
+                by_trigger.setdefault((function.env, name), []).append(function)
+        self._by_trigger = {key: tuple(functions) for key, functions in by_trigger.items()}
+        self._live = {key for key, service in self._services.items() if service.transport is Transport.SOCKET}
+
+
+def merged(new: Service, old: Service | None, now: Instant) -> tuple[Service, bool]:
+    """The service to store when `new` registers over `old`, and whether anything changed.
+
+    Functions that are no longer there are kept as archived: their runs go on, events no longer start them. A
+    changed configuration raises the function's version.
+    """
+    before = {function.slug: function for function in old.functions} if old is not None else {}
+    functions = []
+    for function in new.functions:
+        known = before.pop(function.slug, None)
+        version = 1
+        if known is not None:
+            same = msgspec.structs.replace(function, version=known.version, archived=False) == known
+            version = known.version if same else known.version + (not known.archived or known.config != function.config)
+        functions.append(msgspec.structs.replace(function, version=version))
+    functions.extend(msgspec.structs.replace(gone, archived=True) for gone in before.values())
+    result = msgspec.structs.replace(new, functions=tuple(functions), registered_at=now, error=None)
+    modified = old is None or msgspec.structs.replace(result, registered_at=old.registered_at) != old
+    return result, modified

@@ -1,0 +1,474 @@
+"""A mailbox for every run: messages that wait together are decided and committed together.
+
+    post ──▶ mailbox ──▶ decide, one after the other ──▶ one commit ──▶ perform what it made
+                 ▲                                            │
+                 └────── refused: somebody moved the run ─────┘   load it again, decide again
+
+Runs are kept folded in a bounded cache. What a node believes of a run may be out of date; every commit is
+conditional on the run's sequence number and on the claims it relies on, so belief is never harmful, only slow.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from stepwell.engine import expr
+from stepwell.engine.decide import DEFAULT_POLICY, Decision, Policy, decide
+from stepwell.engine.run import Run, apply, fold
+from stepwell.model import effect
+from stepwell.model.event import INVOKED, Event, read_body
+from stepwell.model.ids import EventKey, JobId, RunId, StepId, derived_ulid
+from stepwell.model.job import Claim, Job, JobKind, Wait
+from stepwell.model.payload import Blob, Payload, canonical, decode
+from stepwell.node.calls import memo_of, result_of
+from stepwell.node.endings import end_events
+from stepwell.node.large import interned, stored
+from stepwell.store.base import (
+    ClaimLost,
+    Committed,
+    Duplicate,
+    RunMoved,
+    RunWrite,
+    StoreFull,
+    StoreUnavailable,
+    Transition,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from stepwell.model.dispatch import Performer
+    from stepwell.model.effect import Effect
+    from stepwell.model.ids import Instant
+    from stepwell.model.journal import Entry
+    from stepwell.model.message import Message
+    from stepwell.node.clock import World
+    from stepwell.node.registry import Registry
+    from stepwell.store.base import Store
+
+log = logging.getLogger("stepwell.node")
+
+CACHED_RUNS = 10_000
+
+
+@dataclass(slots=True)
+class Envelope:
+    """A message on its way to a run."""
+
+    message: Message
+    claim: Claim | None = None  # of the call that it answers, or of the job that it is the doing of
+    ends: bool = False  # the job is done once the message is taken in, whatever it changed
+    done: Callable[[], None] | None = None  # called once that is durable, or proved to be of no use
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a turn is about to commit."""
+
+    run: Run
+    before: int
+    entries: list[Entry] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)
+    holds: dict[JobId, Claim] = field(default_factory=dict)
+    ends: dict[JobId, Claim] = field(default_factory=dict)
+    jobs: dict[JobId, Job] = field(default_factory=dict)
+    drop_jobs: list[JobId] = field(default_factory=list)
+    waits: dict[tuple[RunId, StepId], Wait] = field(default_factory=dict)
+    drop_waits: list[tuple[RunId, StepId]] = field(default_factory=list)
+    drop_all: bool = False
+    events: list[Event] = field(default_factory=list)
+    blobs: dict[Blob, bytes] = field(default_factory=dict)
+
+    def transition(self) -> Transition | None:
+        """None when there is nothing to store."""
+        if not (self.entries or self.ends or self.jobs or self.drop_jobs or self.drop_waits):
+            return None
+        run = self.run
+        return Transition(
+            run=RunWrite(run.row(), self.before, tuple(self.entries)) if self.entries else None,
+            holds=tuple(claim for job, claim in self.holds.items() if job not in self.ends),
+            ends=tuple(self.ends.values()),
+            jobs=tuple(self.jobs.values()),
+            drop_jobs=tuple(self.drop_jobs),
+            waits=tuple(self.waits.values()),
+            drop_waits=tuple(self.drop_waits),
+            drop_all_of=run.id if self.drop_all else None,
+            events=tuple(self.events),
+            blobs=tuple(self.blobs.items()),
+        )
+
+
+PerformJob: TypeAlias = "Callable[[Job, Run | None, Sequence[Event]], None]"
+
+
+class Turns:
+    """The mailboxes of a node, and the runs it keeps folded."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        store: Store,
+        world: World,
+        registry: Registry,
+        performer: Performer,
+        perform_job: PerformJob,
+        alarm: Callable[[Instant], None],
+        policy: Policy = DEFAULT_POLICY,
+        cached_runs: int = CACHED_RUNS,
+    ) -> None:
+        self._node = node
+        self._store = store
+        self._world = world
+        self._registry = registry
+        self._performer = performer
+        self._perform_job = perform_job
+        self._alarm = alarm
+        self.policy = policy
+        self._cached_runs = cached_runs
+        self._cache: OrderedDict[RunId, Run] = OrderedDict()
+        self._boxes: dict[RunId, list[Envelope]] = {}
+        self.refused = 0  # commits that came too late; each was decided again or proved unneeded
+        self.dropped = 0  # answers whose claim somebody else has by now
+
+    # taking messages in
+
+    def post(self, run: RunId, envelope: Envelope) -> None:
+        """Put a message into the mailbox of a run."""
+        box = self._boxes.get(run)
+        if box is not None:
+            box.append(envelope)
+            return
+        self._boxes[run] = [envelope]
+        self._world.spawn(self._empty(run))
+
+    def deliver(self, run: RunId, job: JobId, fence: int, msg: Message, /) -> None:
+        """Take what a performer has to say about a call. See `stepwell.model.dispatch.Deliver`."""
+        self.post(run, Envelope(msg, Claim(job, fence)))
+
+    async def _empty(self, run_id: RunId) -> None:
+        while box := self._boxes[run_id]:
+            self._boxes[run_id] = []
+            try:
+                await self._turn(run_id, box)
+            except Exception:
+                # Nothing was stored and the claims are still ours: the messages are not lost but a bug keeps us
+                # from deciding on them. The jobs stay visible to the auditor.
+                log.exception("run %s: could not decide on %s", run_id, [type(one.message).__name__ for one in box])
+                self._cache.pop(run_id, None)
+        del self._boxes[run_id]
+
+    async def _turn(self, run_id: RunId, batch: list[Envelope]) -> None:
+        pause_ms = 10
+        while batch:
+            try:
+                run = await self.run(run_id)
+                if run is None:
+                    await self._give_up(batch)
+                    return
+                plan = await self._plan(run, batch)
+                transition = plan.transition()
+                outcome = await self._store.commit(transition) if transition is not None else None
+            except (StoreFull, StoreUnavailable):
+                self._cache.pop(run_id, None)
+                await self._world.sleep(pause_ms)
+                pause_ms = min(pause_ms * 2, 1000)
+                continue
+            match outcome:
+                case Committed() | None:
+                    self.perform(plan)
+                    for envelope in batch:
+                        if envelope.done is not None:
+                            envelope.done()
+                    return
+                case RunMoved():
+                    self.refused += 1
+                    self._cache.pop(run_id, None)
+                case ClaimLost(job):
+                    self.refused += 1
+                    self._cache.pop(run_id, None)
+                    batch = self._without(batch, job)
+                case Duplicate():
+                    raise AssertionError("a turn takes no unique keys")
+
+    def _without(self, batch: list[Envelope], job: JobId) -> list[Envelope]:
+        left = []
+        for envelope in batch:
+            if envelope.claim is None or envelope.claim.job != job:
+                left.append(envelope)
+                continue
+            self.dropped += 1
+            self._performer.stop(job, "stale")
+            if envelope.done is not None:
+                envelope.done()
+        return left
+
+    async def _give_up(self, batch: list[Envelope]) -> None:
+        """The run does not exist (any more)."""
+        for envelope in batch:
+            if envelope.claim is not None:
+                self._performer.stop(envelope.claim.job, "stale")
+                await self._store.commit(Transition(ends=(envelope.claim,)))
+            if envelope.done is not None:
+                envelope.done()
+
+    # runs in memory
+
+    async def run(self, run_id: RunId, *, fresh: bool = False) -> Run | None:
+        """The run as this node knows it; with `fresh`, as the store has it now."""
+        run = self._cache.get(run_id)
+        if run is not None and not fresh:
+            self._cache.move_to_end(run_id)
+            return run
+        stored = await self._store.load_run(run_id, run.seq if run is not None else 0)
+        if stored is None:
+            return None
+        if run is not None and self._cache.get(run_id) is run and run_id not in self._boxes:
+            for entry in stored.entries:
+                apply(run, entry)
+        else:
+            if run is not None:
+                stored = await self._store.load_run(run_id)
+                if stored is None:
+                    return None
+            run = fold(stored.row, stored.entries)
+            if run_id in self._boxes and fresh:
+                return run  # a turn is going on with another copy
+        self.remember(run)
+        return run
+
+    def remember(self, run: Run) -> None:
+        """Keep a run that is known to be as the store has it."""
+        if run.finished:
+            self._cache.pop(run.id, None)
+            return
+        self._cache[run.id] = run
+        self._cache.move_to_end(run.id)
+        while len(self._cache) > self._cached_runs:
+            self._cache.popitem(last=False)
+
+    async def texts(self, payloads: Iterable[Payload], known: dict[Blob, bytes] | None = None) -> list[bytes]:
+        """The texts of payloads, in order."""
+        wanted = list(payloads)
+        missing = [one for one in wanted if isinstance(one, Blob) and (known is None or one not in known)]
+        found = dict(known or {})
+        if missing:
+            found.update(zip(missing, await self._store.read_blobs(missing), strict=True))
+        return [found[one] if isinstance(one, Blob) else one for one in wanted]
+
+    # deciding
+
+    async def _plan(self, run: Run, batch: list[Envelope]) -> Plan:
+        plan = Plan(run, run.seq)
+        now = self._world.now()
+        live = self._registry.is_live(run.env, run.service)
+        for envelope in batch:
+            msg = interned(envelope.message, plan.blobs)
+            decision = decide(run, msg, now, live=live, policy=self.policy)
+            claim = envelope.claim
+            if claim is not None:
+                if envelope.ends:
+                    plan.ends[claim.job] = claim
+                elif decision.entries:
+                    plan.holds[claim.job] = claim
+            await self.add(plan, decision, now)
+        return plan
+
+    async def add(self, plan: Plan, decision: Decision, now: Instant) -> None:
+        """Turn a decision into rows of the plan."""
+        plan.entries.extend(decision.entries)
+        plan.effects.extend(decision.effects)
+        run = plan.run
+        for one in decision.effects:
+            match one:
+                case effect.CallWorker():
+                    self._add_job(plan, one.call, JobKind.CALL, one.due, now, one.target, one.attempt, live=one.live)
+                case effect.SetTimer():
+                    self._add_job(plan, one.timer, JobKind.TIMER, one.due, now, one.step)
+                case effect.DropJob():
+                    if plan.jobs.pop(one.job, None) is None:
+                        plan.drop_jobs.append(one.job)
+                case effect.EndCall():
+                    claim = plan.holds.get(one.call)
+                    if claim is not None:
+                        plan.ends[one.call] = claim
+                    else:
+                        plan.drop_jobs.append(one.call)
+                case effect.AddWait():
+                    await self._add_wait(plan, one, now)
+                case effect.DropWait():
+                    if plan.waits.pop((run.id, one.step), None) is None:
+                        plan.drop_waits.append((run.id, one.step))
+                case effect.SendInvoke():
+                    await self._add_invoke(plan, one, now)
+                case effect.WakeParent():
+                    plan.jobs[one.job] = Job(
+                        id=one.job,
+                        kind=JobKind.WAKE,
+                        due=now,
+                        env=run.env,
+                        shard=run.shard,
+                        run=one.run,
+                        step=one.step,
+                        output=one.output,
+                        error=one.error,
+                        owner=self._node,
+                        fence=1,
+                    )
+                case effect.AnnounceEnd():
+                    await self._add_end(plan, now)
+                case _:
+                    pass  # hints, given once the commit is through
+
+    def _add_job(
+        self,
+        plan: Plan,
+        job_id: JobId,
+        kind: JobKind,
+        due: Instant,
+        now: Instant,
+        step: StepId | None,
+        attempt: int = 0,
+        *,
+        live: bool = False,
+        since: Instant = 0,
+    ) -> None:
+        ours = due <= now
+        plan.jobs[job_id] = Job(
+            id=job_id,
+            kind=kind,
+            due=due,
+            env=plan.run.env,
+            shard=plan.run.shard,
+            run=plan.run.id,
+            step=step,
+            attempt=attempt,
+            live=live,
+            since=since,
+            owner=self._node if ours else None,
+            fence=1 if ours else 0,
+        )
+
+    async def _add_wait(self, plan: Plan, one: effect.AddWait, now: Instant) -> None:
+        run = plan.run
+        path = value = None
+        if one.expression is not None:
+            (text,) = await self.texts(run.events[:1], plan.blobs)
+            key = _index_key(one.expression, text)
+            if key is not None:
+                path, value = key
+        plan.waits[run.id, one.step] = Wait(
+            run=run.id,
+            step=one.step,
+            event=one.event,
+            expression=one.expression,
+            path=path,
+            value=value,
+            until=one.until,
+            since=now if one.since is None else one.since,
+            cancels=one.cancels,
+            env=run.env,
+            shard=run.shard,
+        )
+        if one.look is not None and one.since is not None:
+            self._add_job(plan, one.look, JobKind.LOOK, now, now, one.step, since=one.since)
+
+    async def _add_invoke(self, plan: Plan, one: effect.SendInvoke, now: Instant) -> None:
+        run = plan.run
+        data_text, user_text = await self.texts((one.data, one.user), plan.blobs)
+        data = decode(data_text)
+        if not isinstance(data, dict):
+            data = {}
+        data["_inngest"] = {
+            "fn_id": one.function,
+            "correlation_id": f"{run.id}.{one.step}",
+            "source_fn_id": run.function,
+            "expire": one.until,
+            "name": one.name,
+            "depth": run.depth + 1,
+            "root": run.root or run.id,
+        }
+        whole = {"name": INVOKED, "id": one.event_id, "ts": now, "data": data, "user": decode(user_text) or {}}
+        if one.v:
+            whole["v"] = one.v
+        self._add_event(plan, INVOKED, one.event_id, canonical(whole), EventKey(one.event_id), now)
+
+    async def _add_end(self, plan: Plan, now: Instant) -> None:
+        run = plan.run
+        plan.drop_all = True
+        plan.drop_jobs.clear()
+        plan.drop_waits.clear()
+        plan.waits.clear()
+        plan.jobs = {job_id: job for job_id, job in plan.jobs.items() if job.run != run.id}
+        events = await self.texts(run.events, plan.blobs)
+        outcome = run.error if run.error is not None else run.output
+        text = (await self.texts((outcome,), plan.blobs))[0] if outcome is not None else None
+        for name, event_id, whole in end_events(run, events, text, now):
+            key = EventKey(derived_ulid(now, run.id, name))
+            self._add_event(plan, name, event_id, whole, key, now)
+
+    def _add_event(self, plan: Plan, name: str, event_id: str, whole: bytes, key: EventKey, now: Instant) -> None:
+        event = Event(
+            key=key,
+            internal_id=key,
+            id=event_id,
+            name=name,
+            ts=now,
+            received_at=now,
+            body=stored(whole, plan.blobs),
+            env=plan.run.env,
+            source="server",
+        )
+        plan.events.append(event)
+        job = JobId(f"{key}.match")
+        plan.jobs[job] = Job(
+            id=job,
+            kind=JobKind.MATCH,
+            due=now,
+            env=event.env,
+            shard=plan.run.shard,
+            keys=(key,),
+            owner=self._node,
+            fence=1,
+        )
+
+    # after the commit
+
+    def perform(self, plan: Plan) -> None:
+        """Carry out what is now durable."""
+        run, performer = plan.run, self._performer
+        for job in plan.jobs.values():
+            if job.owner is not None:
+                self._perform_job(job, run, plan.events)
+            else:
+                self._alarm(job.due)
+        for one in plan.effects:
+            match one:
+                case effect.Acknowledge():
+                    performer.acknowledge(one.call, one.number, one.news)
+                case effect.Deliver():
+                    self._world.spawn(self._hand_over(run, one))
+                case effect.DeliverRetry():
+                    performer.deliver_retry(one.call, one.step, one.attempt, one.news)
+                case effect.EndCall():
+                    performer.ended(one.call)
+                case effect.StopCall():
+                    performer.stop(one.call, one.reason)
+                case _:
+                    pass
+        self.remember(run)
+
+    async def _hand_over(self, run: Run, one: effect.Deliver) -> None:
+        step = run.steps[one.step]
+        (text,) = await self.texts((result_of(step),))
+        self._performer.deliver_result(one.call, memo_of(step, text), one.news)
+
+
+def _index_key(expression: str, event: bytes) -> tuple[str, str] | None:
+    try:
+        return expr.compile(expression).equality(read_body(event))
+    except (expr.ExpressionError, expr.EvaluationError):
+        return None
