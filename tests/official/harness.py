@@ -154,6 +154,9 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx2.Client(base_url=self.url, timeout=30)
+        self._sdk = inngest.Inngest(
+            app_id="tests", is_production=False, api_base_url=self.url, event_api_base_url=self.url
+        )
         self._folder = folder
         self._options = options
         self.program: Program | None = None
@@ -183,6 +186,7 @@ class Server:
         if self.program is not None:
             self.program.stop()
         self.http.close()
+        self._sdk._http_client._http_client_sync.close()  # the SDK has no way to close a client
 
     def wait(self, what: str, seconds: float, look: Callable[[], T | None], run: str | None = None) -> T:
         return until(what, seconds, look, lambda: self.explain(run))
@@ -201,10 +205,7 @@ class Server:
 
     def send(self, name: str, data: Mapping[str, Any], *, id: str = "") -> str:
         """Send an event with the official Python SDK; the server's id of it comes back."""
-        client = inngest.Inngest(
-            app_id="tests", is_production=False, api_base_url=self.url, event_api_base_url=self.url
-        )
-        [event_id] = client.send_sync(inngest.Event(name=name, data=data, id=id))
+        [event_id] = self._sdk.send_sync(inngest.Event(name=name, data=data, id=id))
         return event_id
 
     def send_raw(self, body: object, *, key: str = "any-key") -> list[str]:

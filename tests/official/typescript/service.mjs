@@ -120,7 +120,7 @@ const caught = define("caught", { retries: 1 }, async (ctx) => {
   return "unreachable";
 });
 
-const onFailing = async (ctx) => note(ctx, "on-failure", ctx.event.data);
+const onFailing = async (ctx) => note(ctx, "on-failure", { failure: ctx.event.data });
 
 const failing = define("failing", { retries: 1, onFailure: onFailing }, async (ctx) => {
   await ctx.step.run("before", noted(ctx, "before"));

@@ -156,7 +156,7 @@ async def caught(ctx: inngest.Context) -> object:
 
 async def on_failing(ctx: inngest.Context) -> None:
     """Writes down what the failure event says about the run that failed."""
-    note(ctx.run_id, "on-failure", ctx.attempt, **dict(ctx.event.data))
+    note(ctx.run_id, "on-failure", ctx.attempt, failure=dict(ctx.event.data))
 
 
 @client.create_function(

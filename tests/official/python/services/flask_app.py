@@ -142,7 +142,7 @@ def caught(ctx: inngest.ContextSync) -> object:
 
 
 def on_failing(ctx: inngest.ContextSync) -> None:
-    note(ctx.run_id, "on-failure", ctx.attempt, **dict(ctx.event.data))
+    note(ctx.run_id, "on-failure", ctx.attempt, failure=dict(ctx.event.data))
 
 
 @client.create_function(
