@@ -110,20 +110,25 @@ class MemoryStore:
 
     def _check_new(self, transition: Transition) -> None:
         """Ids are never used twice; who does so has a bug, and nothing may be stored."""
+        if (write := transition.run) is not None:
+            seq = write.expected_seq + len(write.entries)
+            assert write.row.seq == seq > 0, f"run {write.row.id}: seq does not count its entries"
         for job in transition.jobs:
             assert job.id not in self.job_rows, f"job {job.id} exists already"
         for wait in transition.waits:
             steps = self.waits_by_run.get(wait.run)
-            assert steps is None or wait.step not in steps or (wait.run, wait.step) in transition.drop_waits, (
-                f"run {wait.run} has a wait for step {wait.step} already"
-            )
+            assert (
+                steps is None
+                or wait.step not in steps
+                or (wait.run, wait.step) in transition.drop_waits
+                or wait.run == transition.drop_all_of
+            ), f"run {wait.run} has a wait for step {wait.step} already"
         for event in transition.events:
             assert event.key not in self.event_rows, f"event {event.key} exists already"
 
     def _write_run(self, write: RunWrite) -> None:
         row = write.row
         run = row.id
-        assert row.seq == write.expected_seq + len(write.entries), f"run {run}: seq does not count its entries"
         journal = self.journals.get(run)
         if journal is None:
             self.journals[run] = list(write.entries)
@@ -419,14 +424,16 @@ class MemoryStore:
         return _first(limit, self._strays())
 
     def _strays(self) -> Iterator[str]:
-        for job in sorted(self.job_rows.values(), key=lambda job: job.id):
+        jobs = sorted(self.job_rows.values(), key=lambda job: job.id)
+        for job in jobs:
             if job.run is not None and (state := self._ended(job.run)):
-                yield f"job {job.id} ({job.kind}) of {state} run {job.run}"
-            if job.owner is not None and job.owner not in self.nodes:
-                yield f"job {job.id} ({job.kind}) is owned by the unknown node {job.owner}"
+                yield f"job {job.id} of {state} run {job.run}"
         for run in sorted(self.waits_by_run):
             if state := self._ended(run):
                 yield from (f"wait for step {step} of {state} run {run}" for step in sorted(self.waits_by_run[run]))
+        for job in jobs:
+            if job.owner is not None and job.owner not in self.nodes:
+                yield f"job {job.id} is owned by the unknown node {job.owner}"
 
     def _ended(self, run: RunId) -> str | None:
         row = self.run_rows.get(run)

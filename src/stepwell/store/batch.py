@@ -1,0 +1,238 @@
+"""Many transitions become one set of writes: the part of group commit that needs no database.
+
+`prepare` encodes one transition on its own, so that whatever is wrong with it hurts its caller alone. `merge` then
+plays a group of them, in order, against what the database says now: who is late is refused and leaves no trace,
+everybody else's rows are added up. What one transition creates and a later one removes is never written, and a run
+that moves twice is written once. A database then needs one statement per table, however large the group.
+
+    current state ─┐
+    prepared ──────┴─ merge ──▶ outcomes, and rows: deletes first, then inserts and updates
+
+Columns are what SQL looks at; the last one, `body`, is the whole value as MessagePack.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import msgspec
+
+from stepwell.model.event import Event
+from stepwell.model.function import Service
+from stepwell.model.ids import shard_of
+from stepwell.model.job import Job, RunRow, Wait
+from stepwell.model.journal import ENTRY_VERSION, Entry
+from stepwell.store.base import COMMITTED, ClaimLost, RunMoved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from stepwell.model.ids import JobId, RunId, StepId
+    from stepwell.model.payload import Blob
+    from stepwell.store.base import Outcome, Transition
+
+Row: TypeAlias = "tuple[Any, ...]"
+
+encode: Final = msgspec.msgpack.Encoder().encode
+decode_entry: Final = msgspec.msgpack.Decoder(Entry).decode
+decode_run: Final = msgspec.msgpack.Decoder(RunRow).decode
+decode_job: Final = msgspec.msgpack.Decoder(Job).decode
+decode_wait: Final = msgspec.msgpack.Decoder(Wait).decode
+decode_event: Final = msgspec.msgpack.Decoder(Event).decode
+decode_service: Final = msgspec.msgpack.Decoder(Service).decode
+
+ROW_OVERHEAD_BYTES = 64
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A transition as rows. The orders of columns are those of the INSERT statements of every store."""
+
+    transition: Transition
+    size_bytes: int
+    run: Row | None
+    """id, env, shard, seq, status, ending, function, service, event, parent, created_at, body"""
+    entries: list[Row]
+    """run, seq, shard, version, body"""
+    jobs: list[Row]
+    """id, env, shard, run, due, owner, epoch, fence, body"""
+    waits: list[Row]
+    """run, step, env, shard, event, path, value, body"""
+    events: list[Row]
+    """key, env, shard, name, internal_id, received_at, body"""
+
+
+RUN_SEQ, RUN_STATUS, RUN_ENDING, RUN_BODY = 3, 4, 5, 11
+JOB_RUN = 3
+
+
+def prepare(transition: Transition, epochs: dict[str, int]) -> Prepared:
+    """Encode. `epochs` has the epoch of each node that lives here; a job born claimed gets that of its owner."""
+    size = ROW_OVERHEAD_BYTES
+    run_row: Row | None = None
+    entries: list[Row] = []
+    if (write := transition.run) is not None:
+        row = write.row
+        run, shard, seq = row.id, row.shard, write.expected_seq
+        for entry in write.entries:
+            seq += 1
+            body = encode(entry)
+            size += len(body) + ROW_OVERHEAD_BYTES
+            entries.append((run, seq, shard, ENTRY_VERSION, body))
+        assert row.seq == seq > 0, f"run {run}: seq does not count its entries"
+        status = row.status.value
+        ending = status if row.status.final else None
+        body = encode(row)
+        size += len(body) + ROW_OVERHEAD_BYTES
+        run_row = (
+            *(run, row.env, shard, seq, status, ending),
+            *(row.function, row.service, row.event, row.parent, row.created_at, body),
+        )
+    jobs: list[Row] = []
+    for job in transition.jobs:
+        body = encode(job)
+        size += len(body) + ROW_OVERHEAD_BYTES
+        owner = job.owner
+        epoch, fence = (None, 0) if owner is None else (epochs.get(owner, 0), 1)
+        jobs.append((job.id, job.env, job.shard, job.run, job.due, owner, epoch, fence, body))
+    waits: list[Row] = []
+    for wait in transition.waits:
+        body = encode(wait)
+        size += len(body) + ROW_OVERHEAD_BYTES
+        waits.append((wait.run, wait.step, wait.env, wait.shard, wait.event, wait.path, wait.value, body))
+    events: list[Row] = []
+    for event in transition.events:
+        body = encode(event)
+        size += len(body) + ROW_OVERHEAD_BYTES
+        shard = shard_of(event.env, "")
+        events.append((event.key, event.env, shard, event.name, event.internal_id, event.received_at, body))
+    for _, text in transition.blobs:
+        size += len(text) + ROW_OVERHEAD_BYTES
+    return Prepared(transition, size, run_row, entries, jobs, waits, events)
+
+
+@dataclass(slots=True)
+class Current:
+    """What the database says about the runs and jobs that a group relies on."""
+
+    seqs: dict[str, int]
+    """Of the runs that exist."""
+    claims: dict[str, tuple[int, str | None]]
+    """Of the jobs that are claimed: fence and run."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """The sum of a group. Deletes go first: whatever is removed and also added was added later."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    drop_jobs: list[JobId] = field(default_factory=list)
+    drop_all_of: list[RunId] = field(default_factory=list)
+    drop_waits: list[tuple[RunId, StepId]] = field(default_factory=list)
+    new_runs: dict[str, Row] = field(default_factory=dict)
+    moved_runs: dict[str, Row] = field(default_factory=dict)
+    entries: list[Row] = field(default_factory=list)
+    jobs: dict[str, Row] = field(default_factory=dict)
+    waits: dict[tuple[str, str], Row] = field(default_factory=dict)
+    events: list[Row] = field(default_factory=list)
+    blobs: dict[Blob, bytes] = field(default_factory=dict)
+
+
+def relied_on(group: Iterable[Prepared]) -> tuple[list[str], list[str]]:
+    """The runs and the jobs whose state `merge` must be given."""
+    runs: list[str] = []
+    jobs: list[str] = []
+    for prepared in group:
+        transition = prepared.transition
+        if transition.run is not None:
+            runs.append(transition.run.row.id)
+        for claim in transition.ends:
+            jobs.append(claim.job)
+        for claim in transition.holds:
+            jobs.append(claim.job)
+    return runs, jobs
+
+
+def merge(group: Sequence[Prepared], current: Current) -> Batch:
+    """Play the group in order. `current` is used up.
+
+    Raises:
+        AssertionError: A job or wait exists twice in the group; which is a bug of one of the callers.
+    """
+    batch = Batch()
+    seqs, claims = current.seqs, current.claims
+    jobs_of: dict[str | None, list[str]] = {}
+    for job_id, (_, run) in claims.items():
+        jobs_of.setdefault(run, []).append(job_id)
+    for prepared in group:
+        refusal = _refusal(prepared.transition, seqs, claims)
+        if refusal is None:
+            _add(prepared, batch, seqs, claims, jobs_of)
+            batch.outcomes.append(COMMITTED)
+        else:
+            batch.outcomes.append(refusal)
+    return batch
+
+
+def _refusal(
+    transition: Transition, seqs: dict[str, int], claims: dict[str, tuple[int, str | None]]
+) -> ClaimLost | RunMoved | None:
+    for asked in (transition.ends, transition.holds):
+        for claim in asked:
+            held = claims.get(claim.job)
+            if held is None or held[0] != claim.fence:
+                return ClaimLost(claim.job)
+    # A run that exists has entries: its number is never 0, which stands for "not there".
+    if (write := transition.run) is not None and seqs.get(write.row.id, 0) != write.expected_seq:
+        return RunMoved(write.row.id)
+    return None
+
+
+def _add(
+    prepared: Prepared,
+    batch: Batch,
+    seqs: dict[str, int],
+    claims: dict[str, tuple[int, str | None]],
+    jobs_of: dict[str | None, list[str]],
+) -> None:
+    transition = prepared.transition
+    for claim in transition.ends:
+        claims.pop(claim.job, None)
+        if batch.jobs.pop(claim.job, None) is None:
+            batch.drop_jobs.append(claim.job)
+    for job_id in transition.drop_jobs:
+        claims.pop(job_id, None)
+        if batch.jobs.pop(job_id, None) is None:
+            batch.drop_jobs.append(job_id)
+    for listener in transition.drop_waits:
+        if batch.waits.pop(listener, None) is None:
+            batch.drop_waits.append(listener)
+    if (gone := transition.drop_all_of) is not None:
+        batch.drop_all_of.append(gone)
+        for known in jobs_of.pop(gone, ()):
+            claims.pop(known, None)
+            batch.jobs.pop(known, None)
+        if batch.waits:
+            for known_wait in [key for key in batch.waits if key[0] == gone]:
+                del batch.waits[known_wait]
+    if (row := prepared.run) is not None:
+        run = row[0]
+        if run in batch.new_runs or run not in seqs:
+            batch.new_runs[run] = row
+        else:
+            batch.moved_runs[run] = row
+        seqs[run] = row[RUN_SEQ]
+        batch.entries += prepared.entries
+    for job, row in zip(transition.jobs, prepared.jobs, strict=True):
+        assert job.id not in batch.jobs, f"job {job.id} exists already"
+        batch.jobs[job.id] = row
+        if job.owner is not None:
+            claims[job.id] = (1, job.run)
+        jobs_of.setdefault(job.run, []).append(job.id)
+    for row in prepared.waits:
+        assert row[:2] not in batch.waits, f"run {row[0]} has a wait for step {row[1]} already"
+        batch.waits[row[:2]] = row
+    batch.events += prepared.events
+    for blob, text in transition.blobs:
+        batch.blobs[blob] = text

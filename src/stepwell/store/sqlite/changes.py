@@ -1,0 +1,88 @@
+"""What is written besides transitions: claims of due jobs, leases of nodes, services.
+
+Each is made on the writer's thread inside a group's transaction, after its transitions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stepwell.model.ids import shard_of
+from stepwell.store.batch import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stepwell.model.function import Service
+    from stepwell.model.ids import Instant
+    from stepwell.model.job import Claim
+    from stepwell.store.base import Node
+    from stepwell.store.sqlite.statements import Statements
+
+FORGET_NODE_MS = 24 * 3_600_000
+
+
+def claim_due(on: Statements, node: Node, now: Instant, limit: int) -> list[tuple[int, bytes]]:
+    """Fence and body of each job claimed."""
+    if _superseded(on, node):
+        return []
+    found = on.one(
+        "find due jobs",
+        "SELECT id, fence + 1, body FROM job WHERE owner IS NULL AND due <= ? ORDER BY due, id LIMIT ?",
+        (now, limit),
+    ).fetchall()
+    on.many(
+        "claim jobs",
+        "UPDATE job SET owner = ?, epoch = ?, fence = ? WHERE id = ?",
+        [(node.name, node.epoch, fence, job) for job, fence, _ in found],
+    )
+    return [(fence, body) for _, fence, body in found]
+
+
+def heartbeat(on: Statements, node: Node) -> bool:
+    if _superseded(on, node):
+        return False
+    on.one(
+        "renew lease",
+        "INSERT INTO node VALUES (?, ?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch, lease_until = excluded.lease_until",
+        (node.name, node.epoch, node.lease_until),
+    )
+    return True
+
+
+def _superseded(on: Statements, node: Node) -> bool:
+    known = on.one("find node", "SELECT epoch FROM node WHERE name = ?", (node.name,)).fetchone()
+    return known is not None and known[0] > node.epoch
+
+
+def release_lost(on: Statements, now: Instant) -> int:
+    lost = on.one(
+        "free lost jobs",
+        "UPDATE job SET owner = NULL, epoch = NULL WHERE owner IS NOT NULL AND NOT EXISTS (SELECT 1 FROM node"
+        " WHERE node.name = job.owner AND node.epoch = job.epoch AND node.lease_until > ?)",
+        (now,),
+    )
+    on.one("forget nodes", "DELETE FROM node WHERE lease_until <= ?", (now - FORGET_NODE_MS,))
+    return lost.rowcount
+
+
+def release(on: Statements, claims: Sequence[Claim]) -> None:
+    on.many(
+        "free jobs",
+        "UPDATE job SET owner = NULL, epoch = NULL WHERE id = ? AND fence = ? AND owner IS NOT NULL",
+        [(claim.job, claim.fence) for claim in claims],
+    )
+
+
+def put_service(on: Statements, service: Service) -> None:
+    values: tuple[Any, ...] = (service.env, service.name, shard_of(service.env, ""), encode(service))
+    on.one(
+        "put service",
+        "INSERT INTO service VALUES (?, ?, ?, ?) ON CONFLICT (env, name) DO UPDATE SET body = excluded.body",
+        values,
+    )
+
+
+def remove_service(on: Statements, env: str, name: str) -> bool:
+    return on.one("remove service", "DELETE FROM service WHERE env = ? AND name = ?", (env, name)).rowcount > 0

@@ -1,0 +1,121 @@
+"""Threads that read, each with its own read-only connection, so that neither the writer nor the event loop waits.
+
+Short questions on the hot path and lists have separate threads: four slow lists do not keep a run from being loaded.
+A question that takes too long is stopped; while it runs it pins the write-ahead log, which would grow for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
+
+from stepwell.model.errors import Overloaded
+from stepwell.store.base import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+THREADS = 2
+LONGEST_S = 30.0
+GRACE_S = 0.2
+"""How long readers that must make way may go on before they are stopped and ask again."""
+
+
+class _Reader(threading.local):
+    connection: sqlite3.Connection | None = None
+    deadline = 0.0
+
+
+class Readers:
+    def __init__(self, connect: Callable[[], sqlite3.Connection], longest_s: float = LONGEST_S) -> None:
+        self._connect = connect
+        self._longest_s = longest_s
+        self._hot = ThreadPoolExecutor(THREADS, "stepwell-store-read")
+        self._lists = ThreadPoolExecutor(THREADS, "stepwell-store-list")
+        self._own = _Reader()
+        self._all: list[sqlite3.Connection] = []
+        self._condition = threading.Condition()
+        self._held = False
+        self._active = 0
+        self._closing = False
+
+    async def ask(self, question: Callable[[sqlite3.Connection, Unpack[Ts]], T], *args: *Ts) -> T:
+        return await self._submit(self._hot, question, args)
+
+    async def list(self, question: Callable[[sqlite3.Connection, Unpack[Ts]], T], *args: *Ts) -> T:
+        """`ask`, for questions that may take long."""
+        return await self._submit(self._lists, question, args)
+
+    async def do(self, work: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+        """Something with files, on a thread."""
+        if self._closing:
+            raise StoreUnavailable("the store is closing")
+        return await asyncio.get_running_loop().run_in_executor(self._lists, work, *args)
+
+    def _submit(self, pool: ThreadPoolExecutor, question: Callable[..., T], args: Any) -> asyncio.Future[T]:
+        if self._closing:
+            raise StoreUnavailable("the store is closing")
+        return asyncio.get_running_loop().run_in_executor(pool, self._answer, question, args)
+
+    def _answer(self, question: Callable[..., T], args: Any) -> T:
+        own = self._own
+        if own.connection is None:
+            own.connection = self._connect()
+            own.connection.set_progress_handler(self._too_long, 50_000)
+            self._all.append(own.connection)
+        own.deadline = time.monotonic() + self._longest_s
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: not self._held)
+                self._active += 1
+            try:
+                return question(own.connection, *args)
+            except sqlite3.OperationalError as err:
+                if err.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                    if time.monotonic() < own.deadline:
+                        continue  # it made way for the writer
+                    raise Overloaded(
+                        f"the question took longer than {self._longest_s:g} s and was stopped; narrow it"
+                    ) from err
+                raise StoreUnavailable(f"the database could not be read: {err}") from err
+            except sqlite3.Error as err:
+                raise StoreUnavailable(f"the database could not be read: {err}") from err
+            finally:
+                with self._condition:
+                    self._active -= 1
+                    self._condition.notify_all()
+
+    def _too_long(self) -> bool:
+        return time.monotonic() > self._own.deadline
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """While inside, nothing is read. Called by the writer's thread."""
+        with self._condition:
+            self._held = True
+            if not self._condition.wait_for(lambda: not self._active, GRACE_S):
+                for connection in self._all:
+                    connection.interrupt()
+                self._condition.wait_for(lambda: not self._active, GRACE_S)
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._held = False
+                self._condition.notify_all()
+
+    def close(self) -> None:
+        """Blocks until the questions under way are answered."""
+        self._closing = True
+        for pool in (self._hot, self._lists):
+            pool.shutdown(wait=True)
+        for connection in self._all:
+            connection.close()

@@ -1,0 +1,274 @@
+"""What readers ask: functions of a read-only connection.
+
+A question is one statement, or several whose answers cannot contradict each other: a run's row is read first and then
+the entries up to its number, which never change. Each says by name which index it goes along, because the planner
+has no statistics here and a wrong guess reads a million rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
+
+from stepwell.model.job import RunStatus
+from stepwell.store.base import StoredRun
+from stepwell.store.batch import (
+    decode_entry,
+    decode_event,
+    decode_job,
+    decode_run,
+    decode_service,
+    decode_wait,
+)
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+    from stepwell.model.event import Event
+    from stepwell.model.function import Service
+    from stepwell.model.ids import EventKey, Instant, RunId, StepId
+    from stepwell.model.job import Job, RunRow, Wait
+    from stepwell.model.payload import Blob
+    from stepwell.store.base import EventQuery, RunQuery
+    from stepwell.store.sqlite.directory import BlobFiles
+
+_FINAL = frozenset(status for status in RunStatus if status.final)
+
+
+def load_run(on: sqlite3.Connection, run: RunId, after_seq: int) -> StoredRun | None:
+    found = on.execute("SELECT body, seq FROM run WHERE id = ?", (run,)).fetchone()
+    if found is None:
+        return None
+    entries = on.execute(
+        "SELECT body FROM entry WHERE run = ? AND seq > ? AND seq <= ? ORDER BY seq", (run, after_seq, found[1])
+    ).fetchall()
+    return StoredRun(decode_run(found[0]), tuple([decode_entry(body) for (body,) in entries]))
+
+
+def read_blobs(on: sqlite3.Connection, files: BlobFiles, blobs: Sequence[Blob]) -> list[bytes]:
+    texts = []
+    for blob in blobs:
+        found = on.execute("SELECT body FROM blob WHERE hash = ?", (blob.hash,)).fetchone()
+        if found is None:
+            raise KeyError(blob.hash)
+        texts.append(found[0] if found[0] is not None or not blob.size_bytes else files.read(blob.hash))
+    return [text or b"" for text in texts]
+
+
+def next_due(on: sqlite3.Connection) -> Instant | None:
+    found = on.execute("SELECT min(due) FROM job INDEXED BY job_due WHERE owner IS NULL").fetchone()
+    due: Instant | None = found[0]
+    return due
+
+
+# events and waits
+
+
+def read_events(on: sqlite3.Connection, keys: Sequence[EventKey]) -> list[Event]:
+    text = msgspec.json.encode(keys).decode()
+    found = on.execute("SELECT key, body FROM event WHERE key IN (SELECT value FROM json_each(?))", (text,))
+    bodies = dict(found.fetchall())
+    return [decode_event(bodies[key]) for key in keys if key in bodies]
+
+
+def events_since(on: sqlite3.Connection, env: str, name: str, since: Instant, limit: int) -> list[Event]:
+    found = on.execute(
+        "SELECT body FROM event INDEXED BY event_by_name WHERE env = ? AND name = ? AND received_at >= ?"
+        " ORDER BY received_at, key LIMIT ?",
+        (env, name, since, limit),
+    ).fetchall()
+    return [decode_event(body) for (body,) in found]
+
+
+def wait_paths(on: sqlite3.Connection, env: str, event: str) -> list[str | None]:
+    """Goes from one path to the next along the index, whatever the number of waits."""
+    unindexed = on.execute(
+        "SELECT 1 FROM wait INDEXED BY wait_by_key WHERE env = ? AND event = ? AND path IS NULL LIMIT 1", (env, event)
+    ).fetchone()
+    paths: list[str | None] = [] if unindexed is None else [None]
+    further = "SELECT min(path) FROM wait INDEXED BY wait_by_key WHERE env = ? AND event = ? AND path "
+    (path,) = on.execute(further + "IS NOT NULL", (env, event)).fetchone()
+    while path is not None:
+        paths.append(path)
+        (path,) = on.execute(further + "> ?", (env, event, path)).fetchone()
+    return paths
+
+
+def waits_for(
+    on: sqlite3.Connection,
+    env: str,
+    event: str,
+    path: str | None,
+    value: str | None,
+    after: tuple[RunId, StepId] | None,
+    limit: int,
+) -> list[Wait]:
+    run, step = after or ("", "")
+    found = on.execute(
+        "SELECT body FROM wait INDEXED BY wait_by_key WHERE env = ? AND event = ? AND path IS ? AND value IS ?"
+        " AND (run, step) > (?, ?) ORDER BY run, step LIMIT ?",
+        (env, event, path, value, run, step, limit),
+    ).fetchall()
+    return [decode_wait(body) for (body,) in found]
+
+
+# lists
+
+
+def services(on: sqlite3.Connection) -> list[Service]:
+    return [decode_service(body) for (body,) in on.execute("SELECT body FROM service ORDER BY env, name").fetchall()]
+
+
+def run_row(on: sqlite3.Connection, run: RunId) -> RunRow | None:
+    found = on.execute("SELECT body FROM run WHERE id = ?", (run,)).fetchone()
+    return None if found is None else decode_run(found[0])
+
+
+def runs(on: sqlite3.Connection, query: RunQuery) -> list[RunRow]:
+    source, condition, values = _runs_where(query)
+    if query.before is not None:
+        condition += " AND id > ?" if query.ascending else " AND id < ?"
+        values.append(query.before)
+    order = "ASC" if query.ascending else "DESC"
+    found = on.execute(
+        f"SELECT body FROM {source} WHERE {condition} ORDER BY id {order} LIMIT ?", [*values, query.limit]
+    ).fetchall()
+    return [decode_run(body) for (body,) in found]
+
+
+def count_runs(on: sqlite3.Connection, query: RunQuery) -> int:
+    source, condition, values = _runs_where(query)
+    count: int = on.execute(f"SELECT count(*) FROM {source} WHERE {condition}", values).fetchone()[0]
+    return count
+
+
+def _runs_where(query: RunQuery) -> tuple[str, str, list[Any]]:
+    """Table with its index, condition and values. Whatever the index, it yields runs in the order of their ids."""
+    conditions = ["env = ?"]
+    values: list[Any] = [query.env]
+    index = ""
+    if query.statuses is not None:
+        _among("status", query.statuses, conditions, values)
+        if len(query.statuses) == 1 and query.statuses[0].final:
+            index = "run_ended"
+            conditions.append("ending = ?")
+            values.append(query.statuses[0].value)
+        elif not _FINAL.intersection(query.statuses):
+            index = "run_live"
+            conditions.append("ending IS NULL")
+    if query.services is not None:
+        _among("service", query.services, conditions, values)
+    if query.functions is not None:
+        _among("function", query.functions, conditions, values)
+        if len(query.functions) == 1:
+            index = "run_by_function"
+    for column, value in (("event", query.event), ("parent", query.parent)):
+        if value is not None:
+            index = f"run_by_{column}"
+            conditions.append(f"{column} = ?")
+            values.append(value)
+    if query.created_from is not None:
+        conditions.append("created_at >= ?")
+        values.append(query.created_from)
+    if query.created_until is not None:
+        conditions.append("created_at < ?")
+        values.append(query.created_until)
+    return f"run INDEXED BY {index}" if index else "run NOT INDEXED", " AND ".join(conditions), values
+
+
+def _among(column: str, wanted: Sequence[str], conditions: list[str], values: list[Any]) -> None:
+    conditions.append(f"{column} = ?" if len(wanted) == 1 else f"{column} IN ({', '.join('?' * len(wanted))})")
+    values.extend(str(value) for value in wanted)
+
+
+def events(on: sqlite3.Connection, query: EventQuery) -> list[Event]:
+    conditions: list[str] = ["env = ?"]
+    values: list[Any] = [query.env]
+    if query.names is not None:
+        conditions.append(f"name IN ({', '.join('?' * len(query.names))})")
+        values.extend(query.names)
+    if not query.internal:
+        conditions.append("substr(name, 1, 8) <> 'inngest/'")
+    if query.received_from is not None:
+        conditions.append("received_at >= ?")
+        values.append(query.received_from)
+    if query.received_until is not None:
+        conditions.append("received_at < ?")
+        values.append(query.received_until)
+    if query.before is not None:
+        conditions.append("key < ?")
+        values.append(query.before)
+    source = "event NOT INDEXED" if query.names is None else "event INDEXED BY event_by_name"
+    # The keys first: with names they are sorted, and the bodies need not take part in that.
+    keys = f"SELECT key FROM {source} WHERE {' AND '.join(conditions)} ORDER BY key DESC LIMIT ?"
+    found = on.execute(f"SELECT body FROM event WHERE key IN ({keys}) ORDER BY key DESC", [*values, query.limit])
+    return [decode_event(body) for (body,) in found.fetchall()]
+
+
+def event_by_id(on: sqlite3.Connection, env: str, internal_id: str) -> Event | None:
+    found = on.execute(
+        "SELECT body FROM event INDEXED BY event_by_internal_id WHERE env = ? AND internal_id = ?"
+        " ORDER BY key DESC LIMIT 1",
+        (env, internal_id),
+    ).fetchone()
+    return None if found is None else decode_event(found[0])
+
+
+def jobs_of(on: sqlite3.Connection, run: RunId) -> list[Job]:
+    found = on.execute(
+        "SELECT body, owner, fence FROM job INDEXED BY job_by_run WHERE run = ? ORDER BY due, id", (run,)
+    ).fetchall()
+    return [read_job(body, owner, fence) for body, owner, fence in found]
+
+
+def read_job(body: bytes, owner: str | None, fence: int) -> Job:
+    job = decode_job(body)
+    return job if job.owner == owner and job.fence == fence else replace(job, owner=owner, fence=fence)
+
+
+def waits_of(on: sqlite3.Connection, run: RunId) -> list[Wait]:
+    found = on.execute("SELECT body FROM wait WHERE run = ? ORDER BY step", (run,)).fetchall()
+    return [decode_wait(body) for (body,) in found]
+
+
+# for the auditor and for operators
+
+
+def live_runs(on: sqlite3.Connection, after: RunId | None, limit: int) -> list[RunRow]:
+    found = on.execute(
+        "SELECT body FROM run INDEXED BY run_live WHERE ending IS NULL AND id > ? ORDER BY id LIMIT ?",
+        (after or "", limit),
+    ).fetchall()
+    return [decode_run(body) for (body,) in found]
+
+
+def stray_rows(on: sqlite3.Connection, limit: int) -> list[str]:
+    found: list[str] = []
+    for sql in _STRAYS:
+        found += [text for (text,) in on.execute(sql, (limit - len(found),)).fetchall()]
+    return found
+
+
+_STATE = "CASE WHEN run.id IS NULL THEN 'unknown' ELSE 'ended' END"
+_STRAYS = (
+    f"""SELECT 'job ' || job.id || ' of ' || {_STATE} || ' run ' || job.run FROM job LEFT JOIN run ON run.id = job.run
+        WHERE job.run IS NOT NULL AND (run.id IS NULL OR run.ending IS NOT NULL) ORDER BY job.id LIMIT ?""",
+    f"""SELECT 'wait for step ' || wait.step || ' of ' || {_STATE} || ' run ' || wait.run
+        FROM wait LEFT JOIN run ON run.id = wait.run
+        WHERE run.id IS NULL OR run.ending IS NOT NULL ORDER BY wait.run, wait.step LIMIT ?""",
+    """SELECT 'job ' || job.id || ' is owned by the unknown node ' || job.owner FROM job
+       WHERE job.owner IS NOT NULL AND NOT EXISTS (SELECT 1 FROM node WHERE node.name = job.owner)
+       ORDER BY job.id LIMIT ?""",
+)
+
+
+def counts(on: sqlite3.Connection) -> dict[str, object]:
+    asked = {
+        "live_runs": "SELECT count(*) FROM run INDEXED BY run_live WHERE ending IS NULL",
+        "jobs": "SELECT count(*) FROM job",
+        "waits": "SELECT count(*) FROM wait",
+    }
+    return {name: on.execute(sql).fetchone()[0] for name, sql in asked.items()}

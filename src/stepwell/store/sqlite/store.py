@@ -1,0 +1,299 @@
+"""SQLite as a store: one process, one file, every acknowledged change synced to the disk.
+
+    commit, claim, heartbeat ──▶ Writer   one thread, group commit     ┐
+    load, lists              ──▶ Readers  threads, read-only           ├─ <data>/stepwell.db
+    texts above 256 KiB      ──▶ BlobFiles                             ┘  <data>/blobs/ab/cdef...
+
+The lock in the directory makes this process the only one; so what is in memory here (epochs of nodes) is the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stepwell.model.errors import ConfigurationError
+from stepwell.store.base import StoreUnavailable
+from stepwell.store.batch import prepare
+from stepwell.store.clock import WallClock
+from stepwell.store.sqlite import changes, reads
+from stepwell.store.sqlite.directory import BlobFiles, DirectoryLock, check_file_system
+from stepwell.store.sqlite.readers import Readers
+from stepwell.store.sqlite.schema import migrate, migrations
+from stepwell.store.sqlite.statements import Statements, no_point
+from stepwell.store.sqlite.writer import WAL_LIMIT_PAGES, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stepwell.model.event import Event
+    from stepwell.model.function import Service
+    from stepwell.model.ids import EventKey, Instant, RunId, StepId
+    from stepwell.model.job import Claim, Job, RunRow, Wait
+    from stepwell.model.payload import Blob
+    from stepwell.store.base import EventQuery, Node, Outcome, RunQuery, StoredRun, Transition
+    from stepwell.store.clock import Clock
+    from stepwell.store.sqlite.statements import Point
+
+BLOB_IN_TABLE_BYTES = 256 * 1024
+PAGE_BYTES = 4096
+OLDEST_SQLITE = (3, 40, 0)
+SYNCHRONOUS = {"FULL": 2, "EXTRA": 3}
+
+
+class SqliteStore:
+    def __init__(
+        self,
+        directory: Path | str,
+        clock: Clock | None = None,
+        *,
+        synchronous: str = "FULL",
+        point: Point | None = None,
+        max_pages: int | None = None,
+    ) -> None:
+        """
+        Args:
+            directory: The data directory; made if it is not there.
+            synchronous: `FULL` or `EXTRA`. Below that an acknowledged change may be lost, and is refused.
+            point: Called with a name around every statement that writes, for tests that stop or die there.
+            max_pages: A size at which the database counts as full.
+        """
+        if synchronous.upper() not in SYNCHRONOUS:
+            raise ConfigurationError(
+                f"SQLite with synchronous={synchronous} can lose acknowledged events when the power fails; "
+                "use FULL (the default) or EXTRA"
+            )
+        self.directory = Path(directory)
+        self.file = self.directory / "stepwell.db"
+        self._clock: Clock = clock or WallClock()
+        self._synchronous = synchronous.upper()
+        self._point = point
+        self._max_pages = max_pages
+        self._lock = DirectoryLock(self.directory)
+        self._files = BlobFiles(self.directory / "blobs", point or no_point)
+        self._file_system = "unknown"
+        self._epochs: dict[str, int] = {}
+        self._writer: Writer | None = None
+        self._readers: Readers | None = None
+
+    async def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        connection = await loop.run_in_executor(None, self._prepare)
+        self._readers = Readers(self._connect_reader)
+        self._writer = Writer(
+            Statements(connection, self._point), self.file, loop, self._clock.now, self._readers.held_back
+        )
+
+    def _prepare(self) -> sqlite3.Connection:
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old: 3.40 or newer is needed")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise ConfigurationError(f"cannot make the data directory {self.directory}: {err.strerror}") from err
+        self._file_system = check_file_system(self.directory)
+        self._lock.take()
+        connection: sqlite3.Connection | None = None
+        try:
+            self._files.prepare()
+            connection = self._connect_writer()
+            migrate(connection, migrations(), self._point or no_point)
+            self._epochs = dict(connection.execute("SELECT name, epoch FROM node"))
+        except BaseException as err:
+            if connection is not None:
+                connection.close()
+            self._lock.drop()
+            if isinstance(err, (sqlite3.Error, OSError)):
+                raise ConfigurationError(f"the database {self.file} cannot be opened: {err}") from err
+            raise
+        return connection
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.file, isolation_level=None, check_same_thread=False, cached_statements=256)
+        try:
+            connection.execute("PRAGMA busy_timeout = 5000")
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise ConfigurationError(
+                    f"the file system of {self.directory} ({self._file_system}) does not allow a write-ahead log, "
+                    f"which needs shared memory (SQLite offered {mode!r}). Put the data directory on a local disk."
+                )
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            (level,) = connection.execute("PRAGMA synchronous").fetchone()
+            if level < SYNCHRONOUS["FULL"]:
+                raise ConfigurationError(f"SQLite refused synchronous={self._synchronous}; it is at level {level}")
+            connection.execute("PRAGMA fullfsync = ON")  # macOS: a plain fsync there does not reach the disk
+            connection.execute("PRAGMA checkpoint_fullfsync = ON")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer does it, after it has answered
+            connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_PAGES * PAGE_BYTES}")
+            connection.execute("PRAGMA cache_size = -65536")
+            connection.execute("PRAGMA temp_store = MEMORY")
+            if self._max_pages is not None:
+                connection.execute(f"PRAGMA max_page_count = {self._max_pages}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{self.file.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("PRAGMA busy_timeout = 5000")
+        connection.execute("PRAGMA cache_size = -16384")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        return connection
+
+    async def close(self) -> None:
+        writer, readers = self._writer, self._readers
+        if writer is None or readers is None:
+            return
+        self._writer = self._readers = None
+        writer.refuse()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, writer.join)
+        await loop.run_in_executor(None, readers.close)
+        await loop.run_in_executor(None, writer.close)
+        self._lock.drop()
+
+    @property
+    def _write(self) -> Writer:
+        if self._writer is None:
+            raise StoreUnavailable("the store is not open")
+        return self._writer
+
+    @property
+    def _read(self) -> Readers:
+        if self._readers is None:
+            raise StoreUnavailable("the store is not open")
+        return self._readers
+
+    async def now(self) -> Instant:
+        return self._clock.now()
+
+    # the hot path
+
+    async def commit(self, transition: Transition) -> Outcome:
+        if transition.blobs:
+            transition = await self._with_files(transition)
+        outcome: Outcome = await self._write.commit(partial(prepare, transition, self._epochs))
+        return outcome
+
+    async def _with_files(self, transition: Transition) -> Transition:
+        """Store its large texts as files, now; an empty text stands for "in a file" from here on."""
+        blobs = []
+        for blob, text in transition.blobs:
+            if len(text) > BLOB_IN_TABLE_BYTES:
+                await self._read.do(self._files.write, blob.hash, text)
+                text = b""
+            blobs.append((blob, text))
+        return replace(transition, blobs=tuple(blobs))
+
+    async def load_run(self, run: RunId, after_seq: int = 0) -> StoredRun | None:
+        return await self._read.ask(reads.load_run, run, after_seq)
+
+    async def read_blobs(self, blobs: Sequence[Blob]) -> list[bytes]:
+        return await self._read.ask(reads.read_blobs, self._files, blobs)
+
+    # jobs and nodes
+
+    async def claim_due(self, node: Node, now: Instant, limit: int) -> list[Job]:
+        claimed = await self._write.run(lambda on: changes.claim_due(on, node, now, limit))
+        return [reads.read_job(body, node.name, fence) for fence, body in claimed]
+
+    async def next_due(self) -> Instant | None:
+        return await self._read.ask(reads.next_due)
+
+    async def heartbeat(self, node: Node) -> bool:
+        renewed: bool = await self._write.run(lambda on: changes.heartbeat(on, node))
+        if renewed:
+            self._epochs[node.name] = node.epoch
+        return renewed
+
+    async def release_lost(self, now: Instant) -> int:
+        freed: int = await self._write.run(lambda on: changes.release_lost(on, now))
+        return freed
+
+    async def release(self, claims: Sequence[Claim]) -> None:
+        await self._write.run(lambda on: changes.release(on, claims))
+
+    # events and waits
+
+    async def read_events(self, keys: Sequence[EventKey]) -> list[Event]:
+        return await self._read.ask(reads.read_events, keys)
+
+    async def events_since(self, env: str, name: str, since: Instant, limit: int) -> list[Event]:
+        return await self._read.ask(reads.events_since, env, name, since, limit)
+
+    async def wait_paths(self, env: str, event: str) -> list[str | None]:
+        return await self._read.ask(reads.wait_paths, env, event)
+
+    async def waits_for(
+        self, env: str, event: str, path: str | None, value: str | None, after: tuple[RunId, StepId] | None, limit: int
+    ) -> list[Wait]:
+        return await self._read.ask(reads.waits_for, env, event, path, value, after, limit)
+
+    # services
+
+    async def put_service(self, service: Service) -> None:
+        await self._write.run(lambda on: changes.put_service(on, service))
+
+    async def remove_service(self, env: str, name: str) -> bool:
+        removed: bool = await self._write.run(lambda on: changes.remove_service(on, env, name))
+        return removed
+
+    async def services(self) -> list[Service]:
+        return await self._read.ask(reads.services)
+
+    # lists
+
+    async def run_row(self, run: RunId) -> RunRow | None:
+        return await self._read.ask(reads.run_row, run)
+
+    async def runs(self, query: RunQuery) -> list[RunRow]:
+        return await self._read.list(reads.runs, query)
+
+    async def count_runs(self, query: RunQuery) -> int:
+        return await self._read.list(reads.count_runs, query)
+
+    async def events(self, query: EventQuery) -> list[Event]:
+        return await self._read.list(reads.events, query)
+
+    async def event_by_id(self, env: str, internal_id: str) -> Event | None:
+        return await self._read.ask(reads.event_by_id, env, internal_id)
+
+    async def jobs_of(self, run: RunId) -> list[Job]:
+        return await self._read.ask(reads.jobs_of, run)
+
+    async def waits_of(self, run: RunId) -> list[Wait]:
+        return await self._read.ask(reads.waits_of, run)
+
+    # for the auditor and for operators
+
+    async def live_runs(self, after: RunId | None, limit: int) -> list[RunRow]:
+        return await self._read.list(reads.live_runs, after, limit)
+
+    async def stray_rows(self, limit: int) -> list[str]:
+        return await self._read.list(reads.stray_rows, limit)
+
+    async def status(self) -> dict[str, object]:
+        writer = self._write
+        wal = self.file.with_name(f"{self.file.name}-wal")
+        return {
+            "store": "sqlite",
+            "durability": f"write-ahead log, synchronous={self._synchronous}",
+            "sqlite": sqlite3.sqlite_version,
+            "directory": str(self.directory),
+            "file_system": self._file_system,
+            "database_bytes": self.file.stat().st_size,
+            "wal_bytes": wal.stat().st_size if wal.exists() else 0,
+            "groups": writer.groups,
+            "transitions": writer.transitions,
+            "checkpoints": writer.checkpoints,
+            **await self._read.list(reads.counts),
+        }
