@@ -201,7 +201,8 @@ def _name(value: object) -> str:
         raise InvalidInput(f"event name has {length} bytes and may have {MAX_NAME_BYTES}; shorten it", field="name")
     if value.lower().startswith(_RESERVED):
         raise InvalidInput(
-            f"event name {shortened(value, 80)!r} begins with {_RESERVED!r}, which the server keeps for itself; rename it",
+            f"event name {shortened(value, 80)!r} begins with {_RESERVED!r}, "
+            "which the server keeps for itself; rename it",
             field="name",
         )
     return value

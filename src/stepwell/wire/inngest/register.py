@@ -1,0 +1,499 @@
+"""Registration: a service tells which functions it has, where they are and how they want to be run.
+
+What would silently not work is refused: an option this server knows and does not carry out yet is an error that
+names function, option and what to do. What it does not know is kept, shown as a warning and changes nothing,
+because SDKs add fields with every release. All problems of a payload are collected before it is refused.
+
+Protocol: sections 3.3, 3.4, 3.6 and 3.7 of the Inngest wire protocol. The other direction is `sync.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from stepwell.model.duration import parse_duration
+from stepwell.model.errors import InvalidInput
+from stepwell.model.event import DEV_ENV
+from stepwell.model.function import DEFAULT_RETRIES, MAX_RETRIES, CancelOn, Function, Service, Transport, Trigger
+from stepwell.wire.inngest.call import INTERNAL_PARAMETERS, parameter_name
+from stepwell.wire.inngest.ops import MAX_WAIT_MS
+from stepwell.wire.inngest.text import read, shortened, write
+
+MAX_TRIGGERS = 10
+MAX_CANCELS = 5
+MAX_NAME_LETTERS = 255
+"""Of a service, a function, its slug and a trigger's event (section 13)."""
+
+PLACEHOLDER_URL = "ws://connected"
+"""The URL of a function whose service dialled in."""
+
+_TOP_LEVEL = frozenset(
+    "appname url functions sdk framework v deploytype deploy_type appversion capabilities headers idempotencykey "
+    "deployid featureobservations app_id app_version inspection env platform "
+    "sdk_author sdk_language sdk_version".split()
+)
+_NOT_YET = {
+    "batchEvents": "the function would get each event in a run of its own",
+    "rateLimit": "no event would be held back",
+    "debounce": "every event would start a run at once",
+    "throttle": "runs would start as fast as events come",
+    "concurrency": "the number of steps at a time would have no limit",
+    "priority": "runs would start in the order of their events",
+    "singleton": "runs would overlap",
+    "idempotency": "the same event twice would run twice; give events an `id` instead",
+    "timeouts": "runs would have no limit of time",
+}
+_IGNORED = frozenset({"checkpoint", "optimizeParallelism", "featureObservations"})
+"""Known, and without effect on what a function does."""
+_ACTING = frozenset({"id", "name", "triggers", "steps", "retries", "cancel"})
+_DENIED_JS = ((3, 22, 0), (3, 53, 1))
+"""JS releases that are refused for a security defect (section 3.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that keeps a payload from being accepted. `code` is one of section 3.4."""
+
+    function: str
+    option: str
+    message: str
+    code: str = "config_invalid"
+
+    def __str__(self) -> str:
+        return f"function {self.function!r}, {self.option}: {self.message}"
+
+
+class RegisterRefused(InvalidInput):
+    """A registration that is not accepted; nothing of it is stored."""
+
+    def __init__(self, message: str, *, reason: str = "", problems: tuple[Problem, ...] = ()) -> None:
+        self.reason = reason  # a stable word such as `sdk_version_denied`; goes out as `code`
+        self.problems = problems
+        super().__init__(message)
+
+    def answer(self) -> bytes:
+        """The body of the 400. It always has `status`, or JS would report success (trap 2)."""
+        body: dict[str, Any] = {"error": str(self), "status": self.http_status}
+        if self.reason:
+            body["code"] = self.reason
+        if self.problems:
+            body["data"] = [
+                {"function": one.function, "option": one.option, "code": one.code, "message": one.message}
+                for one in self.problems
+            ]
+        return write(body)
+
+
+@dataclass(slots=True)
+class _Findings:
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def accepted_answer(service: Service, *, modified: bool, sync_id: str) -> bytes:
+    """The body of the 200. `error` is left out on purpose: null would fail JS's validation (trap 2)."""
+    return write({"ok": True, "modified": modified, "sync_id": sync_id, "app_id": service.id, "status": 200})
+
+
+def check_server_kind(expected: str | None, kind: str) -> None:
+    """Refuse a client in the other mode (`x-inngest-expected-server-kind`).
+
+    Raises:
+        RegisterRefused: It expects another kind than `kind`, `dev` or `cloud`.
+    """
+    if expected and expected.strip().lower() != kind:
+        raise RegisterRefused(
+            f"Expected server kind {shortened(expected, 40)}, got {kind}", reason="server_kind_mismatch"
+        )
+
+
+def read_register(body: bytes, *, env: str = DEV_ENV) -> tuple[Service, tuple[str, ...]]:
+    """Read the body of `POST /fn/register`, or of an in-band sync, and return the service and warnings about it.
+
+    Names at the top level are read in any case (trap 1). The warnings of each function are in the function too.
+
+    Raises:
+        RegisterRefused: With every problem of every function.
+    """
+    try:
+        value = read(body)
+    except ValueError as err:
+        raise RegisterRefused(f"Invalid request: the body is {err}") from err
+    if not isinstance(value, dict):
+        raise RegisterRefused("Invalid request: the body must be a JSON object")
+    top = {name.lower(): item for name, item in value.items()}
+    name = _service_name(top.get("appname", top.get("app_id")))
+    sdk = _sdk(top)
+    url = _service_url(top.get("url"))
+    functions, warnings = read_functions(top.get("functions"), service=name, url=url, env=env)
+    unknown = [
+        f"unknown field {shortened(member, 60)!r} has no effect" for member in value if member.lower() not in _TOP_LEVEL
+    ]
+    counted = {member: item for member, item in value.items() if member.lower() != "featureobservations"}
+    service = Service(
+        name=name,
+        transport=Transport.HTTP,
+        env=env,
+        url=url,
+        sdk=sdk,
+        framework=_text(top.get("framework")),
+        checksum=hashlib.sha256(_canonical(counted)).hexdigest(),
+        functions=functions,
+        app_version=_text(top.get("appversion", top.get("app_version"))),
+    )
+    return service, (*unknown, *warnings)
+
+
+def read_functions(
+    value: object,
+    *,
+    service: str,
+    url: str = PLACEHOLDER_URL,
+    env: str = DEV_ENV,
+    transport: Transport = Transport.HTTP,
+) -> tuple[tuple[Function, ...], tuple[str, ...]]:
+    """Read the `functions` of a registration, decoded from JSON, and return them with all warnings.
+
+    A service that dialled in may leave `steps` out, since nobody calls a URL of it.
+
+    Raises:
+        RegisterRefused: With every problem of every function.
+    """
+    if value is None:
+        value = []
+    if not isinstance(value, list):
+        raise RegisterRefused("Invalid request: `functions` must be an array")
+    findings = _Findings()
+    functions: dict[str, Function] = {}
+    for position, config in enumerate(value):
+        function = _function(config, position, findings, service=service, url=url, env=env, transport=transport)
+        if function is None:
+            continue
+        if function.slug in functions:
+            _refuse(findings, function.slug, "id", "is used by two functions of this service; rename one")
+        functions[function.slug] = function
+    if findings.problems:
+        count = len(findings.problems)
+        more = f" (and {count - 1} more)" if count > 1 else ""
+        raise RegisterRefused(
+            f"At least one function is invalid: {findings.problems[0]}{more}",
+            reason="invalid_function",
+            problems=tuple(findings.problems),
+        )
+    return tuple(functions.values()), tuple(findings.warnings)
+
+
+def composite_slug(service: str, function: str) -> str:
+    """How a function is known in an environment: `<service>-<function>`."""
+    return f"{service}-{function}"
+
+
+def normal_url(url: str) -> str:
+    """A URL as it is stored and compared (section 3.6).
+
+    Query parameters of the protocol and default ports are dropped; the hosts 127.0.0.1 and 0.0.0.0 become
+    `localhost` when a port is given; path and the app's own query stay.
+
+    Raises:
+        ValueError: Not an http, https, ws or wss URL with a host.
+    """
+    parts = urlsplit(url.strip())
+    scheme = parts.scheme.lower()
+    if scheme not in _PORTS or not parts.hostname:
+        raise ValueError(f"{shortened(url, 100)!r} is not a URL such as http://localhost:3000/api/inngest")
+    port = parts.port  # raises ValueError when out of range
+    host = parts.hostname
+    if port is not None and host in {"127.0.0.1", "0.0.0.0"}:
+        host = "localhost"
+    if ":" in host:
+        host = f"[{host}]"
+    user, at, _ = parts.netloc.rpartition("@")
+    netloc = f"{user}{at}{host}" + (f":{port}" if port is not None and port != _PORTS[scheme] else "")
+    query = "&".join(
+        pair for pair in parts.query.split("&") if pair and parameter_name(pair) not in INTERNAL_PARAMETERS
+    )
+    return urlunsplit((scheme, netloc, parts.path, query, ""))
+
+
+_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+# The top level
+
+
+def _service_name(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise RegisterRefused("App ID required: `appName` must be the id of the service")
+    if len(value) > MAX_NAME_LETTERS:
+        raise RegisterRefused(f"`appName` has {len(value)} letters and may have {MAX_NAME_LETTERS}; shorten it")
+    return value
+
+
+def _service_url(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise RegisterRefused("`url` is missing; it says where the functions are called")
+    try:
+        url = normal_url(value)
+    except ValueError as err:
+        raise RegisterRefused(f"`url` cannot be called: {err}") from err
+    return url
+
+
+def _sdk(top: Mapping[str, Any]) -> str:
+    sdk = _text(top.get("sdk"))
+    if not sdk and top.get("sdk_language"):
+        sdk = f"{_text(top['sdk_language'])}:v{_text(top.get('sdk_version'))}"
+    match = re.match(r"js:v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})", sdk)
+    if match and _DENIED_JS[0] <= tuple(map(int, match.groups())) <= _DENIED_JS[1]:
+        raise RegisterRefused(
+            f"the SDK {shortened(sdk, 40)} has a security defect and is refused; update the package `inngest`",
+            reason="sdk_version_denied",
+        )
+    return sdk
+
+
+# One function
+
+
+def _function(
+    config: object, position: int, findings: _Findings, *, service: str, url: str, env: str, transport: Transport
+) -> Function | None:
+    if not isinstance(config, dict):
+        _refuse(findings, f"#{position}", "functions", "must be an object")
+        return None
+    slug = config.get("id")
+    if not isinstance(slug, str) or not slug:
+        _refuse(findings, f"#{position}", "id", f"is missing; it is `{service}-` and the function's own id")
+        return None
+    if len(slug) > MAX_NAME_LETTERS:
+        _refuse(findings, slug, "id", f"has {len(slug)} letters and may have {MAX_NAME_LETTERS}; shorten it")
+    noticed = len(findings.warnings)
+    if not slug.startswith(f"{service}-"):
+        _warn(findings, slug, f"the id does not begin with {service + '-'!r}; other services may use it too")
+    for option, value in config.items():
+        if option in _NOT_YET:
+            if _acts(value):
+                _refuse(
+                    findings,
+                    slug,
+                    option,
+                    f"is not supported by this server yet; without it {_NOT_YET[option]}. "
+                    "Remove it if that is fine, or keep this function on a server that has it",
+                )
+        elif option not in _ACTING and option not in _IGNORED:
+            _warn(findings, slug, f"unknown option {shortened(option, 60)!r} has no effect")
+    step = _step(config.get("steps"), slug, findings, required=transport is Transport.HTTP)
+    return Function(
+        slug=slug,
+        name=_function_name(config.get("name"), slug, findings),
+        service=service,
+        triggers=_triggers(config.get("triggers"), slug, findings),
+        env=env,
+        url=_function_url(step, slug, findings) or url,
+        retries=_retries(step, config, slug, findings),
+        cancel_on=_cancels(config.get("cancel"), slug, findings),
+        config=_canonical(config),
+        warnings=tuple(text for text in findings.warnings[noticed:]),
+    )
+
+
+def _function_name(value: object, slug: str, findings: _Findings) -> str:
+    if not isinstance(value, str) or not value.strip():
+        _refuse(findings, slug, "name", "is empty; give the function a name")
+        return slug
+    if len(value) > MAX_NAME_LETTERS:
+        _refuse(findings, slug, "name", f"has {len(value)} letters and may have {MAX_NAME_LETTERS}; shorten it")
+    return value
+
+
+def _step(steps: object, slug: str, findings: _Findings, *, required: bool) -> dict[str, Any]:
+    if steps is None and not required:
+        return {}
+    if not isinstance(steps, dict) or len(steps) != 1:
+        _refuse(findings, slug, "steps", "must be an object with exactly one entry, `step`")
+        return {}
+    (step,) = steps.values()
+    if not isinstance(step, dict):
+        _refuse(findings, slug, "steps", "must have an object as its entry `step`")
+        return {}
+    return step
+
+
+def _function_url(step: Mapping[str, Any], slug: str, findings: _Findings) -> str:
+    runtime = step.get("runtime")
+    if not step or runtime is None:
+        if step:
+            _refuse(findings, slug, "steps.step.runtime", "is missing; it says where the function is called")
+        return ""
+    kind = runtime.get("type", "http") if isinstance(runtime, dict) else None
+    if kind not in {"http", "ws"}:
+        _refuse(findings, slug, "steps.step.runtime.type", "must be `http` or `ws`")
+        return ""
+    try:
+        return normal_url(_text(runtime.get("url")))
+    except ValueError as err:
+        _refuse(findings, slug, "steps.step.runtime.url", str(err))
+        return ""
+
+
+def _retries(step: Mapping[str, Any], config: Mapping[str, Any], slug: str, findings: _Findings) -> int:
+    """The number of retries; 0 is one attempt, absent is the default (trap 4)."""
+    for option, value in (("steps.step.retries", step.get("retries")), ("retries", config.get("retries"))):
+        attempts = value.get("attempts") if isinstance(value, dict) else value
+        if attempts is None:
+            continue
+        if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 0:
+            _refuse(findings, slug, option, "must be a whole number of retries, 0 for one attempt")
+        elif attempts > MAX_RETRIES:
+            _refuse(findings, slug, option, f"is {attempts} and may be {MAX_RETRIES}; ask for fewer retries")
+        else:
+            return attempts
+    return DEFAULT_RETRIES
+
+
+def _triggers(value: object, slug: str, findings: _Findings) -> tuple[Trigger, ...]:
+    items = _items(value, slug, "triggers", findings)
+    if not items:
+        _warn(findings, slug, "no triggers: it runs only when another function invokes it")
+    if len(items) > MAX_TRIGGERS:
+        _refuse(findings, slug, "triggers", f"has {len(items)} entries and may have {MAX_TRIGGERS}; split the function")
+    triggers: list[Trigger] = []
+    for position, item in enumerate(items):
+        where = f"triggers[{position}]"
+        if not isinstance(item, dict):
+            _refuse(findings, slug, where, "must be an object with `event` or `cron`")
+            continue
+        for option in item:
+            if option not in {"event", "expression", "cron", "jitter"}:
+                _warn(findings, slug, f"{where}: unknown option {shortened(option, 60)!r} has no effect")
+        event, cron = item.get("event"), item.get("cron")
+        if cron and event:
+            _refuse(findings, slug, where, "has both `event` and `cron`; make two triggers of it")
+        elif cron:
+            _refuse(
+                findings,
+                slug,
+                f"{where}.cron",
+                "is not supported by this server yet; send an event on that schedule and trigger on it",
+                "schedule_invalid",
+            )
+        elif _event_name(event, slug, f"{where}.event", findings):
+            trigger = Trigger(str(event), _expression(item.get("expression"), slug, f"{where}.expression", findings))
+            if trigger in triggers:
+                _refuse(findings, slug, where, "is there twice; remove one")
+            triggers.append(trigger)
+    return tuple(triggers)
+
+
+def _cancels(value: object, slug: str, findings: _Findings) -> tuple[CancelOn, ...]:
+    items = _items(value, slug, "cancel", findings)
+    if len(items) > MAX_CANCELS:
+        _refuse(findings, slug, "cancel", f"has {len(items)} entries and may have {MAX_CANCELS}; join them in one `if`")
+    cancels = []
+    for position, item in enumerate(items):
+        where = f"cancel[{position}]"
+        if not isinstance(item, dict):
+            _refuse(findings, slug, where, "must be an object with `event`")
+        elif _event_name(item.get("event"), slug, f"{where}.event", findings):
+            expression = _expression(item.get("if"), slug, f"{where}.if", findings)
+            timeout_ms = _duration(item.get("timeout"), slug, f"{where}.timeout", findings)
+            cancels.append(CancelOn(item["event"], expression, timeout_ms))
+    return tuple(cancels)
+
+
+# The values in it
+
+
+def _event_name(value: object, slug: str, where: str, findings: _Findings) -> bool:
+    if not isinstance(value, str) or not value.strip():
+        _refuse(findings, slug, where, "must name an event, such as shop/order.placed", "event_name_invalid")
+        return False
+    length = len(value.encode("utf-8", "surrogatepass"))
+    if length > MAX_NAME_LETTERS:
+        _refuse(
+            findings,
+            slug,
+            where,
+            f"has {length} bytes and may have {MAX_NAME_LETTERS}; shorten it",
+            "event_name_invalid",
+        )
+        return False
+    star = value.find("*")
+    if star >= 0 and (star != len(value) - 1 or star < 2 or value[star - 1] not in "/."):
+        _refuse(
+            findings, slug, where, "may have `*` only at its end, after `/` or `.`, as in shop/*", "event_name_invalid"
+        )
+        return False
+    return True
+
+
+def _expression(value: object, slug: str, where: str, findings: _Findings) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        _refuse(findings, slug, where, "must be text, such as event.data.amount > 10")
+        return None
+    return value
+
+
+def _duration(value: object, slug: str, where: str, findings: _Findings) -> int | None:
+    if value is None or value == "":
+        return None
+    try:
+        if not isinstance(value, str):
+            raise ValueError('must be text, such as "1h"')
+        length = parse_duration(value) // timedelta(milliseconds=1)
+        if not 0 < length <= MAX_WAIT_MS:
+            raise ValueError(f"{value!r} must lie above 0 and be at most {MAX_WAIT_MS // 86_400_000} days")
+    except ValueError as err:
+        _refuse(findings, slug, where, str(err))
+        return None
+    return length
+
+
+def _items(value: object, slug: str, option: str, findings: _Findings) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return value
+    _refuse(findings, slug, option, "must be an array")
+    return []
+
+
+def _acts(value: object) -> bool:
+    """Whether an option asks for anything: null, 0, empty text and empty containers do not."""
+    if isinstance(value, dict):
+        return any(map(_acts, value.values()))
+    if isinstance(value, list):
+        return any(map(_acts, value))
+    return bool(value)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _canonical(value: object) -> bytes:
+    try:
+        return write(value)
+    except ValueError as err:
+        raise RegisterRefused(f"Invalid request: {err}") from err
+
+
+def _refuse(findings: _Findings, slug: str, option: str, message: str, code: str = "config_invalid") -> None:
+    findings.problems.append(Problem(slug, option, message, code))
+
+
+def _warn(findings: _Findings, slug: str, message: str) -> None:
+    findings.warnings.append(f"function {slug!r}: {message}")
+
+
+def unsupported_options() -> Iterable[str]:
+    """The options that are refused by name, for documentation."""
+    return _NOT_YET.keys()

@@ -1,0 +1,275 @@
+"""Intake of events, seeds, and the events that the server makes of runs."""
+
+import json
+from itertools import count
+from typing import Any
+
+import pytest
+
+from stepwell.model.errors import TooLarge
+from stepwell.model.ids import Instant, RunId, StepId
+from stepwell.wire.inngest.errors import own_error, standard_error
+from stepwell.wire.inngest.event import (
+    MAX_EVENTS,
+    Intake,
+    Seed,
+    correlation,
+    end_events,
+    invoked_event,
+    missing_function_error,
+    read_event,
+    read_events,
+    read_seed,
+)
+
+NOW = 1_780_000_000_000
+RUN = RunId("01JZ0000000000000000000001")
+
+
+def intake(body: object, seed: Seed | None = None) -> Intake:
+    numbers = count(1)
+
+    def draw(at: Instant) -> str:
+        return f"{next(numbers):026d}"
+
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return read_events(text, now=NOW, draw=draw, seed=seed)
+
+
+def body_of(event: dict[str, Any]) -> Any:
+    (read,) = intake(event).events
+    assert isinstance(read.body, bytes)
+    return json.loads(read.body)
+
+
+def test_the_seed_gives_the_ids_of_the_vector() -> None:
+    seed = read_seed("1743130137367,eii2YKXRVTJPuA==")
+    assert seed is not None
+    assert intake([{"name": "a"}, {"name": "b"}], seed).ids == (
+        "01JQDAE4RQF8MBCR55T5AK4KXS",
+        "01JQDAE4RQF8MBCR55T5AK4KXT",
+    )
+    assert seed.ulid(0) < seed.ulid(1)
+
+
+def test_a_seed_that_overflows_wraps_around() -> None:
+    assert Seed(0, b"\0" * 6 + b"\xff" * 4).ulid(1) == "0" * 26
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "x", "1,", "1,!!!!", "1,AAAA", ",eii2YKXRVTJPuA==", "999999999999999,eii2YKXRVTJPuA=="]
+)
+def test_an_invalid_seed_is_ignored(header: str | None) -> None:
+    assert read_seed(header) is None
+
+
+def test_an_event_is_completed() -> None:
+    assert body_of({"name": "a/b"}) == {"data": {}, "id": "0" * 25 + "1", "name": "a/b", "ts": NOW, "user": {}}
+    (event,) = intake({"name": "a/b", "id": "mine", "v": "2", "user": None, "data": None}).events
+    assert event.body == b'{"data":{},"id":"mine","name":"a/b","ts":%d,"user":{},"v":"2"}' % NOW
+    assert (event.id, event.internal_id, event.received_at) == ("mine", "0" * 25 + "1", NOW)
+
+
+def test_trap_10_what_came_before_a_bad_event_stays_accepted() -> None:
+    result = intake([{"name": "ok"}, {"name": ""}, {"name": ""}])
+    assert len(result.ids) == 1
+    assert "event 1 of 3: event name is empty" in str(result.error)
+
+
+def test_trap_11_ids_are_internal_not_the_users() -> None:
+    assert intake({"name": "a", "id": "mine"}).ids == ("0" * 25 + "1",)
+
+
+@pytest.mark.parametrize("ts", [0, None, 0.0])
+def test_trap_13_no_time_means_now(ts: object) -> None:
+    assert body_of({"name": "a", "ts": ts})["ts"] == NOW
+
+
+def test_trap_14_events_of_one_megabyte_are_accepted() -> None:
+    result = intake([{"name": "a", "data": {"x": "y" * 1_000_000}}] * 8)
+    assert len(result.events) == 8
+    assert result.error is None
+
+
+@pytest.mark.parametrize("name", ["inngest/x", "Inngest/function.failed"])
+def test_trap_17_reserved_names_are_refused_whatever_their_case(name: str) -> None:
+    assert "keeps for itself" in str(intake({"name": name}).error)
+
+
+def test_trap_42_user_is_an_object_and_v_is_absent() -> None:
+    assert "v" not in body_of({"name": "a", "v": ""})
+    assert body_of({"name": "a"})["user"] == {}
+
+
+def test_inngest_data_of_a_sender_is_dropped() -> None:
+    assert body_of({"name": "a", "data": {"_inngest": {"fn_id": "x"}, "n": 1}})["data"] == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    ("event", "says"),
+    [
+        ({}, "name is empty"),
+        ({"name": 1}, "name must be text"),
+        ({"name": "é" * 257}, "514 bytes and may have 512"),
+        ({"name": "a", "data": []}, "data must be a JSON object"),
+        ({"name": "a", "user": "x"}, "user must be a JSON object"),
+        ({"name": "a", "id": 7}, "id must be text"),
+        ({"name": "a", "v": 7}, "v must be text"),
+        ({"name": "a", "ts": "now"}, "ts must be an integer"),
+        ({"name": "a", "ts": True}, "ts must be an integer"),
+        ({"name": "a", "ts": False}, "ts must be an integer"),
+        ({"name": "a", "ts": 1780000000}, "not in seconds"),
+        ({"name": "a", "ts": 4102444800001}, "outside 1980 to 2100"),
+        ("text", "an event is a JSON object"),
+        (None, "an event is a JSON object"),
+    ],
+)
+def test_a_bad_event_says_what_is_wrong(event: object, says: str) -> None:
+    result = intake(event)
+    assert result.events == ()
+    assert says in str(result.error)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"name=a", b"\xff", b'{"name":"a","data":{"x":NaN}}', b"[" * 100_000])
+def test_a_body_that_is_not_json_is_an_error_and_no_crash(body: bytes) -> None:
+    assert "send one event as a JSON object" in str(intake(body).error)
+
+
+def test_too_many_events_name_the_limit_and_accept_none() -> None:
+    assert len(intake([{"name": "a"}] * MAX_EVENTS).events) == MAX_EVENTS
+    result = intake([{"name": "a"}] * (MAX_EVENTS + 1))
+    assert result.events == ()
+    assert "5001 events and may have 5000" in str(result.error)
+
+
+def test_f76_an_event_above_the_limit_names_it() -> None:
+    result = intake({"name": "a", "data": {"x": "y" * (3 << 20)}})
+    assert isinstance(result.error, TooLarge)
+    assert "may have 3 MiB" in str(result.error)
+
+
+def test_an_invoke_by_api_may_have_the_servers_own_name() -> None:
+    event = read_event({"data": {"x": 1}}, now=NOW, key="k", name="inngest/function.invoked")
+    assert event.name == "inngest/function.invoked"
+
+
+# System events
+
+
+EVENT = b'{"data":{"n":1},"id":"e-7","name":"files/import","ts":1779999999000,"user":{}}'
+SILENT = "the function failed without saying why"
+ERROR = b'{"code":"unknown","message":"bad row","name":"ValueError","stack":"Traceback ..."}'
+
+
+def test_a_failed_run_sends_failed_and_finished_as_the_reference_has_it() -> None:
+    failed, finished = end_events(
+        run=RUN,
+        function="my-app-import-file",
+        status="Failed",
+        event_name="files/import",
+        events=[EVENT],
+        at=NOW,
+        finished_id="F",
+        error=ERROR,
+        error_status=500,
+    )
+    assert json.loads(failed.body()) == {
+        "name": "inngest/function.failed",
+        "id": RUN,
+        "ts": NOW,
+        "user": {},
+        "data": {
+            "function_id": "my-app-import-file",
+            "run_id": RUN,
+            "event": json.loads(EVENT),
+            "events": [json.loads(EVENT)],
+            "error": {
+                "error": "invalid status code: 500",
+                "name": "ValueError",
+                "message": "bad row",
+                "stack": "Traceback ...",
+            },
+            "_inngest": {"status": "Failed"},
+        },
+    }
+    assert (finished.name, finished.id, finished.data) == ("inngest/function.finished", "F", failed.data)
+
+
+def test_a_completed_run_sends_finished_with_its_result_and_correlation() -> None:
+    (finished,) = end_events(
+        run=RUN,
+        function="f",
+        status="Completed",
+        event_name="a",
+        events=[EVENT],
+        at=NOW,
+        finished_id="F",
+        output=b'{"x":1}',
+        correlation_id=correlation(RUN, StepId("abc")),
+    )
+    data = json.loads(finished.data)
+    assert data["result"] == {"x": 1}
+    assert data["correlation_id"] == f"{RUN}.abc"
+    assert "error" not in data
+    assert finished.received("K").body == finished.body()
+
+
+def test_a_cancelled_run_says_so() -> None:
+    names = [
+        event.name
+        for event in end_events(
+            run=RUN, function="f", status="Cancelled", event_name="a", events=[EVENT], at=NOW, finished_id="F"
+        )
+    ]
+    assert names == ["inngest/function.cancelled", "inngest/function.finished"]
+
+
+@pytest.mark.parametrize("name", ["inngest/function.finished", "inngest/function.failed"])
+def test_a_run_of_a_system_event_sends_none_so_that_no_loop_begins(name: str) -> None:
+    assert (
+        end_events(run=RUN, function="f", status="Failed", event_name=name, events=[EVENT], at=NOW, finished_id="F")
+        == ()
+    )
+
+
+def test_trap_37_an_invoke_may_lack_data_and_keeps_what_it_has() -> None:
+    event = invoked_event(id="I", at=NOW, function="my-app-child", data=b"null")
+    assert json.loads(event.data) == {"_inngest": {"fn_id": "my-app-child"}}
+    encrypted = b'{"_inngest":1,"encrypted":{"__ENCRYPTED__":true,"data":"x"}}'
+    event = invoked_event(
+        id="I", at=NOW, function="c", data=encrypted, correlation_id="r.s", expire=NOW + 1, name="call", v="1"
+    )
+    assert json.loads(event.body())["data"] == {
+        "encrypted": {"__ENCRYPTED__": True, "data": "x"},
+        "_inngest": {"fn_id": "c", "correlation_id": "r.s", "expire": NOW + 1, "name": "call"},
+    }
+    assert json.loads(missing_function_error("c"))["message"] == "could not find function with ID: c"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reduced"),
+    [
+        (
+            ERROR,
+            500,
+            {"error": "invalid status code: 500", "name": "ValueError", "message": "bad row", "stack": "Traceback ..."},
+        ),
+        (b'{"name":"E","message":"m","stack":null,"code":"c"}', 0, {"error": "m", "name": "E", "message": "m"}),
+        (b'{"error":"no step","requestedStep":"x"}', 0, {"error": "no step", "name": "Error", "message": "no step"}),
+        (
+            b'{"name":"E","message":"m","cause":{"name":"C"}}',
+            400,
+            {"error": "invalid status code: 400", "name": "E", "message": "m", "cause": {"name": "C"}},
+        ),
+        (b'"plain"', 0, {"error": "plain", "name": "Error", "message": "plain"}),
+        (b'"{\\"name\\":\\"E\\",\\"message\\":\\"twice\\"}"', 0, {"error": "twice", "name": "E", "message": "twice"}),
+        (b"[1]", 0, {"error": "[1]", "name": "Error", "message": "[1]"}),
+        (b"null", 0, {"error": SILENT, "name": "Error", "message": SILENT}),
+    ],
+)
+def test_trap_41_the_failed_event_carries_the_reduced_error(error: bytes, status: int, reduced: dict[str, Any]) -> None:
+    assert json.loads(standard_error(error, status=status)) == reduced
+
+
+def test_our_own_error_names_the_status() -> None:
+    assert json.loads(own_error("X", "m", status=502))["error"] == "invalid status code: 502"
