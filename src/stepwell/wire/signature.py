@@ -21,7 +21,7 @@ MAX_SKEW_S = 300
 """How old, or how far ahead, a signature may be: the SDKs' own five minutes (section 13)."""
 
 _PREFIX = re.compile(r"^signkey-\w+-")
-_SIGNATURE = re.compile(r"^t=(\d{1,15})&s=([0-9a-f]{64})$")
+_SIGNATURE = re.compile(r"^t=([0-9]{1,15})&s=([0-9a-f]{64})$")
 
 
 def check_key(key: str) -> str:

@@ -35,7 +35,7 @@ LATEST_MS = 4_102_444_800_000
 """2100."""
 
 _RESERVED = "inngest/"
-_SEED = re.compile(r"(\d{1,15}),([A-Za-z0-9+/_=-]{1,32})")
+_SEED = re.compile(r"([0-9]{1,15}),([A-Za-z0-9+/_=-]{1,32})")
 
 
 @dataclass(frozen=True, slots=True)

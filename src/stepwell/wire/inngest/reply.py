@@ -48,7 +48,7 @@ REQUEST_VERSION = 2
 """The request version that our own SDK answers with (section 4.4)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECONDS = re.compile(r"-?\d{1,7}(\.\d{1,5})?")
+_SECONDS = re.compile(r"-?[0-9]{1,7}(\.[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +282,7 @@ def _open_ended(body: bytes) -> bool:
 
 def _version(headers: Mapping[str, str]) -> int | None:
     written = headers.get(VERSION_HEADER, "").strip()
-    return int(written) if re.fullmatch(r"\d{1,4}", written) else None
+    return int(written) if re.fullmatch(r"[0-9]{1,4}", written) else None
 
 
 def _no_retry(headers: Mapping[str, str]) -> bool:
