@@ -1,0 +1,90 @@
+"""Stepwell: durable functions for AI workflows in Python.
+
+    import stepwell
+
+    service = stepwell.Service("shop")
+    order_paid = stepwell.event("shop/order.paid", Order)
+
+    @service.function(on=order_paid)
+    async def ship(ctx: stepwell.Context[Order]) -> str:
+        label = await ctx.step.run("label", print_label, ctx.event.data)
+        await ctx.step.sleep("pause", "1h")
+        return label
+
+Names are loaded when they are first used, so that `import stepwell` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from stepwell.model.errors import StepwellError as StepwellError
+    from stepwell.sdk.context import Context as Context
+    from stepwell.sdk.context import SyncContext as SyncContext
+    from stepwell.sdk.errors import AmbiguousStep as AmbiguousStep
+    from stepwell.sdk.errors import DefinitionError as DefinitionError
+    from stepwell.sdk.errors import EventNotValid as EventNotValid
+    from stepwell.sdk.errors import NestedStep as NestedStep
+    from stepwell.sdk.errors import NonRetriableError as NonRetriableError
+    from stepwell.sdk.errors import RetryAfterError as RetryAfterError
+    from stepwell.sdk.errors import StepError as StepError
+    from stepwell.sdk.errors import StepResultNotPortable as StepResultNotPortable
+    from stepwell.sdk.errors import StepTimeout as StepTimeout
+    from stepwell.sdk.errors import SyncStepInAsync as SyncStepInAsync
+    from stepwell.sdk.event import Event as Event
+    from stepwell.sdk.event import EventType as EventType
+    from stepwell.sdk.event import Trigger as Trigger
+    from stepwell.sdk.event import cron as cron
+    from stepwell.sdk.event import event as event
+    from stepwell.sdk.function import Failure as Failure
+    from stepwell.sdk.function import Function as Function
+    from stepwell.sdk.options import Batch as Batch
+    from stepwell.sdk.options import CancelOn as CancelOn
+    from stepwell.sdk.options import Concurrency as Concurrency
+    from stepwell.sdk.options import Debounce as Debounce
+    from stepwell.sdk.options import RateLimit as RateLimit
+    from stepwell.sdk.options import Singleton as Singleton
+    from stepwell.sdk.options import Throttle as Throttle
+    from stepwell.sdk.options import Timeouts as Timeouts
+    from stepwell.sdk.parking import outside as outside
+    from stepwell.sdk.service import Service as Service
+    from stepwell.sdk.step import step as step
+
+_HOMES = {
+    "StepwellError": "stepwell.model.errors",
+    **dict.fromkeys(("Context", "SyncContext"), "stepwell.sdk.context"),
+    **dict.fromkeys(
+        (
+            "AmbiguousStep", "DefinitionError", "EventNotValid", "NestedStep", "NonRetriableError", "RetryAfterError",
+            "StepError", "StepResultNotPortable", "StepTimeout", "SyncStepInAsync",
+        ),
+        "stepwell.sdk.errors",
+    ),
+    **dict.fromkeys(("Event", "EventType", "Trigger", "cron", "event"), "stepwell.sdk.event"),
+    **dict.fromkeys(("Failure", "Function"), "stepwell.sdk.function"),
+    **dict.fromkeys(
+        ("Batch", "CancelOn", "Concurrency", "Debounce", "RateLimit", "Singleton", "Throttle", "Timeouts"),
+        "stepwell.sdk.options",
+    ),
+    "outside": "stepwell.sdk.parking",
+    "Service": "stepwell.sdk.service",
+    "step": "stepwell.sdk.step",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'stepwell' has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

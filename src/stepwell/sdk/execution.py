@@ -1,0 +1,725 @@
+"""One execution of a function's body: from the first line, or again from the recorded results, to an outcome.
+
+    step called ──▶ recorded? ── yes ──▶ parked until its turn ──▶ result
+                        │ no
+                        ▼
+                   parked; `_found` decides (live: run it now; replay: leave it to the answer)
+
+Whenever nothing of the function can go on by itself (`parking.py`), one recorded result is handed out: the
+first, in the order of the journal, that some step waits for. Feeding them one at a time makes races end on
+a replay as they ended before. When there is none left, `_settled` decides: a live execution (`live.py`)
+waits for more and is suspended after a while; a replay (`replay.py`) answers with what it found.
+
+To suspend, the root task is cancelled first and the parked futures fail after that. The other way round,
+`TaskGroup`, `wait` and others take a cancelled child for a finished one, and the function goes on.
+
+A sync function has a thread of its own. A step puts an inbox where an async one has a future; the thread
+blocks on it, runs the body of its step when told so, and a suspension is an exception out of the inbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from stepwell.model.dispatch import Memo
+from stepwell.model.ids import RunId, StepId, derived_fraction, step_id, ulid_time
+from stepwell.model.op import StepDone, StepErrored
+from stepwell.sdk import notice
+from stepwell.sdk.errors import AmbiguousStep, FunctionError, NestedStep, RecordedResultChanged, StepTimeout, Suspended
+from stepwell.sdk.outcome import Outcome, Raised, Returned, Stopped, error_object, raised, step_error, verdict
+from stepwell.sdk.parking import AnyTask, Parked, Roster, Site, frames_of, roster_of_context, try_internals, watching
+from stepwell.sdk.request import Body, Request
+from stepwell.sdk.types import encode_result, return_type
+
+if TYPE_CHECKING:
+    from stepwell.sdk.function import Function
+
+RUNNING_AFTER_S = 1.0
+"""A step that runs longer is shown as running."""
+CLEANUP_PATIENCE_S = 10.0
+"""How long `finally` blocks may take when a function is suspended, before it is cancelled again; then once more."""
+STEP_THREADS = 128
+"""Bodies of sync steps that run at the same time in one process."""
+
+_log = logging.getLogger("stepwell")
+
+current: contextvars.ContextVar[Execution | None] = contextvars.ContextVar("stepwell_execution", default=None)
+inside_step: contextvars.ContextVar[StepUse | None] = contextvars.ContextVar("stepwell_step", default=None)
+
+
+class Observer:
+    """What somebody outside may want to see of a running function. Every method does nothing by default."""
+
+    def running(self, step: StepId, name: str) -> None:
+        """A step has been running for a second."""
+
+    def log(self, level: str, text: str, step: StepId | None) -> None:
+        """The function's logger wrote a line, or we have a notice for its author. May come from any thread."""
+
+
+@dataclass(slots=True, eq=False)
+class StepUse:
+    """One use of a step in one execution."""
+
+    id: StepId
+    name: str
+    index: int
+    request: Request
+    context: contextvars.Context
+    future: Parked | None = None
+    inbox: SimpleQueue[Any] | None = None
+    task: AnyTask | None = None  # the user's task that waits for it
+    runs_in_caller: bool = False
+    running: bool = False
+    runner: AnyTask | None = None
+    shown: asyncio.Handle | None = None
+
+    def succeed(self, value: object) -> None:
+        if self.inbox is not None:
+            self.inbox.put((value, None))
+        elif self.future is not None and not self.future.done():
+            self.future.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        if self.inbox is not None:
+            self.inbox.put((None, error))
+        elif self.future is not None and not self.future.done():
+            self.future.set_exception(error)
+
+
+@dataclass(slots=True)
+class Start:
+    """What an execution is told about its run."""
+
+    run: RunId
+    attempt: int
+    max_attempts: int
+    events: tuple[bytes, ...]
+    memos: Sequence[Memo] = ()
+    attempts: dict[StepId, int] = field(default_factory=dict)
+    started_at: int = 0
+
+
+class Execution:
+    """The part that live executions and replays share. Made and run on one event loop.
+
+    Args:
+        function: What to run.
+        start: The run so far.
+        send: Sends events for `step.send_event`; None makes that step fail and say so.
+        observer: Told of long steps and of log lines.
+    """
+
+    def __init__(
+        self,
+        function: Function[Any, Any],
+        start: Start,
+        *,
+        send: Callable[[list[bytes]], Any] | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.function = function
+        self.start = start
+        self.send = send
+        self.observer = observer or Observer()
+        self.caught_up = True
+        self._memos: dict[StepId, Memo] = {}  # recorded and not handed out yet, in the order of the journal
+        self._inputs: dict[StepId, bytes] = {}  # arguments that replace those of the code
+        self._values: dict[StepId, Any] = {}  # results read back already
+        for memo in start.memos:
+            if memo.shape == "input":
+                self._inputs[memo.step] = memo.value
+            else:
+                self._memos[memo.step] = memo
+                self.caught_up = False
+        self._used: set[StepId] = set()
+        self._next_index: dict[str, int] = {}
+        self._parked: dict[StepId, StepUse] = {}
+        self._running: dict[StepId, StepUse] = {}
+        self._ending: Outcome | None = None
+        self._over = False
+        self._stood_at: list[Site] = []
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[Outcome] = self._loop.create_future()
+        self._roster = Roster(self._loop, self._on_quiet, lambda: bool(self._parked))
+        self._root: AnyTask | None = None
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether the code that runs now has run before: log lines are muted."""
+        return not self.caught_up and inside_step.get() is None
+
+    def times_used(self, name: str) -> int:
+        """How many steps have had this id so far."""
+        return self._next_index.get(name, 0)
+
+    def running_step(self) -> StepId | None:
+        """The step whose body this is called from."""
+        use = inside_step.get()
+        return use.id if use is not None else None
+
+    @cached_property
+    def started_at(self) -> datetime:
+        """When the run began, the same in every execution of it."""
+        at = self.start.started_at
+        if not at:
+            try:
+                at = ulid_time(self.start.run)
+            except ValueError:  # a server with other ids; derived, because it must not change either
+                at = int(1_500_000_000_000 + derived_fraction(self.start.run) * 1e11)
+        return datetime.fromtimestamp(at // 1000, UTC) + timedelta(milliseconds=at % 1000)
+
+    async def run(self) -> Outcome:
+        """Run the function to its outcome. Call it once."""
+        await try_internals()
+        if self._ending is not None:  # stopped before it began
+            return self._ending
+        with watching(self._loop):
+            context = contextvars.copy_context()
+            context.run(current.set, self)
+            context.run(inside_step.set, None)
+            context.run(roster_of_context.set, self._roster)
+            name = f"{self.function.slug} {self.start.run}"
+            self._root = asyncio.Task(self._main(), loop=self._loop, name=name, context=context)
+            if self.function.is_async:
+                self._roster.add(self._root, ("", 0))
+            self._root.add_done_callback(self._root_ended, context=contextvars.Context())
+            try:
+                outcome = await self._done
+            except asyncio.CancelledError:
+                self.stop("cancelled")
+                raise
+            await self._report_leftovers()
+        return outcome
+
+    def stop(self, reason: str) -> None:
+        """Stop at once; steps that run are cancelled and nothing more is reported. `run()` gives `Stopped`."""
+        for use in list(self._running.values()):
+            self._cancel_body(use)
+        self._leave(Stopped(reason))
+        if self._root is None:
+            return
+        if not self.function.is_async and not self._done.done():
+            # The thread may be anywhere; it ends at its next step.
+            self._done.set_result(Stopped(reason))
+
+    # Called by steps
+
+    async def perform(self, request: Request) -> Any:
+        """One step of an async function."""
+        use = self._begin(request, None)
+        assert use.future is not None
+        return await use.future
+
+    def perform_blocking(self, request: Request) -> Any:
+        """One step of a sync function, from its thread."""
+        branch = current_branch.get()
+        value, error = self._settle_together([request])[0] if branch is None else branch.next(request)
+        if error is not None:
+            raise error
+        return value
+
+    def perform_branches(self, branches: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Callables of a sync function, with the steps they reach run at once, round after round.
+
+        Each is called again after every round, with the results it had before, until it ends: a thread has only one
+        place to stand. Raises the first error in their order, when all have ended.
+        """
+        if current_branch.get() is not None:
+            raise FunctionError("step.parallel inside step.parallel; make one list of all the branches")
+        all_branches = [_Branch(work) for work in branches]
+        while waiting := [branch for branch in all_branches if not branch.advance()]:
+            requests = [branch.request for branch in waiting if branch.request is not None]
+            for branch, answer in zip(waiting, self._settle_together(requests), strict=True):
+                branch.answers.append(answer)
+        for branch in all_branches:
+            if branch.error is not None:
+                raise branch.error
+        return [branch.value for branch in all_branches]
+
+    def _settle_together(self, requests: Sequence[Request]) -> list[_Answer]:
+        self._refuse_loop_thread(requests)
+        inboxes: list[SimpleQueue[Any]] = [SimpleQueue() for _ in requests]
+        context = contextvars.copy_context()
+        self._loop.call_soon_threadsafe(self._begin_together, requests, inboxes, context)
+        answers: list[_Answer] = []
+        for inbox in inboxes:
+            while not isinstance(answer := inbox.get(), tuple):
+                answer()  # the body of the step, in this thread
+            answers.append(answer)
+        for _, error in answers:
+            if isinstance(error, Suspended | FunctionError):
+                raise error
+        return answers
+
+    def _refuse_loop_thread(self, requests: Sequence[Request]) -> None:
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self._loop:
+            name = requests[0].name if requests else "?"
+            raise FunctionError(
+                f"step {name!r} of a sync function was called from the event loop, which it would block"
+            )
+
+    def _begin_together(
+        self, requests: Sequence[Request], inboxes: list[SimpleQueue[Any]], context: contextvars.Context
+    ) -> None:
+        for request, inbox in zip(requests, inboxes, strict=True):
+            try:
+                context.copy().run(self._begin, request, inbox, in_caller=len(requests) == 1)
+            except BaseException as err:
+                # Whatever it is belongs to the thread that waits for this step.
+                inbox.put((None, err))
+
+    def _begin(self, request: Request, inbox: SimpleQueue[Any] | None, *, in_caller: bool = False) -> StepUse:
+        if self._over:
+            raise Suspended
+        outer = inside_step.get()
+        if outer is not None:
+            raise NestedStep(request.name, outer.name)
+        index = self._next_index.get(request.name, 0)
+        while (key := step_id(request.name, index)) in self._used:  # `a:1` may be somebody's own id
+            index += 1
+        self._next_index[request.name] = index + 1
+        self._used.add(key)
+        use = StepUse(key, request.name, index, request, contextvars.copy_context(), inbox=inbox)
+        if inbox is None:
+            if index:
+                self._refuse_ambiguity(request)
+            use.future = Parked(self._loop, partial(self._abandoned, use))
+            use.task = asyncio.current_task()
+        self._parked[key] = use
+        if key not in self._memos:
+            use.runs_in_caller = in_caller
+            self._found(use)
+        self._roster.moved()
+        return use
+
+    def _refuse_ambiguity(self, request: Request) -> None:
+        for other in self._parked.values():
+            if other.name == request.name and other.request.signature != request.signature:
+                raise AmbiguousStep(request.name)
+
+    def _abandoned(self, use: StepUse) -> None:
+        """The user's code cancelled the await of a step."""
+        if self._over or self._parked.pop(use.id, None) is None:
+            return
+        if notice.cancelled_by_timeout(sys._getframe(2)):
+            site = notice.sites_of(frames_of(use.task))[:1] if use.task else []
+            self._tell(
+                logging.WARNING,
+                "timeout",
+                site[0] if site else ("", 0),
+                f"a timeout around step {use.name!r} ran out; it counts only time in this process and starts again "
+                "at every replay, so use the step's own `timeout=`",
+            )
+        self._dropped(use)
+        if use.running:
+            self._cancel_body(use)
+        self._roster.moved()
+
+    # Quiet points
+
+    def _on_quiet(self, outside: list[AnyTask]) -> None:
+        for task in outside:
+            sites = notice.sites_of(frames_of(task))
+            if sites:
+                text = (
+                    f"waits for something outside its steps ({notice.waiting_at(task)}); it is repeated at every replay"
+                )
+                self._tell(logging.DEBUG, "outside", sites[0], text)
+        for key in self._memos:
+            use = self._parked.get(key)
+            if use is not None:
+                self._feed(use, self._memos.pop(key))
+                return
+        self.caught_up = True
+        self._settled(outside)
+
+    def _feed(self, use: StepUse, memo: Memo) -> None:
+        del self._parked[use.id]
+        if memo.shape == "error":
+            use.fail(step_error(use.name, memo.value))
+        elif use.id in self._values:
+            use.succeed(self._values.pop(use.id))
+        else:
+            try:
+                use.succeed(use.request.read(memo.value))
+            except Exception as err:
+                # The user's own validators may raise anything.
+                changed = RecordedResultChanged(
+                    f"the recorded result of step {use.name!r} does not read as what the code expects now ({err}); "
+                    "keep code that can read old results, or give the step a new id"
+                )
+                changed.__cause__ = err
+                use.fail(changed)
+        self._roster.moved()
+
+    def _record(self, memo: Memo) -> None:
+        """A result came while the function is in memory; it is handed out at the next quiet point."""
+        if memo.step in self._memos or (memo.step in self._used and memo.step not in self._parked):
+            return
+        self._memos[memo.step] = memo
+        self._roster.look_soon()
+
+    # For the two kinds of executions to fill in
+
+    def _found(self, use: StepUse) -> None:
+        """A step without a recorded result was parked."""
+        raise NotImplementedError
+
+    def _settled(self, outside: list[AnyTask]) -> None:
+        """Nothing can go on and nothing recorded is left to hand out."""
+        raise NotImplementedError
+
+    def _finished(self, use: StepUse, op: StepDone | StepErrored) -> None:
+        """An attempt of a step ended here."""
+        raise NotImplementedError
+
+    def _dropped(self, use: StepUse) -> None:
+        """The function does not want the step any more."""
+
+    def _body_done(self, outcome: Outcome) -> Outcome:
+        """The function itself ended; a chance to report what is not reported yet."""
+        return outcome
+
+    # Bodies of steps
+
+    def _run_body(self, use: StepUse, attempt: int) -> None:
+        body = use.request.body
+        assert body is not None
+        use.running = True
+        self._running[use.id] = use
+        use.shown = self._loop.call_later(RUNNING_AFTER_S, self.observer.running, use.id, use.name)
+        context = use.context.copy()
+        context.run(inside_step.set, use)
+        context.run(roster_of_context.set, None)
+        if body.is_coroutine:
+            work = self._attempt(use, body, attempt)
+            use.runner = asyncio.Task(work, loop=self._loop, name=f"step {use.name}", context=context)
+        elif use.inbox is not None and use.runs_in_caller:
+            use.inbox.put(partial(context.run, self._attempt_blocking, use, body, attempt))
+        else:
+            _step_threads().submit(context.run, self._attempt_blocking, use, body, attempt)
+
+    async def _attempt(self, use: StepUse, body: Body, attempt: int, awaitable: Any = None) -> None:
+        clock = _Clock()
+        limit = asyncio.timeout(body.timeout.total_seconds() if body.timeout else None)
+        try:
+            async with limit:
+                value = await (awaitable if awaitable is not None else self._call(use, body))
+        except asyncio.CancelledError as err:
+            task = asyncio.current_task()
+            if use.id not in self._running or (task is not None and task.cancelling()):
+                raise  # by us: the function dropped the step, or the call was stopped
+            self._attempt_ended(use, self._failure(use, body, attempt, err, clock), None)
+        except (Exception, SystemExit) as err:
+            error: BaseException = err
+            if isinstance(err, TimeoutError) and limit.expired():
+                error = StepTimeout(f"step {use.name!r} took longer than {body.timeout}")
+            self._attempt_ended(use, self._failure(use, body, attempt, error, clock), None)
+        else:
+            self._attempt_ended(use, *self._success(use, body, attempt, value, clock))
+
+    def _attempt_blocking(self, use: StepUse, body: Body, attempt: int) -> None:
+        clock = _Clock()
+        op: StepDone | StepErrored
+        value = None
+        try:
+            value = self._call(use, body)
+        except BaseException as err:
+            # Also what is no Exception: it must not end a thread of the pool without a word.
+            op = self._failure(use, body, attempt, err, clock)
+        else:
+            if inspect.isawaitable(value):
+                self._post(self._go_on_async, use, body, attempt, value, contextvars.copy_context())
+                return
+            op, value = self._success(use, body, attempt, value, clock)
+        self._post(self._attempt_ended, use, op, value)
+
+    def _go_on_async(self, use: StepUse, body: Body, attempt: int, value: Any, context: contextvars.Context) -> None:
+        """A callable that did not look async returned an awaitable, as wrapped client methods do."""
+        if use.id in self._running:
+            work = self._attempt(use, body, attempt, value)
+            use.runner = asyncio.Task(work, loop=self._loop, name=f"step {use.name}", context=context)
+        elif inspect.iscoroutine(value):
+            value.close()
+
+    def _call(self, use: StepUse, body: Body) -> Any:
+        replaced = self._inputs.get(use.id)
+        if replaced is None:
+            return body.function(*body.arguments, **body.options)
+        arguments, options = body.read_input(replaced)
+        return body.function(*arguments, **options)
+
+    def _success(
+        self, use: StepUse, body: Body, attempt: int, value: Any, clock: _Clock
+    ) -> tuple[StepDone | StepErrored, Any]:
+        duration_ms = clock.duration_ms()
+        try:
+            output, value = encode_result(value, body.annotation, f"step {use.name!r}")
+        except FunctionError as err:
+            return self._failure(use, body, attempt, err, clock), None
+        return (
+            StepDone(
+                step=use.id,
+                name=use.name,
+                index=use.index,
+                output=output,
+                kind=body.kind,
+                input=self._inputs.get(use.id) or body.written_input(),
+                started_at=clock.started_at,
+                duration_ms=duration_ms,
+            ),
+            value,
+        )
+
+    def _failure(self, use: StepUse, body: Body, attempt: int, error: BaseException, clock: _Clock) -> StepErrored:
+        retry, retry_at = verdict(error)
+        return StepErrored(
+            step=use.id,
+            name=use.name,
+            index=use.index,
+            error=error_object(error),
+            kind=body.kind,
+            retry=retry and (body.retries is None or attempt < body.retries),
+            retry_at=retry_at,
+            started_at=clock.started_at,
+            duration_ms=clock.duration_ms(),
+        )
+
+    def _attempt_ended(self, use: StepUse, op: StepDone | StepErrored, value: Any) -> None:
+        if self._running.pop(use.id, None) is None:
+            return  # cancelled meanwhile
+        use.running = False
+        use.runner = None
+        if use.shown is not None:
+            use.shown.cancel()
+        if isinstance(op, StepDone):
+            self._values[use.id] = value
+        self._finished(use, op)
+
+    def _cancel_body(self, use: StepUse) -> None:
+        """A thread cannot be cancelled: it ends by itself, and what it returns is dropped."""
+        if use.runner is not None or self._over:
+            self._running.pop(use.id, None)
+        if use.runner is not None:
+            use.runner.cancel()
+        if use.shown is not None:
+            use.shown.cancel()
+
+    # The body of the function
+
+    async def _main(self) -> bytes:
+        context = self.function.context_for(self)
+        if self.function.is_async:
+            value = await self.function.handler(context)
+        else:
+            value = await self._in_thread(partial(self.function.handler, context))
+        where = f"the result of function {self.function.slug!r}"
+        return encode_result(value, return_type(self.function.handler), where)[0]
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        ended: asyncio.Future[Any] = self._loop.create_future()
+        context = contextvars.copy_context()
+
+        def main() -> None:
+            try:
+                result = context.run(work)
+            except BaseException as err:
+                # A suspension among others; all of them belong to the execution.
+                error = RuntimeError("the function raised StopIteration") if isinstance(err, StopIteration) else err
+                self._post(_settle, ended, None, error)
+            else:
+                self._post(_settle, ended, result, None)
+
+        threading.Thread(target=main, name=f"stepwell {self.function.slug}", daemon=True).start()
+        return await ended
+
+    def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments, context=contextvars.Context())
+        except RuntimeError:
+            _log.debug("a thread of %s ended after its event loop", self.function.slug)
+
+    def _root_ended(self, root: AnyTask) -> None:
+        if self._done.done():
+            _ = root.cancelled() or root.exception()  # seen
+            return
+        error: BaseException | None = asyncio.CancelledError() if root.cancelled() else root.exception()
+        if self._ending is not None:
+            if not isinstance(error, asyncio.CancelledError) and not isinstance(self._ending, Stopped):
+                self._report_swallowed(error)
+            self._done.set_result(self._ending)
+            return
+        if error is None:
+            outcome: Outcome = Returned(root.result())
+        elif isinstance(error, asyncio.CancelledError):
+            outcome = Raised(error_object(RuntimeError("the function cancelled its own task")))
+        else:
+            outcome = raised(error)
+        self._over = True
+        self._roster.close()
+        outcome = self._body_done(outcome)
+        for use in list(self._running.values()):
+            text = f"step {use.name!r} was still running when the function ended; await it"
+            self._tell(logging.WARNING, "unawaited", (use.name, 0), text)
+            self._cancel_body(use)
+        for use in list(self._parked.values()):
+            use.fail(Suspended())
+        self._done.set_result(outcome)
+
+    def _leave(self, outcome: Outcome) -> None:
+        """Drop the function from memory, with `outcome` when it is gone."""
+        if self._over:
+            return
+        self._over = True
+        self._ending = outcome
+        self._roster.close()
+        if self._root is None:
+            return
+        if self.function.is_async:
+            self._stood_at = notice.sites_of(frames_of(self._root))
+            self._root.cancel()  # first the root, then what it waits for: see the module's docstring
+            self._loop.call_later(CLEANUP_PATIENCE_S, self._insist, 2)
+        for use in list(self._parked.values()):
+            use.fail(Suspended())
+
+    def _insist(self, times: int) -> None:
+        if self._done.done() or self._ending is None or self._root is None:
+            return
+        if times:
+            self._report_swallowed(None)
+            self._root.cancel()
+            self._loop.call_later(CLEANUP_PATIENCE_S, self._insist, times - 1)
+        else:
+            self._done.set_result(self._ending)
+
+    # Notices
+
+    def _report_swallowed(self, error: BaseException | None) -> None:
+        site = notice.catching_site(self._stood_at)
+        where = site or (self._stood_at[0] if self._stood_at else ("", 0))
+        what = f"the suspension was caught at {notice.shown(where)}"
+        if site is None and error is not None:
+            what = f"cleanup raised {type(error).__name__} during a suspension, near {notice.shown(where)}"
+        text = f"{what}; what follows runs again at every replay. Catch Exception, never BaseException"
+        self._tell(logging.ERROR, "swallowed", where, text)
+
+    async def _report_leftovers(self) -> None:
+        if not self._roster.tasks:
+            return
+        for _ in range(3):  # what was cancelled with the root needs a few turns to end
+            await asyncio.sleep(0)
+        for task, site in list(self._roster.tasks.items()):
+            if task is not self._root:
+                text = (
+                    f"left running: task {notice.task_name(task)!r} {notice.waiting_at(task)}, created at "
+                    f"{notice.shown(site)}; await it, move it outside the function, or start it in "
+                    "`with stepwell.outside()`"
+                )
+                self._tell(logging.WARNING, "leftover", site, text)
+
+    def _tell(self, level: int, kind: str, site: Site, text: str) -> None:
+        told = notice.tell(level, self.function.slug, kind, site, text)
+        if told and level > logging.DEBUG:
+            self.observer.log(logging.getLevelName(level).lower(), told, None)
+
+
+_Answer: TypeAlias = tuple[Any, BaseException | None]
+
+
+class _Pause(BaseException):
+    """Leaves a branch of `step.parallel` at a step that has no answer yet."""
+
+
+class _Branch:
+    """One callable of `step.parallel`: called from its start again until no step of it waits."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.request: Request | None = None
+        self.answers: list[_Answer] = []
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self._work = work
+        self._at = 0
+        self._ended = False
+
+    def advance(self) -> bool:
+        """Go on to the next step without an answer, or to the end; whether it ended."""
+        if self._ended:
+            return True
+        self._at, self.request = 0, None
+        token = current_branch.set(self)
+        try:
+            self.value = self._work()
+        except _Pause:
+            return False
+        except Exception as err:
+            # Raised by `perform_branches`, when the other branches have ended too.
+            self.error = err
+        finally:
+            current_branch.reset(token)
+        self._ended = True
+        return True
+
+    def next(self, request: Request) -> _Answer:
+        """The answer to the branch's next step, if there is one."""
+        if self._at < len(self.answers):
+            self._at += 1
+            return self.answers[self._at - 1]
+        self.request = request
+        raise _Pause
+
+
+current_branch: contextvars.ContextVar[_Branch | None] = contextvars.ContextVar("stepwell_branch", default=None)
+
+
+class _Clock:
+    """When an attempt began, and how long it has taken."""
+
+    def __init__(self) -> None:
+        self.started_at = time.time_ns() // 1_000_000
+        self._from = time.perf_counter_ns()
+
+    def duration_ms(self) -> float:
+        return (time.perf_counter_ns() - self._from) / 1e6
+
+
+def _settle(future: asyncio.Future[Any], value: object, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(value)
+
+
+_threads: ThreadPoolExecutor | None = None
+
+
+def _step_threads() -> ThreadPoolExecutor:
+    global _threads
+    if _threads is None:
+        _threads = ThreadPoolExecutor(STEP_THREADS, thread_name_prefix="stepwell-step")
+    return _threads
+
+
+def in_function() -> Execution | None:
+    """The execution whose body calls this, or None outside functions and inside steps."""
+    return None if inside_step.get() is not None else current.get()

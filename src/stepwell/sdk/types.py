@@ -1,0 +1,342 @@
+"""A value out to JSON and back, by the annotation of the callable that made it.
+
+A replay sees what was stored, so the first pass must see it too: every result is encoded and decoded
+before the function gets it. With an annotation the value comes back as that type (dataclasses, TypedDict,
+msgspec structs, enums, dates, unions of these; pydantic models when pydantic is installed). Without one it must be
+what JSON can hold, exactly: `{1: (2, 3)}` would come back as `{"1": [2, 3]}`, and that is refused on the
+spot with the fix in the message.
+
+Elsewhere: the canonical text itself (`stepwell.model.payload`).
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin
+
+import msgspec
+
+from stepwell.model.payload import canonical
+from stepwell.sdk.errors import StepResultNotPortable
+
+UNTYPED: Any = inspect.Parameter.empty
+"""No usable annotation: the value must be plain JSON."""
+
+_LARGEST_EXACT = 2**53
+_AWAITABLES = (collections.abc.Awaitable, collections.abc.Coroutine, types.CoroutineType)
+
+
+def encode_result(value: object, annotation: Any, where: str) -> tuple[bytes, Any]:
+    """The JSON text of `value`, and `value` as a replay will read it.
+
+    Args:
+        annotation: Its type, or `UNTYPED`.
+        where: Whose value this is, for the error: `step 'charge'`.
+
+    Raises:
+        StepResultNotPortable: It would not read back as the same value.
+    """
+    if value is None and annotation in (None, types.NoneType, UNTYPED, Any):
+        return b"null", None
+    try:
+        plain = _codec(annotation).plain(value)
+        _refuse_large_integers(plain, where)
+        text = canonical(plain)
+    except StepResultNotPortable:
+        raise
+    except Exception as err:
+        # Whatever a serializer of the user's type raises, the reason is the same: there is no JSON form.
+        raise StepResultNotPortable(
+            where, f"a {_name(type(value))} cannot be stored as JSON ({err})", _fix(value, annotation)
+        ) from err
+    if annotation is UNTYPED or annotation is Any:
+        back = msgspec.json.decode(text)
+        _refuse_changes(value, back, where)
+    else:
+        try:
+            back = decode_result(text, annotation)
+        except Exception as err:
+            raise StepResultNotPortable(
+                where,
+                f"a {_name(type(value))} was returned and does not read back as {_name(annotation)} ({err})",
+                "return what the annotation says, or change it",
+            ) from err
+    return text, back
+
+
+def decode_result(text: bytes, annotation: Any) -> Any:
+    """Read a stored value as `annotation`. Raises `ValueError` or `TypeError` if it is something else."""
+    if annotation is UNTYPED or annotation is Any:
+        return msgspec.json.decode(text)
+    return _codec(annotation).read(text)
+
+
+def plain(value: object) -> Any:
+    """The JSON-like form of a value that is only shown or sent, never read back: dicts, lists and scalars."""
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=_foreign)
+
+
+# What a callable returns and takes
+
+
+@functools.lru_cache(maxsize=4096)
+def _hint_of_function(function: Any, parameter: str) -> Any:
+    try:
+        annotation = function.__annotations__.get(parameter, UNTYPED)
+        if annotation is UNTYPED:
+            return UNTYPED
+        namespace = dict(getattr(function, "__globals__", {}))
+        code = getattr(function, "__code__", None)
+        for name, cell in zip(
+            getattr(code, "co_freevars", ()), getattr(function, "__closure__", None) or (), strict=False
+        ):
+            try:
+                namespace[name] = cell.cell_contents
+            except ValueError:  # assigned later
+                continue
+        holder = types.SimpleNamespace(__annotations__={parameter: annotation})
+        hint = typing.get_type_hints(holder, globalns=namespace, include_extras=True)[parameter]
+    except Exception:
+        # The annotation names something that exists for the type checker only. Then the value must be plain.
+        return UNTYPED
+    return hint
+
+
+def return_type(function: Callable[..., Any]) -> Any:
+    """What awaiting or calling `function` gives, or `UNTYPED` if its annotation does not say it."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, type):
+        return function
+    target: Any = inspect.unwrap(function)
+    target = getattr(target, "__func__", target)
+    if not hasattr(target, "__annotations__") or not callable(target):
+        target = getattr(type(function), "__call__", target)  # noqa: B004 - an instance with `__call__`
+    try:
+        hint = _hint_of_function(target, "return")
+    except TypeError:  # not hashable
+        return UNTYPED
+    if get_origin(hint) in _AWAITABLES:
+        hint = get_args(hint)[-1]
+    if hint in (NoReturn, typing.Never, object) or _has_type_variables(hint):
+        return UNTYPED
+    return hint
+
+
+def parameter_type(function: Callable[..., Any], name: str) -> Any:
+    """The annotation of one parameter, or `UNTYPED`."""
+    target: Any = inspect.unwrap(function)
+    try:
+        return _hint_of_function(getattr(target, "__func__", target), name)
+    except TypeError:
+        return UNTYPED
+
+
+def _has_type_variables(hint: Any) -> bool:
+    return isinstance(hint, TypeVar) or any(_has_type_variables(part) for part in get_args(hint))
+
+
+# Codecs
+
+
+class _Codec:
+    """How values of one annotation are written and read."""
+
+    def plain(self, value: object) -> Any:
+        return plain(value)
+
+    def read(self, text: bytes) -> Any:
+        raise NotImplementedError
+
+
+class _Msgspec(_Codec):
+    def __init__(self, annotation: Any) -> None:
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(annotation, dec_hook=_unreadable)
+
+    def read(self, text: bytes) -> Any:
+        return self._decoder.decode(text)
+
+
+class _Pydantic(_Codec):
+    def __init__(self, annotation: Any) -> None:
+        from pydantic import TypeAdapter
+
+        adapter: Any = TypeAdapter(annotation)
+        self._dump = functools.partial(adapter.dump_python, mode="json", warnings="none")
+        self._validate = adapter.validate_json
+
+    def plain(self, value: object) -> Any:
+        return self._dump(value)
+
+    def read(self, text: bytes) -> Any:
+        return self._validate(text)
+
+
+class _AnyOf(_Codec):
+    """A union that msgspec cannot tell apart: the first member that writes the very same text has it."""
+
+    def __init__(self, members: tuple[Any, ...]) -> None:
+        self._members: list[tuple[Any, _Codec]] = []
+        for member in members:
+            try:
+                self._members.append((member, _codec(member)))
+            except Exception:
+                # A member that can never be stored, such as the stream of an overloaded client method. A value
+                # of that class fails to encode, with an error that names it.
+                continue
+
+    def plain(self, value: object) -> Any:
+        for member, codec in self._members:
+            try:
+                if isinstance(value, get_origin(member) or member):
+                    return codec.plain(value)
+            except TypeError:  # a Literal, a TypedDict
+                continue
+        return plain(value)
+
+    def read(self, text: bytes) -> Any:
+        fitting = None
+        problem: Exception = ValueError("no member of the union fits")
+        for _, codec in self._members:
+            try:
+                value = codec.read(text)
+                if canonical(codec.plain(value)) == text:
+                    return value
+                fitting = fitting or (value,)
+            except Exception as err:
+                # Not this member; the last reason is told if none fits.
+                problem = err
+        if fitting is None:
+            raise problem
+        return fitting[0]
+
+
+class _Untyped(_Codec):
+    def read(self, text: bytes) -> Any:
+        return msgspec.json.decode(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _cached_codec(annotation: Any) -> _Codec:
+    if annotation is UNTYPED or annotation is Any or annotation is object:
+        return _Untyped()
+    if _involves_pydantic(annotation, set()):
+        if get_origin(annotation) in (Union, types.UnionType):
+            return _union(annotation)
+        return _Pydantic(annotation)
+    try:
+        return _Msgspec(annotation)
+    except TypeError:
+        if get_origin(annotation) in (Union, types.UnionType):
+            return _AnyOf(get_args(annotation))
+        raise
+
+
+def _codec(annotation: Any) -> _Codec:
+    try:
+        return _cached_codec(annotation)
+    except TypeError as err:
+        if "unhashable" in str(err):  # Annotated with a list, for instance
+            return _cached_codec.__wrapped__(annotation)
+        raise
+
+
+def _union(annotation: Any) -> _Codec:
+    try:
+        return _Pydantic(annotation)
+    except Exception:
+        # pydantic refuses the whole union for one member that it has no schema for.
+        return _AnyOf(get_args(annotation))
+
+
+def _involves_pydantic(annotation: Any, seen: set[int]) -> bool:
+    if "pydantic" not in sys.modules or id(annotation) in seen:
+        return False
+    seen.add(id(annotation))
+    if hasattr(annotation, "__pydantic_validator__") or hasattr(annotation, "__get_pydantic_core_schema__"):
+        return True
+    parts: list[Any] = list(get_args(annotation))
+    if isinstance(annotation, type) and (
+        dataclasses.is_dataclass(annotation) or hasattr(annotation, "__annotations__")
+    ):
+        try:
+            parts += typing.get_type_hints(annotation).values()
+        except Exception:
+            # Names that cannot be resolved; the decoder will say so in its own words.
+            parts += []
+    return any(_involves_pydantic(part, seen) for part in parts)
+
+
+def _foreign(value: Any) -> Any:
+    """Types that msgspec does not know."""
+    if hasattr(value, "__pydantic_validator__") and hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if hasattr(value, "__pydantic_serializer__"):
+        return value.__pydantic_serializer__.to_python(value, mode="json")
+    raise TypeError(f"{_name(type(value))} has no JSON form")
+
+
+def _unreadable(kind: type, value: object) -> Any:
+    raise TypeError(f"{_name(kind)} cannot be read from JSON")
+
+
+# What JSON would change
+
+
+def _refuse_large_integers(value: Any, where: str) -> None:
+    if isinstance(value, int):
+        if not -_LARGEST_EXACT <= value <= _LARGEST_EXACT:
+            raise StepResultNotPortable(
+                where, f"the integer {value} is beyond 2**53 and would be rounded", "return it as text"
+            )
+    elif isinstance(value, dict):
+        for item in value.values():
+            _refuse_large_integers(item, where)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _refuse_large_integers(item, where)
+
+
+def _refuse_changes(value: object, back: object, where: str, path: str = "") -> None:
+    """Both are compared to the ground, because `(1, 2) != [1, 2]` but `{"a": (1,)}` prints alike."""
+    at = f" at {path}" if path else ""
+    if isinstance(value, dict) and isinstance(back, dict) and type(value) is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                raise StepResultNotPortable(
+                    where,
+                    f"the key {key!r}{at} would come back as text",
+                    "use text as keys, or annotate the return type",
+                )
+            _refuse_changes(item, back[key], where, f"{path}[{key!r}]")
+    elif type(value) is list and isinstance(back, list):
+        for index, item in enumerate(value):
+            _refuse_changes(item, back[index], where, f"{path}[{index}]")
+    elif type(value) in (int, float) and type(back) in (int, float):
+        return  # 1.0 is written as 1, and reads as a number that is equal
+    elif type(value) is not type(back) or value != back:
+        raise StepResultNotPortable(
+            where,
+            f"a {_name(type(value))}{at} would come back as a {_name(type(back))}",
+            _fix(value, UNTYPED),
+        )
+
+
+def _fix(value: object, annotation: Any) -> str:
+    if annotation is UNTYPED or annotation is Any:
+        return (
+            f"annotate the return type of the callable (`-> {_name(type(value))}`, with a type defined at module "
+            "level), or return plain JSON values"
+        )
+    return "return a dataclass, a TypedDict, a pydantic model or plain JSON values"
+
+
+def _name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
