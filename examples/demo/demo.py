@@ -1,0 +1,175 @@
+"""`make demo`: a durable function survives the violent death of its server.
+
+1. Start a server (state in a folder, nothing else) and a worker that serves `survey.py`.
+2. Send one event: the function surveys Python's standard library in five steps, two of them in parallel.
+3. Kill the server (SIGKILL) while one parallel step is recorded and the other is executing.
+4. Start it again on the same folder and watch the run go on where it was.
+5. Compare what the outside ledger saw with what the server recorded, and print the trace and the result.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+HERE = Path(__file__).parent
+WORKPLACE = Path(".demo").resolve()
+LEDGER = WORKPLACE / "ledger.jsonl"
+PACKAGES = ["asyncio", "json", "email", "http", "importlib", "concurrent", "xml", "unittest", "urllib", "logging"]
+STEPWELL = [sys.executable, "-m", "stepwell.cli"]
+
+
+def main() -> int:
+    shutil.rmtree(WORKPLACE, ignore_errors=True)
+    WORKPLACE.mkdir()
+    port = free_port(8288)
+    url = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "DEMO_LEDGER": str(LEDGER)}
+    worker: subprocess.Popen[bytes] | None = None
+    server = start_server(port)
+    try:
+        wait_for("the server to answer", lambda: get(f"{url}/health") is not None)
+        say(f"The server runs at {url}, its state in {WORKPLACE / 'state'} (SQLite, synced at every commit).")
+        with (WORKPLACE / "worker.log").open("w") as log:
+            worker = subprocess.Popen(
+                [*STEPWELL, "worker", str(HERE / "survey.py"), "--url", url], env=environment, stdout=log, stderr=log
+            )
+        wait_for("the worker to connect", lambda: (get(f"{url}/api/functions") or {}).get("data"))
+        say("A worker serves the function `survey`.")
+
+        answer = httpx2.post(f"{url}/e/demo", json={"name": "demo/survey.asked", "data": {"packages": PACKAGES}})
+        event = answer.json()["ids"][0]
+        say(f"Sent demo/survey.asked: survey {len(PACKAGES)} packages of the standard library.")
+        run_id = wait_for("the run", lambda: first_run(url, event))
+        say(f"Run {run_id} has started.")
+
+        wait_for("one parallel step to be recorded", lambda: recorded(url, run_id, "count lines"))
+        if ended("parse functions"):
+            raise SystemExit("the slow step was over before the server could be killed; nothing was shown")
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        say("KILLED the server (SIGKILL): `count lines` is recorded, `parse functions` is executing.", mark="✗")
+
+        time.sleep(0.5)
+        server = start_server(port)
+        wait_for("the server to answer", lambda: get(f"{url}/health") is not None)
+        say("Started the server again on the same folder.")
+        run = wait_for("the run to end", lambda: finished(url, run_id), seconds=120)
+        say(f"The run went on where it was: {run['status'].lower()}.", mark="✓")
+
+        explained = print_ledger()
+        print("\nThe trace, as `stepwell run show` prints it:\n", flush=True)
+        subprocess.run([*STEPWELL, "run", "show", run_id, "--url", url], check=True)
+        print("\nThe result:\n")
+        print(json.dumps(run["output"], indent=2))
+        print(f"\nLook around yourself:  stepwell dev --data {WORKPLACE / 'state'}    then open http://127.0.0.1:8288")
+        return 0 if run["status"] == "COMPLETED" and explained else 1
+    finally:
+        for process in (worker, server):
+            if process is not None:
+                stop(process)
+
+
+def start_server(port: int) -> "subprocess.Popen[bytes]":
+    with (WORKPLACE / "server.log").open("a") as log:
+        return subprocess.Popen(
+            [*STEPWELL, "dev", "--port", str(port), "--data", str(WORKPLACE / "state"), "--no-discovery"],
+            stdout=log,
+            stderr=log,
+        )
+
+
+def print_ledger() -> bool:
+    """Print what really ran, from the outside witness. True if every execution is accounted for."""
+    lines = [json.loads(line) for line in LEDGER.read_text().splitlines()]
+    began = [line["step"] for line in lines if line["what"] == "begins"]
+    print("\nThe ledger, written by the steps themselves:\n")
+    first = lines[0]["at"]
+    for line in lines:
+        print(f"  {line['at'] - first:7.2f} s  {line['what']:<6}  {line['step']}")
+    print()
+    fine = True
+    for step in dict.fromkeys(began):
+        times = began.count(step)
+        if times == 1:
+            print(f"  {step:<16} executed once, one result")
+        else:
+            why = "it was executing when the server was killed, so it had no result to keep"
+            print(f"  {step:<16} executed {times} times, one result: {why}")
+        fine &= times == (2 if step == "parse functions" else 1)
+    return fine
+
+
+def recorded(url: str, run_id: str, step: str) -> bool:
+    run = get(f"{url}/api/runs/{run_id}")
+    return bool(run) and any(one["name"] == step and one["status"] == "COMPLETED" for one in run["data"]["steps"])
+
+
+def ended(step: str) -> bool:
+    return any(
+        json.loads(line) | {"at": 0, "pid": 0} == {"at": 0, "what": "ends", "step": step, "pid": 0}
+        for line in LEDGER.read_text().splitlines()
+    )
+
+
+def finished(url: str, run_id: str) -> dict[str, Any] | None:
+    run = get(f"{url}/api/runs/{run_id}")
+    return run["data"] if run and run["data"]["status"] in ("COMPLETED", "FAILED", "CANCELLED") else None
+
+
+def first_run(url: str, event: str) -> str | None:
+    runs = get(f"{url}/v1/events/{event}/runs")
+    return runs["data"][0]["run_id"] if runs and runs["data"] else None
+
+
+def get(url: str) -> Any:
+    try:
+        response = httpx2.get(url, timeout=5)
+    except httpx2.HTTPError:
+        return None
+    return response.json() if response.status_code == 200 else None
+
+
+def wait_for(what: str, look: Callable[[], Any], seconds: float = 30) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.02)
+    logs = "\n".join(f"--- {path.name}\n{path.read_text()[-2000:]}" for path in WORKPLACE.glob("*.log"))
+    raise SystemExit(f"waited {seconds:g} s in vain for {what}\n{logs}")
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def free_port(wished: int) -> int:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", wished))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def say(text: str, mark: str = "→") -> None:
+    print(f" {mark} {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The `stepwell` command.
+
+Each command lives in a file of its own and is imported when it is run, so that `stepwell send` needs nothing of
+the server and starts quickly.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+COMMANDS = {
+    "dev": "stepwell.cli.serve:dev",
+    "start": "stepwell.cli.serve:start",
+    "worker": "stepwell.cli.worker:worker",
+    "send": "stepwell.cli.send:send",
+    "runs": "stepwell.cli.runs:runs",
+    "run": "stepwell.cli.runs:run",
+    "doctor": "stepwell.cli.doctor:doctor",
+    "migrate": "stepwell.cli.doctor:migrate",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name].partition(":")
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as err:
+            if err.name is None or err.name.startswith("stepwell"):
+                raise
+            raise click.ClickException(
+                f'`stepwell {name}` needs {err.name!r}, which is not installed: pip install "stepwell[server]"'
+            ) from err
+        assert isinstance(command, click.Command)
+        return command
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"stepwell {version('stepwell')}")
+        ctx.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+)
+def cli() -> None:
+    """Durable functions, steps and AI calls on your own machine.
+
+    \b
+    Try it:   stepwell dev app.py
+    Then:     stepwell send my/event '{"n": 1}' --follow
+    """
+
+
+def main() -> None:
+    """Entry point. Errors made on purpose are one line; anything else is a bug and shows its traceback."""
+    from stepwell.model.errors import StepwellError
+
+    try:
+        cli(prog_name="stepwell")
+    except StepwellError as err:
+        click.echo(f"{click.style('error', fg='red', bold=True)} {err}", err=True)
+        sys.exit(1)

@@ -1,0 +1,99 @@
+"""`stepwell doctor` and `stepwell migrate`: is everything as it should be?"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import socket
+import sqlite3
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stepwell.cli.output import print_json, say
+from stepwell.model.errors import StepwellError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SERVER = ("uvicorn", "httptools", "starlette", "aiohttp", "google-re2", "graphql-core", "watchfiles")
+
+
+@click.command()
+@click.option(
+    "--data", default=".stepwell", envvar="STEPWELL_DATA", type=click.Path(file_okay=False), help="Folder of the state."
+)
+@click.option("--port", default=8288, envvar="STEPWELL_PORT", help="Port to try.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(data: str, port: int, as_json: bool) -> None:
+    """Check this machine and the state in the data folder. Exit 1 if something is wrong."""
+    findings = [*_python(), *_packages(), *_sqlite(), *_port(port), *_store(Path(data))]
+    if as_json:
+        print_json([{"check": name, "ok": ok, "detail": detail} for name, ok, detail in findings])
+    else:
+        width = max(len(name) for name, _, _ in findings)
+        for name, ok, detail in findings:
+            say(f"{name.ljust(width)}  {detail}", mark="✓" if ok else "✗", colour="green" if ok else "red")
+    sys.exit(0 if all(ok for _, ok, _ in findings) else 1)
+
+
+@click.command()
+@click.option(
+    "--data", default=".stepwell", envvar="STEPWELL_DATA", type=click.Path(file_okay=False), help="Folder of the state."
+)
+def migrate(data: str) -> None:
+    """Bring the state in the data folder to the form that this version needs. `dev` and `start` do it by themselves."""
+    status = asyncio.run(_open_store(Path(data)))
+    say(f"{data} has schema {status.get('schema')}", mark="✓", colour="green")
+
+
+def _python() -> Iterator[tuple[str, bool, str]]:
+    yield "python", sys.version_info >= (3, 11), f"{platform.python_version()} (3.11 or newer is needed)"
+
+
+def _packages() -> Iterator[tuple[str, bool, str]]:
+    missing = []
+    for name in _SERVER:
+        try:
+            version(name)
+        except PackageNotFoundError:
+            missing.append(name)
+    detail = "missing: " + ", ".join(missing) + ' (pip install "stepwell[server]")' if missing else "all installed"
+    yield "server packages", not missing, detail
+
+
+def _sqlite() -> Iterator[tuple[str, bool, str]]:
+    yield "sqlite", sqlite3.sqlite_version_info >= (3, 40), f"{sqlite3.sqlite_version} (3.40 or newer is needed)"
+
+
+def _port(port: int) -> Iterator[tuple[str, bool, str]]:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        taken = probe.connect_ex(("127.0.0.1", port)) == 0
+    yield "port", True, f"{port} is {'in use, perhaps by a running server' if taken else 'free'}"
+
+
+def _store(data: Path) -> Iterator[tuple[str, bool, str]]:
+    if not data.exists():
+        yield "state", True, f"{data} does not exist yet; the first start makes it"
+        return
+    try:
+        status = asyncio.run(_open_store(data))
+    except StepwellError as err:
+        yield "state", err.code == "STORE_LOCKED", str(err)
+        return
+    yield "state", True, f"{data}: " + ", ".join(f"{name} {value}" for name, value in status.items())
+
+
+async def _open_store(data: Path) -> dict[str, Any]:
+    from stepwell.store.sqlite import SqliteStore
+
+    store = SqliteStore(data)
+    await store.open()
+    try:
+        return await store.status()
+    finally:
+        await store.close()

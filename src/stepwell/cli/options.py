@@ -1,0 +1,143 @@
+"""The options of the server commands, with the names that people bring from Inngest.
+
+A name that means the same here is an alias. One that tunes something we do not have is accepted and said to do
+nothing. One that would change what is stored or where is refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from stepwell.cli.output import dim, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
+
+_NO_EFFECT = {
+    "tick": "Stepwell does not poll its queue",
+    "queue_workers": "Stepwell does not limit its queue by workers",
+    "persist": "state is always kept (use --fresh to start empty)",
+    "connect_gateway_port": "worker connections use the same port as everything else",
+    "log_level": "use --log-json or read the log as it is",
+    "no_ui": "there is no separate page server to switch off",
+}
+_REFUSED = {
+    "postgres_uri": "PostgreSQL is not supported by this version; state is kept in SQLite (--data DIR)",
+    "redis_uri": "Stepwell needs no Redis; state is kept in SQLite (--data DIR)",
+    "config": "there is no configuration file; use options or STEPWELL_* variables",
+}
+
+
+def server_options(command: Command) -> Command:
+    """Options that `dev` and `start` share."""
+    for decorate in reversed(_shared()):
+        command = decorate(command)
+    return command
+
+
+def _shared() -> list[Callable[[Any], Any]]:
+    def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
+        return click.option(*names, show_default=settings.pop("show_default", False), **settings)
+
+    options = [
+        option(
+            "--host",
+            default="127.0.0.1",
+            show_default=True,
+            envvar=["STEPWELL_HOST", "INNGEST_HOST"],
+            help="Address to listen on.",
+        ),
+        option(
+            "--port",
+            "-p",
+            type=click.IntRange(0, 65535),
+            default=8288,
+            show_default=True,
+            envvar=["STEPWELL_PORT", "INNGEST_PORT"],
+            help="Port to listen on; 0 takes a free one.",
+        ),
+        option(
+            "--data",
+            "--sqlite-dir",
+            "data",
+            type=click.Path(file_okay=False),
+            envvar=["STEPWELL_DATA", "INNGEST_SQLITE_DIR"],
+            help="Folder for all state  [default: .stepwell]",
+        ),
+        option("--fresh", is_flag=True, envvar="STEPWELL_FRESH", help="Forget what the data folder holds."),
+        option(
+            "--service-url",
+            "--sdk-url",
+            "-u",
+            "service_urls",
+            multiple=True,
+            envvar=["STEPWELL_SERVICE_URL", "INNGEST_SDK_URL"],
+            metavar="URL",
+            help="Address of a service to register; repeatable.",
+        ),
+        option(
+            "--no-discovery",
+            is_flag=True,
+            envvar=["STEPWELL_NO_DISCOVERY", "INNGEST_NO_DISCOVERY"],
+            help="Do not look for services on local ports.",
+        ),
+        option(
+            "--no-poll",
+            is_flag=True,
+            envvar=["STEPWELL_NO_POLL", "INNGEST_NO_POLL"],
+            help="Do not ask known services again for their functions.",
+        ),
+        option(
+            "--poll-interval",
+            type=click.FloatRange(0.2),
+            default=5.0,
+            show_default=True,
+            envvar=["STEPWELL_POLL_INTERVAL", "INNGEST_POLL_INTERVAL"],
+            metavar="SECONDS",
+            help="How often to ask them.",
+        ),
+        option(
+            "--retry-interval",
+            type=click.FloatRange(0),
+            envvar=["STEPWELL_RETRY_INTERVAL", "INNGEST_RETRY_INTERVAL"],
+            metavar="SECONDS",
+            help="A fixed pause between attempts, instead of 15 s to 2 h.",
+        ),
+        option("--log-json", is_flag=True, envvar="STEPWELL_LOG_JSON", help="Log lines as JSON."),
+        option(
+            "--unsafe-no-auth",
+            is_flag=True,
+            envvar="STEPWELL_UNSAFE_NO_AUTH",
+            help="Listen beyond this machine without keys: whoever reaches the port can run your code.",
+        ),
+    ]
+    for name in (*_NO_EFFECT, *_REFUSED):
+        flag = "--" + name.replace("_", "-")
+        is_flag = name in ("persist", "no_ui")
+        options.append(option(flag, name, hidden=True, is_flag=is_flag, envvar=f"INNGEST_{name.upper()}"))
+    return options
+
+
+def check_foreign(values: dict[str, Any]) -> None:
+    """Take the foreign options out of `values`: say which do nothing, refuse those that would be a lie."""
+    for name, why in _REFUSED.items():
+        if values.pop(name, None):
+            raise click.UsageError(f"--{name.replace('_', '-')} (or INNGEST_{name.upper()}): {why}")
+    for name, why in _NO_EFFECT.items():
+        if values.pop(name, None):
+            say(dim(f"--{name.replace('_', '-')} does nothing here: {why}"))
+
+
+def keys_from_environment(option: tuple[str, ...], *names: str) -> tuple[str, ...]:
+    """Keys given as options, else those in the first variable that is set, separated by commas."""
+    if option:
+        return option
+    for name in names:
+        if value := os.environ.get(name):
+            return tuple(key.strip() for key in value.split(",") if key.strip())
+    return ()

@@ -1,0 +1,84 @@
+"""What the commands print: few lines, aligned, coloured only for a person's terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+STATUS_COLOURS = {
+    "COMPLETED": "green",
+    "RUNNING": "blue",
+    "QUEUED": "cyan",
+    "WAITING": "cyan",
+    "FAILED": "red",
+    "CANCELLED": "yellow",
+}
+STATUS_MARKS = {"COMPLETED": "✓", "RUNNING": "●", "QUEUED": "○", "WAITING": "◌", "FAILED": "✗", "CANCELLED": "⊘"}
+
+
+def say(text: str = "", *, mark: str = " ", colour: str | None = None) -> None:
+    """One line for a person, on standard error so that output can be piped."""
+    head = click.style(mark, fg=colour, bold=True) if mark.strip() else mark
+    click.echo(f" {head} {text}", err=True)
+
+
+def dim(text: str) -> str:
+    return click.style(text, dim=True)
+
+
+def bold(text: str) -> str:
+    return click.style(text, bold=True)
+
+
+def status_text(status: str) -> str:
+    """A run's status with its mark, in its colour."""
+    return click.style(f"{STATUS_MARKS.get(status, '·')} {status.lower()}", fg=STATUS_COLOURS.get(status))
+
+
+def print_json(value: Any) -> None:
+    """For scripts: one JSON document on standard output."""
+    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+
+
+def table(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> None:
+    """Aligned columns, as wide as their content. Widths count what is seen, not colour codes."""
+    lines = [{name: row.get(name, "") for name in columns} for row in rows]
+    widths = {name: max([len(name), *(len(click.unstyle(line[name])) for line in lines)]) for name in columns}
+    click.echo(dim("  ".join(name.upper().ljust(widths[name]) for name in columns).rstrip()))
+    for line in lines:
+        cells = (line[name] + " " * (widths[name] - len(click.unstyle(line[name]))) for name in columns)
+        click.echo("  ".join(cells).rstrip())
+
+
+def duration_text(milliseconds: float) -> str:
+    """A span of time in two units at most: `340 ms`, `2.1 s`, `3 m 20 s`, `2 d 4 h`."""
+    if milliseconds < 1000:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    for size, unit, smaller_size, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if seconds >= size:
+            rest = int(seconds % size // smaller_size)
+            return f"{int(seconds // size)} {unit}" + (f" {rest} {smaller}" if rest else "")
+    raise AssertionError("unreachable")
+
+
+def ago_text(at_ms: int) -> str:
+    """How long ago a moment was."""
+    return f"{duration_text(max(0, time.time() * 1000 - at_ms))} ago"
+
+
+def clock_text(at_ms: int) -> str:
+    """A moment in local time, with the date when it is not today."""
+    moment = datetime.fromtimestamp(at_ms / 1000, UTC).astimezone()
+    today = datetime.now(UTC).astimezone().date()
+    return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M:%S")

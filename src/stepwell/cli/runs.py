@@ -1,0 +1,88 @@
+"""`stepwell runs` and `stepwell run show`: what has run, and how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from stepwell.cli.api import Api, url_option
+from stepwell.cli.output import ago_text, dim, duration_text, print_json, say, status_text, table
+
+
+@click.command()
+@url_option
+@click.option("--function", "-f", "functions", multiple=True, help="Only runs of this function (its slug); repeatable.")
+@click.option(
+    "--status",
+    "-s",
+    "statuses",
+    multiple=True,
+    type=click.Choice(["queued", "running", "completed", "failed", "cancelled"], case_sensitive=False),
+    help="Only runs in this state; repeatable.",
+)
+@click.option("--limit", "-n", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def runs(
+    url: str, key: str | None, functions: tuple[str, ...], statuses: tuple[str, ...], limit: int, as_json: bool
+) -> None:
+    """List runs, newest first."""
+    query = {
+        "function": ",".join(functions) or None,
+        "status": ",".join(status.upper() for status in statuses) or None,
+        "limit": limit,
+    }
+    found = Api(url, key).get("/api/runs", **query)["data"]
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        say(
+            "no runs yet. Send an event:  stepwell send my/event '{}'"
+            if not (functions or statuses)
+            else "no such runs"
+        )
+        return
+    table((_line(run) for run in found), ("run", "function", "status", "started", "took", "event"))
+
+
+def _line(run: dict[str, Any]) -> dict[str, str]:
+    ended, started = run.get("ended_at"), run.get("started_at") or run["created_at"]
+    return {
+        "run": run["id"],
+        "function": run["function"],
+        "status": status_text(run["status"]),
+        "started": ago_text(run["created_at"]),
+        "took": duration_text(ended - started) if ended is not None else "",
+        "event": dim(run.get("event_name") or ""),
+    }
+
+
+@click.group()
+def run() -> None:
+    """Look at one run, or cancel it."""
+
+
+@run.command()
+@click.argument("run_id", metavar="ID")
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(run_id: str, url: str, key: str | None, as_json: bool) -> None:
+    """Show the run ID: its trace as a tree, with attempts and times, its input and its result."""
+    from stepwell.cli.trace import print_run
+
+    api = Api(url, key)
+    detail = api.get(f"/api/runs/{run_id}")["data"]
+    if as_json:
+        print_json(detail)
+    else:
+        print_run(detail, api.get(f"/api/runs/{run_id}/lines")["data"])
+
+
+@run.command()
+@click.argument("run_id", metavar="ID")
+@url_option
+def cancel(run_id: str, url: str, key: str | None) -> None:
+    """Cancel the run ID."""
+    Api(url, key).post(f"/api/runs/{run_id}/cancel", {})
+    say(f"cancelled {run_id}", mark="⊘", colour="yellow")

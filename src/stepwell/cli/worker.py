@@ -1,0 +1,79 @@
+"""`stepwell worker`: run the functions of a module, connected to a server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import click
+
+from stepwell.cli.api import url_option
+from stepwell.cli.output import say
+from stepwell.cli.target import load_services
+from stepwell.wire.signature import bearer_hash
+
+
+@click.command()
+@click.argument("target")
+@url_option
+@click.option(
+    "--concurrency", type=click.IntRange(1), envvar="STEPWELL_CONCURRENCY", help="Functions at a time  [default: 200]"
+)
+@click.option("--child", is_flag=True, hidden=True)
+def worker(target: str, url: str, key: str | None, concurrency: int | None, child: bool) -> None:
+    """Run the services in TARGET (`app.py`, `package.module`, `app.py:service`) as a worker of a server.
+
+    The worker dials out: it needs no open port. It reconnects for ever; stop it with Ctrl+C, and what it is
+    running is finished or handed back first.
+    """
+    if child:
+        _die_with_parent()
+    try:
+        services = load_services(target)
+    except click.ClickException:
+        raise
+    except Exception:
+        _show_users_error(target)
+        sys.exit(3)
+    from stepwell.sdk.worker import run_worker
+
+    if not child:
+        say(f"{', '.join(service.id for service in services)} → {url}", mark="●", colour="blue")
+    _prefer_uvloop()
+    run_worker(services, url, api_key=bearer_hash(key) if key else None, concurrency=concurrency or 0)
+
+
+def _prefer_uvloop() -> None:
+    """The faster event loop, when it is installed (it comes with the server)."""
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+def _show_users_error(target: str) -> None:
+    """The traceback of the user's own code, without our frames above it."""
+    kind, error, trace = sys.exc_info()
+    ours = str(Path(__file__).parent)
+    while trace is not None and (
+        trace.tb_frame.f_code.co_filename.startswith(ours) or "importlib" in trace.tb_frame.f_code.co_filename
+    ):
+        trace = trace.tb_next
+    say(f"{target} could not be loaded:", mark="✗", colour="red")
+    click.echo("".join(traceback.format_exception(kind, error, trace)), err=True)
+
+
+def _die_with_parent() -> None:
+    """A worker started by `stepwell dev` ends when that process ends, however it ends."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        if os.getppid() != parent:
+            sys.exit(0)
