@@ -1,7 +1,6 @@
 """Tells the life of a run to the engine, message by message, and keeps the journal that comes of it."""
 
 from stepwell.engine import decide as engine
-from stepwell.engine.run import Run
 from stepwell.engine.span import InFlight, Trace
 from stepwell.engine.trace import trace_of
 from stepwell.model import message, op

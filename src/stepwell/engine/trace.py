@@ -241,7 +241,7 @@ class _Fold:
             return
         call.ended_at, call.outcome, call.error = entry.at, entry.outcome, entry.error
         call.worker, call.status, call.duration_ms = entry.worker, entry.status, entry.duration_ms
-        call.started_at = entry.started_at or None
+        call.started_at = entry.started_at or call.started_at
         self._begin(entry.started_at or entry.at)
         self.last_ended = call
         self.answered = None if entry.outcome in _BROKEN else call
@@ -313,6 +313,8 @@ class _Fold:
             if not started:
                 started = max(call.began, call.last_step_at)
             call.last_step_at = max(call.last_step_at, ended)
+            if not call.outcome:
+                call.started_at = call.began  # it reports, so it runs
             if call.discovers:
                 self._begin(call.request.scheduled_at)
             self._got_further(call)
