@@ -131,8 +131,14 @@ class Turns:
         self._cached_runs = cached_runs
         self._cache: OrderedDict[RunId, Run] = OrderedDict()
         self._boxes: dict[RunId, list[Envelope]] = {}
+        self.watch: Callable[[RunId], None] | None = None  # told of each commit of a run; see `stepwell.node.watch`
         self.refused = 0  # commits that came too late; each was decided again or proved unneeded
         self.dropped = 0  # answers whose claim somebody else has by now
+
+    @property
+    def busy(self) -> int:
+        """Runs that have messages which are not committed yet."""
+        return len(self._boxes)
 
     # taking messages in
 
@@ -440,6 +446,8 @@ class Turns:
     def perform(self, plan: Plan) -> None:
         """Carry out what is now durable."""
         run, performer = plan.run, self._performer
+        if self.watch is not None and plan.entries:
+            self.watch(run.id)
         for job in plan.jobs.values():
             if job.owner is not None:
                 self._perform_job(job, run, plan.events)

@@ -1,0 +1,83 @@
+"""What answers look like: JSON bodies, errors in the envelope that each API's callers expect.
+
+An error on purpose (`StepwellError`) carries its status and a message for the caller. Anything else is a bug: it is
+logged with a reference, and the caller gets the reference and nothing of the inside.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.responses import Response
+
+from stepwell.model.errors import Overloaded, StepwellError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stepwell.model.ids import Instant
+
+JSON = "application/json"
+
+encode = msgspec.json.Encoder().encode
+Raw = msgspec.Raw
+
+
+class Envelope(Enum):
+    """How an API writes its errors."""
+
+    V1 = "v1"  # {"error": text, "status": 404, "code": ...}
+    TEXT = "text"  # the message alone
+
+
+def json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer. `Raw` members go out as the text they are."""
+    return Response(encode(value), status, dict(headers or {}), JSON)
+
+
+def v1(data: object) -> Response:
+    """The envelope of `/v1`: the data, and when it was fetched. Nothing is cached here."""
+    fetched = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return json({"data": data, "metadata": {"fetched_at": fetched, "cached_until": None}})
+
+
+def error_members(err: StepwellError) -> dict[str, Any]:
+    """The members that every JSON error has. `status` is always there (trap 2)."""
+    members: dict[str, Any] = {"error": str(err), "status": err.http_status, "code": err.code.lower()}
+    field = getattr(err, "field", None)
+    if field:
+        members["field"] = field
+    return members
+
+
+def retry_after(err: StepwellError) -> dict[str, str]:
+    """The header that tells a caller when to come back; empty if coming back would not help."""
+    if not err.retryable:
+        return {}
+    seconds = err.retry_after_s if isinstance(err, Overloaded) else 1.0
+    return {"retry-after": str(max(1, math.ceil(seconds)))}
+
+
+def error(err: StepwellError, envelope: Envelope) -> Response:
+    """The answer to a request that was refused on purpose."""
+    if envelope is Envelope.TEXT or err.http_status == 401:
+        return Response(str(err), err.http_status, retry_after(err), "text/plain")
+    return json(error_members(err), err.http_status, retry_after(err))
+
+
+def bug(reference: str) -> Response:
+    """The answer to a request that met a bug of ours."""
+    text = f"this server made a mistake; its log has more under {reference}"
+    return json({"error": text, "status": 500, "code": "internal"}, 500)
+
+
+def instant(at: Instant | None) -> str | None:
+    """RFC 3339 with milliseconds, in UTC."""
+    if at is None:
+        return None
+    moment = datetime.fromtimestamp(at // 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{at % 1000:03d}Z"

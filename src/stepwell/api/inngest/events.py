@@ -1,0 +1,160 @@
+"""Events coming in: the one endpoint that is called more often than all others, so nothing stands around it.
+
+The 2xx is sent once the events and the job to match them are durable. What was accepted before a bad event stays
+accepted, and the answer names those ids beside the error (trap 10).
+
+Protocol: sections 2.1 to 2.7 of the Inngest wire protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from stepwell.api import answers
+from stepwell.api.body import Disconnected
+from stepwell.api.keys import Access
+from stepwell.api.routes import Ask, Route
+from stepwell.model.errors import InvalidInput, Overloaded, StepwellError, Unauthorized
+from stepwell.model.event import INVOKED
+from stepwell.model.payload import INLINE_LIMIT_BYTES
+from stepwell.node.large import stored
+from stepwell.wire.inngest.event import SEED_HEADER, invoked_event, read_event, read_events, read_seed
+from stepwell.wire.inngest.text import read, write
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from starlette.responses import Response
+    from starlette.types import Receive, Send
+
+    from stepwell.api.site import Site
+    from stepwell.model.event import Event
+    from stepwell.model.payload import Blob
+
+log = logging.getLogger("stepwell.api")
+
+_SEED = SEED_HEADER.encode()
+_TYPE = (b"content-type", b"application/json")
+
+
+def routes() -> list[Route]:
+    return [
+        # POST /e/{key} is answered by `EventIntake` before the table is asked.
+        Route("POST", "/e", _no_key, Access.OPEN),
+        Route("POST", "/invoke/{slug:path}", invoke),
+    ]
+
+
+class EventIntake:
+    """`POST /e/{key}` as a bare ASGI callable."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._draw = lambda _at: site.node.new_key()
+
+    async def __call__(
+        self,
+        key: str,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        send: Send,
+        extra: Sequence[tuple[bytes, bytes]],
+    ) -> None:
+        site = self._site
+        status, more = 200, []
+        held = None
+        try:
+            site.keys.check_event_key(key.rstrip("/"))
+            if site.closing:
+                raise Overloaded("this server is stopping; send again in a moment")
+            held = site.bodies.hold()
+            body = await held.read(headers, receive)
+            status, answer = await self._take(body, headers)
+        except StepwellError as err:
+            site.counts[f"refused:{err.code.lower()}"] += 1
+            status = err.http_status
+            answer = answers.encode({"ids": [], "status": status, "error": str(err)})
+            more = [(name.encode(), value.encode()) for name, value in answers.retry_after(err).items()]
+            if isinstance(err, Disconnected):
+                return
+        except Exception:
+            reference = site.node.new_key()
+            log.exception("%s: POST /e", reference)
+            status, answer = 500, bytes(answers.bug(reference).body)
+        finally:
+            if held is not None:
+                held.release()
+        length = (b"content-length", b"%d" % len(answer))
+        await send({"type": "http.response.start", "status": status, "headers": [_TYPE, length, *more, *extra]})
+        await send({"type": "http.response.body", "body": answer})
+
+    async def _take(self, body: bytes, headers: Mapping[bytes, bytes]) -> tuple[int, bytes]:
+        site, seed = self._site, headers.get(_SEED)
+        intake = read_events(
+            body,
+            now=site.node.world.now(),
+            draw=self._draw,
+            seed=read_seed(seed.decode("latin-1")) if seed is not None else None,
+            env=site.env,
+        )
+        if intake.events:
+            await accept(site, intake.events)
+        if intake.error is None:
+            return 200, answers.encode({"ids": intake.ids, "status": 200})
+        site.counts["refused:event"] += 1
+        return 400, answers.encode({"ids": intake.ids, "status": 400, "error": str(intake.error)})
+
+
+async def accept(site: Site, events: Sequence[Event]) -> None:
+    """Store events and begin to match them; large ones leave their text to the blobs."""
+    blobs: dict[Blob, bytes] = {}
+    small = [
+        event
+        if len(event.body) <= INLINE_LIMIT_BYTES
+        else msgspec.structs.replace(event, body=stored(event.body, blobs))
+        for event in events
+        if isinstance(event.body, bytes)
+    ]
+    await site.node.accept(site.env, small, blobs)
+
+
+async def _no_key(ask: Ask) -> Response:
+    raise Unauthorized("Event key is required")
+
+
+async def invoke(ask: Ask) -> Response:
+    """`POST /invoke/{slug}`: run one function with an event-like body."""
+    event = await invoked(ask, ask.part("slug"))
+    return answers.json({"id": event.internal_id, "status": 200})
+
+
+async def invoked(ask: Ask, slug: str) -> Event:
+    """Accept the event that runs the function. Raises `InvalidInput` and what `Node.accept` raises."""
+    site = ask.site
+    text = await ask.body()
+    try:
+        value = read(text) if text.strip() else {}
+    except ValueError as err:
+        raise InvalidInput(f"the body is {err}") from err
+    if not isinstance(value, dict):
+        raise InvalidInput('the body must be a JSON object such as {"data": {}}')
+    now, key = site.node.world.now(), site.node.new_key()
+    seed = read_seed(ask.request.headers.get(SEED_HEADER))
+    shown = seed.ulid(0) if seed is not None else key
+    given = read_event(value, now=now, key=key, internal_id=shown, env=site.env, name=INVOKED)
+    assert isinstance(given.body, bytes)
+    members = read(given.body)
+    system = invoked_event(
+        id=given.id,
+        at=given.ts,
+        function=slug,
+        data=write(members["data"]),
+        user=write(members["user"]),
+        v=members.get("v"),
+    )
+    event = msgspec.structs.replace(given, body=system.body())
+    await accept(site, [event])
+    return event

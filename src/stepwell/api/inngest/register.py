@@ -1,0 +1,88 @@
+"""Services announce themselves: `POST /fn/register`, and are forgotten: `DELETE /fn/remove`.
+
+Protocol: section 3.3 of the Inngest wire protocol. The server's own asking is in `sync.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+from stepwell.api import answers
+from stepwell.api.answers import Envelope
+from stepwell.api.routes import Ask, Route
+from stepwell.model.errors import InvalidInput, NotFound
+from stepwell.model.ids import derived_uuid
+from stepwell.wire.inngest.register import (
+    RegisterRefused,
+    accepted_answer,
+    check_server_kind,
+    normal_url,
+    read_register,
+)
+
+if TYPE_CHECKING:
+    from stepwell.api.site import Site
+    from stepwell.model.function import Service
+
+log = logging.getLogger("stepwell.api")
+audit = logging.getLogger("stepwell.audit")
+
+
+def routes() -> list[Route]:
+    return [
+        Route("POST", "/fn/register", register, envelope=Envelope.TEXT),
+        Route("DELETE", "/fn/remove", remove),
+    ]
+
+
+async def register(ask: Ask) -> Response:
+    site = ask.site
+    try:
+        check_server_kind(ask.request.headers.get("x-inngest-expected-server-kind"), site.kind)
+        service, warnings = read_register(await ask.body(), env=site.env)
+    except RegisterRefused as err:
+        site.counts["refused:register"] += 1
+        log.warning("a registration was refused: %s", err)
+        return Response(err.answer(), err.http_status, media_type=answers.JSON)
+    except InvalidInput as err:
+        return answers.error(err, Envelope.V1)
+    modified = await keep(site, service, warnings)
+    sync_id = derived_uuid("sync", service.id, service.checksum)
+    return Response(accepted_answer(service, modified=modified, sync_id=sync_id), media_type=answers.JSON)
+
+
+async def keep(site: Site, service: Service, warnings: tuple[str, ...]) -> bool:
+    """Store a service that registered. Returns whether its functions differ from before."""
+    before = site.node.registry.service(service.env, service.name)
+    stored = await site.node.register(service)
+    if site.sync is not None and service.url:
+        site.sync.registered(service.url)
+    if before is not None and before.url != service.url:
+        audit.warning("service %r is now called at %s, before at %s", service.name, service.url, before.url)
+    if before is not None and before.checksum == service.checksum and before.transport == service.transport:
+        return False  # an error that is over, at most
+    if stored:
+        log.info("service %r registered with %d functions: %s", service.name, len(service.functions), service.url)
+        for text in warnings:
+            log.warning("service %r: %s", service.name, text)
+    return stored
+
+
+async def remove(ask: Ask) -> Response:
+    """`DELETE /fn/remove?url=`: forget the services at that URL."""
+    site = ask.site
+    try:
+        url = normal_url(ask.query("url") or "")
+    except ValueError as err:
+        raise InvalidInput(f"the query parameter `url` is needed: {err}", field="url") from err
+    names = [one.name for one in site.node.registry.services() if one.env == site.env and one.url == url]
+    for name in names:
+        await site.node.forget(site.env, name)
+        audit.warning("service %r at %s was removed", name, url)
+    asked = site.sync is not None and site.sync.forget(url)
+    if not names and not asked:
+        raise NotFound(f"no service at {url}")
+    return answers.json({"ok": True, "removed": names, "status": 200})

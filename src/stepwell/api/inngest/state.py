@@ -1,0 +1,69 @@
+"""What an SDK fetches of a run whose state was too large to send along (`use_api`), and the old way to cancel.
+
+Protocol: sections 4.2 and 8.2 of the Inngest wire protocol.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+from stepwell.api import answers
+from stepwell.api.routes import Ask, Route
+from stepwell.model.errors import InvalidInput, StepwellError
+from stepwell.model.ids import RunId, ulid_time
+from stepwell.wire.inngest.call import steps_object
+from stepwell.wire.inngest.text import array
+
+if TYPE_CHECKING:
+    from stepwell.node.lookup import State
+
+
+class Gone(StepwellError):
+    """The run has ended; what SDKs need to go on with it is not served any more."""
+
+    code = "GONE"
+    http_status = 410
+
+
+def routes() -> list[Route]:
+    return [
+        Route("GET", "/v0/runs/{id}/actions", actions),
+        Route("GET", "/v0/runs/{id}/batch", batch),
+        Route("DELETE", "/v0/runs/{id}", cancel),
+    ]
+
+
+async def actions(ask: Ask) -> Response:
+    """Recorded results by step, as `steps` of a call has them."""
+    state = await _state(ask)
+    return Response(steps_object(state.memos), media_type=answers.JSON)
+
+
+async def batch(ask: Ask) -> Response:
+    """The events of the run."""
+    state = await _state(ask)
+    return Response(array(state.events), media_type=answers.JSON)
+
+
+async def cancel(ask: Ask) -> Response:
+    await ask.site.node.cancel(run_id(ask), "cancelled through the API", ask.site.env)
+    return Response(status_code=204)
+
+
+async def _state(ask: Ask) -> State:
+    state = await ask.site.lookup.state(ask.site.env, run_id(ask))
+    if state is None:
+        raise Gone("runtime state is no longer available for runID")
+    return state
+
+
+def run_id(ask: Ask) -> RunId:
+    """The run named in the path. Raises `InvalidInput`."""
+    text = ask.part("id")
+    try:
+        ulid_time(text)
+    except ValueError as err:
+        raise InvalidInput(f"Invalid run ID: {err}", field="id") from err
+    return RunId(text.upper())

@@ -1,0 +1,143 @@
+"""The table of routes, and what happens around every one of them.
+
+A surface lists its routes; each says who may call it. Around the call: the key is checked, room for the body is taken
+and given back, and every error becomes an answer. So a handler reads its request, asks the node and returns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Router
+from starlette.routing import Route as StarletteRoute
+
+from stepwell.api import answers
+from stepwell.api.answers import Envelope
+from stepwell.api.keys import Access
+from stepwell.model.errors import InvalidInput, NotFound, StepwellError
+from stepwell.model.payload import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stepwell.api.site import Site
+
+log = logging.getLogger("stepwell.api")
+
+Handler = Callable[["Ask"], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One line of the table. `method` is one method; GET answers HEAD too."""
+
+    method: str
+    path: str
+    handler: Handler
+    access: Access = Access.SIGNING_KEY
+    envelope: Envelope = Envelope.V1
+
+
+@dataclass(slots=True)
+class Ask:
+    """A request on its way to a handler."""
+
+    site: Site
+    request: Request
+    _body: Callable[[], Awaitable[bytes]]
+
+    async def body(self) -> bytes:
+        """The whole body. May be asked once."""
+        return await self._body()
+
+    async def json(self, what: str = "the body") -> dict[str, Any]:
+        """The body as a JSON object; empty when there is none. Raises `InvalidInput`."""
+        text = await self._body()
+        if not text.strip():
+            return {}
+        try:
+            value = decode(text)
+        except (ValueError, RecursionError) as err:
+            raise InvalidInput(f"{what} is {err}") from err
+        if not isinstance(value, dict):
+            raise InvalidInput(f"{what} must be a JSON object")
+        return value
+
+    def part(self, name: str) -> str:
+        """A named part of the path."""
+        return str(self.request.path_params[name])
+
+    def query(self, name: str) -> str | None:
+        """A query parameter; None if it is missing or empty."""
+        return self.request.query_params.get(name) or None
+
+    def limit(self, default: int, most: int, name: str = "limit") -> int:
+        """The `limit` parameter, kept between 1 and `most`. Raises `InvalidInput` when it is no number."""
+        text = self.query(name)
+        if text is None:
+            return default
+        try:
+            wanted = int(text)
+        except ValueError as err:
+            raise InvalidInput(f"{name} must be a whole number, not {text[:40]!r}", field=name) from err
+        return max(1, min(wanted, most))
+
+
+def router(site: Site, routes: Iterable[Route], more: Iterable[BaseRoute] = ()) -> Router:
+    """The table as something that can be called."""
+    by_path: dict[str, dict[str, Route]] = {}
+    for route in routes:
+        methods = by_path.setdefault(route.path, {})
+        assert route.method not in methods, f"{route.method} {route.path} is there twice"
+        methods[route.method] = route
+    table: list[BaseRoute] = list(more)
+    for path, methods in by_path.items():
+        table.append(StarletteRoute(path, _endpoint(site, methods), methods=list(methods)))
+    return Router(table, redirect_slashes=False, default=_not_found)
+
+
+def _endpoint(site: Site, methods: dict[str, Route]) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        route = methods.get(request.method) or methods["GET"]  # HEAD
+        held = None
+        try:
+            _check_access(site, route, request)
+            held = site.bodies.hold()
+            body = held.read
+            headers = dict(request.scope["headers"])
+            ask = Ask(site, request, lambda: body(headers, request.receive))
+            return await route.handler(ask)
+        except StepwellError as err:
+            site.counts[f"refused:{err.code.lower()}"] += 1
+            return answers.error(err, route.envelope)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception:
+            reference = site.node.new_key()
+            log.exception("%s: %s %s", reference, request.method, route.path)
+            return answers.bug(reference)
+        finally:
+            if held is not None:
+                held.release()
+
+    return endpoint
+
+
+def _check_access(site: Site, route: Route, request: Request) -> None:
+    if route.access is Access.SIGNING_KEY:
+        site.keys.check_bearer(request.headers.get("authorization"))
+    elif route.access is Access.DEVELOPMENT and site.kind != "dev":
+        raise NotFound(f"{route.path} is there in development only")
+
+
+async def _not_found(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": "nothing answers at this path"})
+        return
+    err = NotFound(f"nothing answers at {scope['path'][:200]}")
+    await answers.error(err, Envelope.V1)(scope, receive, send)

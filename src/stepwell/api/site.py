@@ -1,0 +1,87 @@
+"""What every surface is given: the node it asks, the keys it checks, the limits it keeps to.
+
+One `Site` serves all surfaces of a process. It holds no state of a run; what is counted here (bodies in progress,
+refusals by reason) is about this process alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from stepwell.api.body import Bodies, Limits
+from stepwell.model.event import DEV_ENV
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from starlette.websockets import WebSocket
+
+    from stepwell.api.gate import Gate
+    from stepwell.api.keys import Keys
+    from stepwell.node.lookup import Lookup
+    from stepwell.node.node import Node
+    from stepwell.node.sweep import Sweep
+    from stepwell.node.watch import Watch
+
+
+class Dialled(Protocol):
+    """Serves the websocket of one worker from its handshake to its end. `server.py` brings it."""
+
+    async def __call__(self, websocket: WebSocket, /) -> None: ...
+
+
+class SyncControl(Protocol):
+    """What is known about services that have not registered, or cannot be reached."""
+
+    def targets(self) -> Sequence[Mapping[str, object]]: ...
+
+    def registered(self, url: str) -> None:
+        """A service just registered with that URL."""
+
+    def forget(self, url: str) -> bool:
+        """Stop asking at that URL. False: it was not asked."""
+
+
+class Findings(Protocol):
+    """What the auditor last found wrong with the store; empty when all is well."""
+
+    def findings(self) -> Sequence[str]: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Site:
+    """The surroundings of every surface.
+
+    `kind` is what SDKs are told: `dev` or `cloud`. `dialled`, `sync` and `auditor` are None in a server that is
+    put together without that part.
+    """
+
+    node: Node
+    keys: Keys
+    gate: Gate
+    lookup: Lookup
+    watch: Watch
+    sweep: Sweep
+    kind: str = "dev"
+    version: str = ""
+    env: str = DEV_ENV
+    limits: Limits = field(default_factory=Limits)
+    started_options: Mapping[str, object] = field(default_factory=dict)
+    dialled: Dialled | None = None
+    sync: SyncControl | None = None
+    auditor: Findings | None = None
+    closing: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    bodies: Bodies = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bodies = Bodies(self.limits)
+
+    @property
+    def state(self) -> str:
+        """`ready`, `stopping`, or `lost`: others have taken this node's place."""
+        if self.closing:
+            return "stopping"
+        return "lost" if self.node.stopped else "ready"

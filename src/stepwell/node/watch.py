@@ -1,0 +1,97 @@
+"""Who follows a run is told when it has moved on; what happened they read from the journal.
+
+    with watch.follow(run) as follower:
+        read the journal after entry N
+        await follower.moved()      ◀── Turns.perform, right after a commit
+        read the journal after entry N ...
+
+The journal is the truth and its entries are numbered, so a follower that is slow, or comes back after its connection
+broke, misses nothing and sees nothing twice, and nothing is queued here for it. A follower begins to listen before it
+reads, so what is committed between the two wakes it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from stepwell.model.ids import RunId
+    from stepwell.node.clock import Gate, World
+
+
+class Watch:
+    """The followers of one process. What other nodes commit is not seen here."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._followers: dict[RunId, set[Follower]] = {}
+        self.closed = False
+
+    @property
+    def followers(self) -> int:
+        return sum(map(len, self._followers.values()))
+
+    def moved(self, run: RunId) -> None:
+        """Something of this run was committed."""
+        for follower in self._followers.get(run, ()):
+            follower.wake()
+
+    def follow(self, run: RunId) -> Follower:
+        """Begin to listen; to be used in a `with` statement."""
+        return Follower(self, run)
+
+    def close(self) -> None:
+        """Wake everybody, so that they see `closed` and leave."""
+        self.closed = True
+        for followers in self._followers.values():
+            for follower in followers:
+                follower.wake()
+
+    def gate(self) -> Gate:
+        return self._world.gate()
+
+    def add(self, follower: Follower) -> None:
+        self._followers.setdefault(follower.run, set()).add(follower)
+
+    def remove(self, follower: Follower) -> None:
+        followers = self._followers.get(follower.run)
+        if followers is not None:
+            followers.discard(follower)
+            if not followers:
+                del self._followers[follower.run]
+
+
+class Follower:
+    """One who follows one run."""
+
+    def __init__(self, watch: Watch, run: RunId) -> None:
+        self.run = run
+        self._watch = watch
+        self._woken = False
+        self._gate: Gate | None = None
+
+    def __enter__(self) -> Self:
+        self._watch.add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watch.remove(self)
+
+    def wake(self) -> None:
+        self._woken = True
+        if self._gate is not None:
+            self._gate.open()
+
+    async def moved(self) -> None:
+        """Return once the run has moved on since the last time; at once if it has. May be cancelled."""
+        if not self._woken:
+            self._gate = self._watch.gate()
+            try:
+                await self._gate.passed()
+            finally:
+                self._gate = None
+        self._woken = False

@@ -1,0 +1,283 @@
+"""One server, from start to stop.
+
+    port bound ─▶ store opened ─▶ node takes part ─▶ surfaces answer                              start
+    new work refused ─▶ node claims nothing ─▶ calls in flight may end, for a while
+        ─▶ workers are told ─▶ connections close ─▶ store closes                                  stop
+
+Nothing is lost by stopping sooner: what was acknowledged is in the store, and what was under way is done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import signal
+import time
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from stepwell.api.app import application
+from stepwell.api.gate import Gate, is_loopback
+from stepwell.api.keys import Keys
+from stepwell.api.site import Site
+from stepwell.engine.decide import Policy
+from stepwell.model.errors import ConfigurationError
+from stepwell.model.function import Transport
+from stepwell.node.clock import AsyncioWorld
+from stepwell.node.lookup import Lookup
+from stepwell.node.node import Node, NodeSettings
+from stepwell.node.sweep import Sweep
+from stepwell.node.watch import Watch
+from stepwell.server import logs
+from stepwell.server.listening import listen
+from stepwell.server.performers import Performers
+from stepwell.store.clock import WallClock
+from stepwell.store.memory import MemoryStore
+from stepwell.store.sqlite import SqliteStore
+from stepwell.store.sqlite.directory import DirectoryLock
+from stepwell.wire.worker import MAX_FRAME_BYTES
+from stepwell.workers.http import HttpPerformer
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable, Generator
+    from pathlib import Path
+
+    from stepwell.model.dispatch import Performer
+    from stepwell.server.settings import ServerSettings
+    from stepwell.store.base import Store
+
+log = logging.getLogger("stepwell.server")
+
+_CLOSE_S = 3  # for requests that are being answered
+_SETTLE_S = 0.2  # for tasks of the node; what matters of them was waited for before
+_NODE = "local"  # the one node of an embedded store; its epoch tells its lives apart
+
+
+class Server:
+    """A node, its store and its surfaces on one port.
+
+    Args:
+        settings: Checked at `start`.
+        store: Instead of the one that the settings name; opened and closed here all the same.
+    """
+
+    def __init__(self, settings: ServerSettings, *, store: Store | None = None) -> None:
+        self.settings = settings
+        self._given_store = store
+        self._stack = contextlib.AsyncExitStack()
+        self._web: _Web | None = None
+        self._site: Site | None = None
+        self._http: HttpPerformer | None = None
+        self._performers = Performers()
+        self.port = settings.port
+
+    @property
+    def url(self) -> str:
+        """Where this server answers; the port is known once it has started."""
+        host = self.settings.host
+        if is_loopback(host) or host in {"0.0.0.0", "::"}:
+            host = "localhost"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def site(self) -> Site:
+        """What the surfaces are given; there once the server has started."""
+        assert self._site is not None, "the server has not started"
+        return self._site
+
+    @property
+    def node(self) -> Node:
+        return self.site.node
+
+    async def start(self) -> None:
+        """Be ready to answer on return.
+
+        Raises:
+            ConfigurationError: The settings cannot work, the port or the data folder is in use.
+        """
+        settings = self.settings
+        settings.check()
+        if settings.manage_logging:
+            logs.set_up(as_json=settings.log_json)
+        async with contextlib.AsyncExitStack() as stack:
+            sockets = listen(settings.host, settings.port)
+            for one in sockets:
+                stack.callback(one.close)
+            self.port = sockets[0].getsockname()[1]
+            store = self._given_store or _store(settings)
+            await store.open()
+            stack.push_async_callback(store.close)
+            site = await self._assemble(store, stack)
+            self._site = site
+            await self._answer(application(site), sockets, stack)
+            stack.push_async_callback(self._performers.close)  # before the connections it speaks through are closed
+            self._stack = stack.pop_all()
+        if settings.unsafe_no_auth and not is_loopback(settings.host) and settings.signing_key is None:
+            log.warning("this server can be reached from other machines and asks for no key (--unsafe-no-auth)")
+
+    async def stop(self) -> None:
+        """Stop in order; on return everything is closed. May be called again."""
+        site = self._site
+        if site is not None and not site.closing:
+            site.closing = True
+            site.node.draining = True
+            site.node.stop()
+            site.watch.close()
+            await self._drain()
+        await self._stack.aclose()
+
+    async def serve(self) -> None:
+        """Start, answer until SIGTERM or SIGINT, stop."""
+        asked = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError):
+                loop.add_signal_handler(number, asked.set)
+        await self.start()
+        try:
+            await asked.wait()
+        finally:
+            await self.stop()
+
+    async def _assemble(self, store: Store, stack: contextlib.AsyncExitStack) -> Site:
+        settings = self.settings
+        world = AsyncioWorld()
+        performers = self._performers
+        node = Node(
+            _NODE,
+            epoch=time.time_ns() // 1_000_000,
+            store=store,
+            world=world,
+            performer=performers,
+            settings=NodeSettings(
+                policy=Policy(retry_interval_ms=settings.retry_interval_ms), cached_runs=settings.cached_runs
+            ),
+        )
+        signing = [key for key in (settings.signing_key, settings.signing_key_fallback) if key is not None]
+        watch = Watch(world)
+        node.turns.watch = watch.moved
+        site = Site(
+            node=node,
+            keys=Keys(signing=signing, events=settings.event_keys, events_required=not settings.dev),
+            gate=Gate(open=not signing, bound=settings.host, names=settings.allowed_hosts),
+            lookup=Lookup(node),
+            watch=watch,
+            sweep=Sweep(node),
+            kind="dev" if settings.dev else "cloud",
+            version=version(),
+            limits=settings.limits,
+            started_options={"sdkURLs": list(settings.service_urls), "pollInterval": settings.poll_interval_s},
+        )
+        http = HttpPerformer(node.deliver, signing_key=settings.signing_key, server_kind=site.kind)
+        by_transport: dict[Transport, Performer] = {Transport.HTTP: http}
+        self._http = http
+        by_transport.setdefault(Transport.SOCKET, http)
+        performers.connect(node.registry, by_transport)
+        # Closed in reverse: performers first, so that what they had to say is committed before tasks are ended.
+        stack.push_async_callback(world.settle, _SETTLE_S)
+        stack.push_async_callback(performers.close)
+        await node.start()
+        stack.callback(node.stop)
+        return site
+
+    async def _answer(
+        self, app: Callable[..., Awaitable[None]], sockets: list[socket.socket], stack: contextlib.AsyncExitStack
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="websockets-sansio",
+            ws_max_size=MAX_FRAME_BYTES,
+            ws_per_message_deflate=False,
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,  # addresses hold event keys
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=_CLOSE_S,
+        )
+        web = self._web = _Web(config)
+        serving = asyncio.create_task(web.serve(sockets), name="http server")
+        ready = asyncio.create_task(web.ready.wait())
+        await asyncio.wait((serving, ready), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            ready.cancel()
+            serving.result()
+            raise ConfigurationError("the HTTP server could not start; its log says why")
+
+        async def close() -> None:
+            web.should_exit = True
+            await serving
+
+        stack.push_async_callback(close)
+
+    async def _drain(self) -> None:
+        """Let calls in flight end and commit, as long as the settings allow."""
+        deadline = time.monotonic() + self.settings.drain_s
+        while self._in_flight() and time.monotonic() < deadline:  # noqa: ASYNC110 - at the end of a life, briefly
+            await asyncio.sleep(0.02)
+
+    def _in_flight(self) -> int:
+        calls = self._http.in_flight if self._http is not None else 0
+        return calls + self.node.turns.busy
+
+
+class _Web(uvicorn.Server):
+    """uvicorn without its signal handlers: who stops this server is decided elsewhere."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def serve(settings: ServerSettings) -> None:
+    """Run a server in this process until it is told to stop."""
+    import uvloop
+
+    uvloop.run(Server(settings).serve())
+
+
+def version() -> str:
+    """The installed version of Stepwell."""
+    try:
+        return package_version("stepwell")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+def _store(settings: ServerSettings) -> Store:
+    if settings.data is None:
+        return MemoryStore(WallClock())
+    if settings.fresh:
+        _forget(settings.data)
+    return SqliteStore(settings.data)
+
+
+def _forget(data: Path) -> None:
+    """Remove the state in a data folder, and nothing else that may lie there."""
+    if not data.is_dir():
+        return
+    lock = DirectoryLock(data)
+    lock.take()  # not under the feet of a running server
+    try:
+        for name in ("stepwell.db", "stepwell.db-wal", "stepwell.db-shm"):
+            (data / name).unlink(missing_ok=True)
+        shutil.rmtree(data / "blobs", ignore_errors=True)
+    finally:
+        lock.drop()

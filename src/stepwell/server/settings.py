@@ -1,0 +1,117 @@
+"""What can be set of a server, with defaults, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stepwell.api.body import Limits
+from stepwell.api.gate import is_loopback
+from stepwell.model.errors import ConfigurationError
+from stepwell.wire import signature
+from stepwell.wire.inngest.register import normal_url
+
+_SHORTEST_KEY_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """How a server runs. The defaults are those of `stepwell dev`."""
+
+    dev: bool = True
+    """Development: no keys needed, SDKs run in dev mode. Otherwise production: keys are required."""
+    host: str = "127.0.0.1"
+    """Address to listen on. A loopback address listens on IPv4 and IPv6, since `localhost` may be either."""
+    port: int = 8288
+    """Port to listen on; 0 takes a free one."""
+    data: Path | None = Path(".stepwell")
+    """Folder for all state; None keeps it in memory, for tests, and forgets it at the end."""
+    fresh: bool = False
+    """Forget what the data folder holds."""
+
+    service_urls: tuple[str, ...] = ()
+    """Services to register, whether they announce themselves or not."""
+    discovery: bool = True
+    """Look for services on the usual local ports until one has registered."""
+    poll: bool = True
+    """Ask known HTTP services again and again, so that changed code is noticed."""
+    poll_interval_s: float = 5.0
+    """How often to look and to ask."""
+
+    signing_key: str | None = None
+    """Signs what is sent to services, and is asked of everybody but senders of events. Hexadecimal."""
+    signing_key_fallback: str | None = None
+    """Accepted as well, while keys are being exchanged."""
+    event_keys: tuple[str, ...] = ()
+    """Accepted from senders of events; with none, development takes any."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names that lead to this server, for the Host check of a server without keys."""
+    unsafe_no_auth: bool = False
+    """Listen beyond this machine without keys: whoever reaches the port can run your code."""
+
+    retry_interval_ms: int | None = None
+    """A fixed pause between attempts, instead of 15 s to 2 h."""
+    drain_s: float = 10.0
+    """How long calls in flight may go on when the server is asked to stop."""
+    cached_runs: int = 10_000
+    """Runs kept in memory; more are loaded when they are needed."""
+    limits: Limits = field(default_factory=Limits)
+    """Sizes and counts of requests."""
+    log_json: bool = False
+    """Log lines as JSON."""
+    manage_logging: bool = True
+    """Set up logging at start; False leaves it to the program around."""
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` for what cannot work or must not."""
+        if not 0 <= self.port <= 65535:
+            raise ConfigurationError(f"the port must be 0 to 65535, not {self.port} (--port)")
+        if self.poll_interval_s < 0.1:
+            raise ConfigurationError(f"the poll interval is {self.poll_interval_s:g} s and must be 0.1 s at least")
+        if self.retry_interval_ms is not None and self.retry_interval_ms < 0:
+            raise ConfigurationError("the retry interval cannot be negative (--retry-interval)")
+        for name, key in (("--signing-key", self.signing_key), ("the fallback key", self.signing_key_fallback)):
+            if key is not None:
+                _check_signing_key(name, key)
+        if self.signing_key is None and self.signing_key_fallback is not None:
+            raise ConfigurationError("there is a fallback signing key and no signing key (--signing-key)")
+        if any(not key.strip() for key in self.event_keys):
+            raise ConfigurationError("an event key is empty (--event-key)")
+        if not self.dev:
+            self._check_production()
+        elif not is_loopback(self.host) and self.signing_key is None and not self.unsafe_no_auth:
+            raise ConfigurationError(
+                f"{self.host} can be reached from other machines and there is no key: whoever reaches the port could "
+                "run your code. Give keys (--signing-key and --event-key), listen on 127.0.0.1, or accept it with "
+                "--unsafe-no-auth"
+            )
+        for url in self.service_urls:
+            try:
+                normal_url(url)
+            except ValueError as err:
+                raise ConfigurationError(f"the service URL cannot be used: {err} (--service-url)") from err
+
+    def _check_production(self) -> None:
+        if self.signing_key is None:
+            raise ConfigurationError(
+                "a signing key is needed: --signing-key or STEPWELL_SIGNING_KEY. Make one with `openssl rand -hex 32`"
+            )
+        if not self.event_keys:
+            raise ConfigurationError(
+                "an event key is needed: --event-key or STEPWELL_EVENT_KEY. Make one with `openssl rand -hex 16`"
+            )
+        for key in self.event_keys:
+            if len(key) < 8:
+                raise ConfigurationError("an event key has fewer than 8 letters and could be guessed (--event-key)")
+
+
+def _check_signing_key(name: str, key: str) -> None:
+    try:
+        signature.check_key(key)
+    except ValueError as err:
+        raise ConfigurationError(f"{name}: {err}") from err
+    if len(signature.without_prefix(key)) < _SHORTEST_KEY_DIGITS:
+        raise ConfigurationError(
+            f"{name}: fewer than {_SHORTEST_KEY_DIGITS} hex digits could be guessed; "
+            "make one with `openssl rand -hex 32`"
+        )
