@@ -1,0 +1,258 @@
+"""Carrying out what `requests.py` asks: one small loop that blocks, and the same loop with `await`.
+
+What is asked is a generator: it yields an `Ask` and is sent the `Answer`, it yields a `Pause` and is resumed
+after it, and what it returns is the result. A request that got no answer is thrown into it as
+`ServerUnreachable`, so that it can decide whether to ask again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from urllib.parse import urlencode
+
+from stepwell.model.payload import decode
+from stepwell.sdk.client.address import Address
+from stepwell.sdk.client.errors import ServerUnreachable
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx2
+
+T = TypeVar("T")
+
+
+def _version() -> str:
+    try:
+        return version("stepwell")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0.0.0"
+
+
+SDK = f"stepwell-py:v{_version()}"
+"""How this SDK names itself on the wire."""
+
+CONNECT_S = 5.0
+ANSWER_S = 30.0
+"""How long the server may take to begin an answer."""
+QUIET_S = 45.0
+"""How long a followed run may say nothing before the connection counts as lost; the server sends comments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request. `path` begins with a slash and is encoded; `key` goes into `Authorization`."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    to_events: bool = False
+
+    def url(self, address: Address) -> str:
+        base = address.events if self.to_events else address.api
+        return f"{base}{self.path}{'?' + urlencode(self.query) if self.query else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Ask nothing for a while."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back. Names of headers are in lower case."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    def json(self) -> Any:
+        """The decoded body, or None if it is no JSON."""
+        try:
+            return decode(self.body)
+        except ValueError:
+            return None
+
+
+Flow: TypeAlias = Generator[Ask | Pause, Answer | None, T]
+
+
+class Exchange:
+    """Carries out flows, blocking. Safe to share between threads."""
+
+    def __init__(self, address: Address, user_agent: str) -> None:
+        import httpx2
+
+        self.address = address
+        self._http = httpx2.Client(**_settings(address, user_agent))
+
+    def run(self, flow: Flow[T]) -> T:
+        """The result of `flow`."""
+        step = _Step(flow)
+        while not step.ended:
+            match step.wants:
+                case Pause(seconds):
+                    time.sleep(seconds)
+                    step.answered(None)
+                case Ask() as ask:
+                    import httpx2
+
+                    try:
+                        got = self._http.request(
+                            ask.method, ask.url(self.address), content=ask.body, headers=dict(ask.headers)
+                        )
+                    except httpx2.RequestError as err:
+                        step.failed(unreachable(err, self.address, ask))
+                    else:
+                        step.answered(_answer(got, got.content))
+        return step.result()
+
+    @contextmanager
+    def stream(self, ask: Ask, *, quiet_s: float = QUIET_S) -> Iterator[tuple[Answer, Iterator[bytes]]]:
+        """A request whose answer is read as it comes. Raises `ServerUnreachable`, also while it is read.
+
+        Args:
+            quiet_s: How long it may say nothing.
+        """
+        import httpx2
+
+        timeout = httpx2.Timeout(quiet_s, connect=CONNECT_S)
+        try:
+            with self._http.stream(
+                ask.method, ask.url(self.address), headers=dict(ask.headers), timeout=timeout
+            ) as response:
+                body = b"" if response.is_success else response.read()
+                yield _answer(response, body), response.iter_bytes()
+        except httpx2.RequestError as err:
+            raise unreachable(err, self.address, ask) from err
+
+    def close(self) -> None:
+        self._http.close()
+
+
+class AsyncExchange:
+    """Carries out flows on an event loop."""
+
+    def __init__(self, address: Address, user_agent: str) -> None:
+        import httpx2
+
+        self.address = address
+        self._http = httpx2.AsyncClient(**_settings(address, user_agent))
+
+    async def run(self, flow: Flow[T]) -> T:
+        """The result of `flow`."""
+        step = _Step(flow)
+        while not step.ended:
+            match step.wants:
+                case Pause(seconds):
+                    await asyncio.sleep(seconds)
+                    step.answered(None)
+                case Ask() as ask:
+                    import httpx2
+
+                    try:
+                        got = await self._http.request(
+                            ask.method, ask.url(self.address), content=ask.body, headers=dict(ask.headers)
+                        )
+                    except httpx2.RequestError as err:
+                        step.failed(unreachable(err, self.address, ask))
+                    else:
+                        step.answered(_answer(got, got.content))
+        return step.result()
+
+    @asynccontextmanager
+    async def stream(self, ask: Ask) -> AsyncIterator[tuple[Answer, AsyncIterator[bytes]]]:
+        """A request whose answer is read as it comes. Raises `ServerUnreachable`, also while it is read."""
+        import httpx2
+
+        timeout = httpx2.Timeout(QUIET_S, connect=CONNECT_S)
+        try:
+            async with self._http.stream(
+                ask.method, ask.url(self.address), headers=dict(ask.headers), timeout=timeout
+            ) as response:
+                body = b"" if response.is_success else await response.aread()
+                yield _answer(response, body), response.aiter_bytes()
+        except httpx2.RequestError as err:
+            raise unreachable(err, self.address, ask) from err
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+
+class _Step(Generic[T]):
+    """A flow and where it stands."""
+
+    def __init__(self, flow: Flow[T]) -> None:
+        self._flow = flow
+        self._result: T | None = None
+        self.ended = False
+        self.wants: Ask | Pause | None = None
+        self._go(lambda: next(flow))
+
+    def answered(self, answer: Answer | None) -> None:
+        self._go(lambda: self._flow.send(answer))
+
+    def failed(self, error: ServerUnreachable) -> None:
+        self._go(lambda: self._flow.throw(error))
+
+    def result(self) -> T:
+        return self._result  # type: ignore[return-value]
+
+    def _go(self, move: Callable[[], Ask | Pause]) -> None:
+        try:
+            self.wants = move()
+        except StopIteration as stop:
+            self.ended, self._result = True, stop.value
+
+
+def unreachable(error: httpx2.RequestError, address: Address, ask: Ask) -> ServerUnreachable:
+    """The error of a request that got no answer."""
+    import httpx2
+
+    refused = isinstance(error, httpx2.ConnectError)
+    url = address.events if ask.to_events else address.api
+    reason = str(error).strip() or type(error).__name__
+    wrapped = ServerUnreachable(url if refused else ask.url(address).partition("?")[0], reason, refused=refused)
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _answer(response: httpx2.Response, body: bytes) -> Answer:
+    return Answer(response.status_code, body, {name.lower(): value for name, value in response.headers.items()})
+
+
+def _settings(address: Address, user_agent: str) -> dict[str, Any]:
+    import httpx2
+
+    headers = {"User-Agent": user_agent}
+    if address.env:
+        headers["x-inngest-env"] = address.env
+    return {
+        "headers": headers,
+        "timeout": httpx2.Timeout(ANSWER_S, connect=CONNECT_S),
+        "trust_env": not address.is_local,
+        "verify": _certificates(),
+    }
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """The certificates to trust, read once: it takes longer than most requests."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
