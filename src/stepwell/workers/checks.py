@@ -1,0 +1,117 @@
+"""What a worker's frames may contain: JSON text, inline, below the limits, and nothing of anybody else's.
+
+A frame decodes into the model's own types, which can also express what no worker may say: a reference to a
+stored value, an op that was never sent. Everything that passes here is canonical.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from stepwell.model.op import Invoke, Op, Sleep, StepDone, StepErrored, StepPlanned, WaitForEvent
+from stepwell.model.payload import Payload
+from stepwell.wire import worker as frames
+from stepwell.wire.inngest.ops import MAX_OPS, MAX_STEP_OUTPUT_BYTES, MAX_WAIT_MS
+from stepwell.wire.inngest.reply import MAX_BODY_BYTES
+from stepwell.wire.inngest.text import read, shortened, size, write
+
+
+class Unacceptable(ValueError):
+    """A frame that the protocol does not allow; the connection is closed with this text."""
+
+
+class OutputTooLarge(ValueError):
+    """A result above its limit. The run fails with this text."""
+
+
+def checked_frame(frame: frames.FromWorker) -> frames.FromWorker:
+    """The frame, its payloads canonical.
+
+    Raises:
+        Unacceptable: A payload that is not JSON text, or an op that no worker may send.
+        OutputTooLarge: A result is above its limit.
+    """
+    match frame:
+        case frames.Report():
+            return msgspec.structs.replace(frame, ops=checked_ops(frame.ops))
+        case frames.Returned():
+            return msgspec.structs.replace(
+                frame, output=checked_text(frame.output, "the function's result", result=True)
+            )
+        case frames.Raised():
+            return msgspec.structs.replace(frame, error=checked_text(frame.error, "the function's error"))
+    return frame
+
+
+def checked_ops(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    """The ops of a report, their payloads canonical.
+
+    Raises:
+        Unacceptable: Too many, or a payload that is not JSON text.
+        OutputTooLarge: A step's result is above its limit.
+    """
+    if len(ops) > MAX_OPS:
+        raise Unacceptable(f"a report has {len(ops)} ops and may have {MAX_OPS}; send several")
+    return tuple(_checked(op) for op in ops)
+
+
+def checked_text(payload: Payload, what: str, *, result: bool = False) -> bytes:
+    """Canonical text of a payload that a worker sent.
+
+    Args:
+        result: It is what a function returned, and limited as such.
+
+    Raises:
+        Unacceptable: It is no text, or no JSON.
+        OutputTooLarge: It is above the limit.
+    """
+    limit = MAX_BODY_BYTES if result else MAX_STEP_OUTPUT_BYTES
+    if not isinstance(payload, bytes):
+        raise Unacceptable(f"{what} must be JSON text, not a reference")
+    try:
+        text = write(read(payload))
+    except ValueError as err:
+        raise Unacceptable(f"{what} is {err}") from err
+    if len(text) > limit:
+        raise OutputTooLarge(
+            f"{what} has {size(len(text))} and may have {size(limit)}; "
+            "store the value elsewhere and return a reference to it"
+        )
+    return text
+
+
+def _checked(op: Op) -> Op:
+    step = f"step {shortened(op.name or op.step, 80)!r}"
+    if len(op.step) > 255:
+        raise Unacceptable(f"the id of a step has {len(op.step)} characters and may have 255; it is a hash")
+    match op:
+        case StepDone():
+            output = checked_text(op.output, f"the result of {step}")
+            return msgspec.structs.replace(op, output=output, input=_input(op.input, step))
+        case StepErrored():
+            return msgspec.structs.replace(op, error=checked_text(op.error, f"the error of {step}"))
+        case StepPlanned():
+            return msgspec.structs.replace(op, input=_input(op.input, step))
+        case Invoke():
+            _check_wait(op, step)
+            data = checked_text(op.data, f"the data of {step}")
+            user = checked_text(op.user, f"the user of {step}")
+            if data[:1] != b"{" or user[:1] != b"{":
+                raise Unacceptable(f"the data and the user of {step} must be JSON objects")
+            return msgspec.structs.replace(op, data=data, user=user)
+        case Sleep() | WaitForEvent():
+            _check_wait(op, step)
+    return op
+
+
+def _input(payload: Payload | None, step: str) -> bytes | None:
+    if payload is None:
+        return None
+    return checked_text(payload, f"the input of {step}")
+
+
+def _check_wait(op: Sleep | WaitForEvent | Invoke, step: str) -> None:
+    if not 0 <= op.for_ms <= MAX_WAIT_MS:
+        raise Unacceptable(
+            f"{step} waits {op.for_ms} ms and may wait 0 to {MAX_WAIT_MS // 86_400_000} days; wait in several steps"
+        )

@@ -1,0 +1,677 @@
+"""Workers that dialled in, driven with frames in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from stepwell.model import message
+from stepwell.model.dispatch import Memo
+from stepwell.model.errors import InvalidInput
+from stepwell.model.function import Service, Transport
+from stepwell.model.ids import Instant, JobId, RunId, StepId
+from stepwell.model.op import Invoke, Op, Sleep, StepDone, StepErrored
+from stepwell.model.payload import Blob
+from stepwell.wire import worker as frames
+from stepwell.workers import socket
+from stepwell.workers.connection import Connection, Limits
+from stepwell.workers.socket import Registered, SocketPerformer
+from tests.workers.apps import EVENT, RUN, Mailbox, a_dispatch
+
+A, B = StepId("a" * 40), StepId("b" * 40)
+J, K = JobId("J"), JobId("K")
+
+
+@dataclass
+class Worker:
+    """The other end of a connection."""
+
+    connection: Connection
+    told: list[frames.FromServer]
+    closed: list[tuple[int, str]]
+    writer: asyncio.Task[None] | None = None
+    reading: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def says(self, *said: frames.FromWorker) -> None:
+        for frame in said:
+            await self.connection.receive(frames.encode(frame))
+        await settle()
+
+    def heard(self, kind: type[Any]) -> list[Any]:
+        return [frame for frame in self.told if isinstance(frame, kind)]
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+class World:
+    """A performer, its workers, and what it delivered."""
+
+    def __init__(self, **options: Any) -> None:
+        self.mailbox = Mailbox()
+        self.registered: list[Service] = []
+        self.refuse: str | None = None
+        self.logs: list[tuple[Any, ...]] = []
+        options.setdefault("limits", Limits(hello_s=5))
+        self.performer = SocketPerformer(self.mailbox, self.register, on_log=self.log, node="n1", **options)
+        self.workers: list[Worker] = []
+
+    async def register(self, service: Service) -> Registered:
+        if self.refuse:
+            raise InvalidInput(self.refuse)
+        self.registered.append(service)
+        return Registered(modified=True, warnings=("from the registry",))
+
+    def log(self, run: RunId, call: JobId, level: str, text: str, at: Instant, step: StepId | None, /) -> None:
+        self.logs.append((run, call, level, text, at, step))
+
+    def dials(self, **options: Any) -> Worker:
+        sent: list[frames.FromServer] = []
+        closed: list[tuple[int, str]] = []
+
+        async def send(data: bytes) -> None:
+            await worker.reading.wait()
+            sent.append(frames.decode_from_server(data))
+
+        async def close(code: int, reason: str) -> None:
+            closed.append((code, reason))
+
+        worker = Worker(self.performer.connect(send, close, **options), sent, closed)
+        worker.reading.set()
+        worker.writer = asyncio.get_running_loop().create_task(worker.connection.run())
+        self.workers.append(worker)
+        return worker
+
+    async def worker(self, *slugs: str, **fields: Any) -> Worker:
+        worker = self.dials()
+        await worker.says(hello(*slugs, **fields))
+        return worker
+
+    @property
+    def messages(self) -> list[message.Message]:
+        return [one for _, _, _, one in self.mailbox.messages]
+
+
+def hello(*slugs: str, **fields: Any) -> frames.Hello:
+    configs = [{"id": slug, "name": slug, "triggers": [{"event": "a/b"}]} for slug in slugs or ("shop-a",)]
+    base: dict[str, Any] = {
+        "version": frames.VERSION,
+        "worker": "w1",
+        "service": "shop",
+        "sdk": "stepwell-py:v0.1.0",
+        "functions": json.dumps(configs).encode(),
+        "concurrency": 2,
+    }
+    return frames.Hello(**{**base, **fields})
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with a_world() as world:
+        yield world
+
+
+class a_world:
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    async def __aenter__(self) -> World:
+        self.world = World(**self.options)
+        return self.world
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.world.performer.close()
+        for worker in self.world.workers:
+            worker.connection.lost()
+            assert worker.writer is not None
+            worker.writer.cancel()
+            await asyncio.gather(worker.writer, return_exceptions=True)
+
+
+def error_of(one: message.Message) -> str:
+    assert isinstance(one, (message.CallLost, message.Raised))
+    assert isinstance(one.error, bytes)
+    return str(json.loads(one.error)["message"])
+
+
+# Hello
+
+
+async def test_a_worker_is_registered_and_welcomed(world: World) -> None:
+    worker = await world.worker("shop-a", "shop-b")
+    (welcome,) = worker.told
+    assert welcome == frames.Welcome(
+        version=1,
+        server="stepwell",
+        node="n1",
+        idle_ms=5000,
+        concurrency=2,
+        modified=True,
+        warnings=("from the registry",),
+    )
+    (service,) = world.registered
+    assert (service.name, service.transport, service.sdk) == ("shop", Transport.SOCKET, "stepwell-py:v0.1.0")
+    assert [function.slug for function in service.functions] == ["shop-a", "shop-b"]
+    assert len(world.performer.workers(service.env, "shop")) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "says"),
+    [
+        ({"version": 2}, "version", "version 2 of the protocol and this server 1; update the server"),
+        ({"version": 0}, "version", "update the worker"),
+        ({"service": ""}, "invalid_name", "`service` must have 1 to 255 letters"),
+        ({"worker": "w" * 256}, "invalid_name", "`worker`"),
+        ({"functions": b"{"}, "invalid_function", "`functions` is not valid JSON"),
+        ({"functions": b"{}"}, "invalid_function", "must be an array"),
+        ({"functions": b'[{"id":"shop-a","name":""}]'}, "invalid_function", "At least one function is invalid"),
+    ],
+)
+async def test_a_hello_that_cannot_be_taken_is_refused(
+    fields: dict[str, Any], code: str, says: str, world: World
+) -> None:
+    worker = await world.worker(**fields)
+    (refused,) = worker.told
+    assert isinstance(refused, frames.Refused)
+    assert refused.code == code
+    assert says in refused.message
+    assert worker.closed[0][0] == 1008
+    assert world.registered == []
+
+
+async def test_the_registry_may_refuse(world: World) -> None:
+    world.refuse = "that slug belongs to another service"
+    worker = await world.worker()
+    assert worker.told == [frames.Refused(code="INVALID_INPUT", message=world.refuse)]
+
+
+async def test_s9_a_key_serves_its_own_service_only(world: World) -> None:
+    worker = world.dials(may_serve=lambda service: service == "shop")
+    await worker.says(hello(service="bank"))
+    assert worker.told[0] == frames.Refused(
+        code="forbidden", message="this key may not serve 'bank'; use the key of that service"
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xc1", b"[]", frames.encode(frames.Draining()), frames.encode(frames.Ended(call=J))],
+    ids=["empty", "not msgpack", "not a frame", "before Hello", "a server's frame"],
+)
+async def test_anything_but_a_hello_closes_the_connection(data: bytes, world: World) -> None:
+    worker = world.dials()
+    await worker.connection.receive(data)
+    await settle()
+    assert worker.closed[0][0] == 1002
+
+
+async def test_hello_comes_once(world: World) -> None:
+    worker = await world.worker()
+    await worker.says(hello())
+    assert worker.closed == [(1002, "Hello comes once")]
+
+
+async def test_a_worker_that_says_nothing_is_closed() -> None:
+    async with a_world(limits=Limits(hello_s=0.01)) as world:
+        worker = world.dials()
+        assert worker.writer is not None
+        await worker.writer
+        assert worker.closed == [(1008, "no Hello within 0.01 s")]
+
+
+# Calls
+
+
+async def test_a_call_goes_to_the_worker_and_its_end_comes_back(world: World) -> None:
+    worker = await world.worker()
+    memo = Memo(A, "data", b"1", "a")
+    world.performer.perform(
+        a_dispatch(memos=(memo,), waiting=(B,), attempts={B: 2}, news=7, attempt=1, max_attempts=3, started_at=9)
+    )
+    await settle()
+    assert worker.told[1] == frames.Call(
+        call=J,
+        run=RUN,
+        function="shop-a",
+        attempt=1,
+        max_attempts=3,
+        events=(EVENT,),
+        memos=(memo,),
+        waiting=(B,),
+        attempts={B: 2},
+        news=7,
+        started_at=9,
+    )
+    await worker.says(frames.Returned(call=J, output=b' {"b": 1.0, "a": null} '))
+    (returned,) = world.messages
+    assert isinstance(returned, message.Returned)
+    assert (returned.call, returned.output, returned.info.worker) == (J, b'{"a":null,"b":1}', "w1")
+    assert world.mailbox.messages[0][:3] == (RUN, J, 3)
+    assert worker.heard(frames.Ended) == []
+    world.performer.ended(J)
+    await settle()
+    assert worker.heard(frames.Ended) == [frames.Ended(call=J)]
+
+
+async def test_reports_are_delivered_in_order_and_acknowledged_when_committed(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    await worker.says(
+        frames.Report(call=J, number=1, ops=(StepDone(step=A, output=b"1.0"),)),
+        frames.Report(call=J, number=2, ops=(Sleep(step=B, for_ms=5),)),
+    )
+    assert world.messages == [
+        message.Reported(J, (StepDone(step=A, output=b"1"),), 1),
+        message.Reported(J, (Sleep(step=B, for_ms=5),), 2),
+    ]
+    assert worker.heard(frames.Ack) == []
+    world.performer.acknowledge(J, 1, 1)
+    world.performer.deliver_result(J, Memo(B, "bare", b"null"), 2)
+    world.performer.deliver_retry(J, A, 1, 2)
+    await settle()
+    assert worker.told[2:] == [
+        frames.Ack(call=J, number=1, news=1),
+        frames.Resolve(call=J, memo=Memo(B, "bare", b"null"), news=2),
+        frames.Retry(call=J, step=A, attempt=1, news=2),
+    ]
+
+
+async def test_a_report_that_comes_twice_is_acknowledged_again_and_delivered_once(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    report = frames.Report(call=J, number=1, ops=(StepDone(step=A),))
+    await worker.says(report, report)
+    assert worker.heard(frames.Ack) == []
+    world.performer.acknowledge(J, 1, 4)
+    await worker.says(report)
+    assert len(world.messages) == 1
+    assert worker.heard(frames.Ack) == [frames.Ack(call=J, number=1, news=4)] * 2
+
+
+async def test_a_missing_report_closes_the_connection_and_loses_the_call(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    await worker.says(frames.Report(call=J, number=2, ops=()))
+    assert worker.closed == [(1002, "report 2 came where report 1 belongs")]
+    worker.connection.lost()
+    assert isinstance(world.messages[0], message.CallLost)
+
+
+async def test_suspended_and_raised_end_a_call(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    world.performer.perform(a_dispatch(job=K))
+    await worker.says(
+        frames.Suspended(call=J, news=3),
+        frames.Raised(call=K, error=b'{"name":"E", "message":"m"}', retry=False, retry_at=5),
+    )
+    suspended, raised = world.messages
+    assert isinstance(suspended, message.Suspended)
+    assert suspended.news == 3
+    assert isinstance(raised, message.Raised)
+    assert (raised.error, raised.retry, raised.retry_at) == (b'{"message":"m","name":"E"}', False, 5)
+
+
+async def test_what_comes_after_the_end_of_a_call_is_stopped(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    await worker.says(frames.Suspended(call=J, news=0), frames.Returned(call=J, output=b"1"))
+    assert len(world.messages) == 1
+    assert worker.heard(frames.Stop) == [frames.Stop(call=J, reason="stale")]
+
+
+async def test_a_stopped_call_is_told_and_says_no_more(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    world.performer.stop(J, "cancelled")
+    await worker.says(frames.Returned(call=J, output=b"1"))
+    assert worker.heard(frames.Stop) == [
+        frames.Stop(call=J, reason="cancelled"),
+        frames.Stop(call=J, reason="stale"),
+    ]
+    assert world.messages == []
+
+
+async def test_hints_about_a_call_that_is_not_there_do_nothing(world: World) -> None:
+    worker = await world.worker()
+    world.performer.acknowledge(J, 1, 1)
+    world.performer.deliver_result(J, Memo(A, "data", b"1"), 1)
+    world.performer.deliver_retry(J, A, 0, 1)
+    world.performer.stop(J, "cancelled")
+    world.performer.ended(J)
+    await settle()
+    assert len(worker.told) == 1
+
+
+async def test_logs_and_running_steps_reach_the_callback(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    await worker.says(
+        frames.Log(call=J, level="info", text="hello", at=5, step=A),
+        frames.Running(call=J, step=A, name="slow"),
+        frames.Log(call=K, level="info", text="of nobody", at=5),
+    )
+    assert world.logs[0] == (RUN, J, "info", "hello", 5, A)
+    assert world.logs[1][2:4] == ("running", "slow")
+    assert len(world.logs) == 2
+    assert world.messages == []
+
+
+# Choosing a worker
+
+
+async def test_the_least_loaded_worker_that_has_the_function_is_chosen(world: World) -> None:
+    big = await world.worker("shop-a", worker="big", concurrency=10)
+    small = await world.worker("shop-a", "shop-b", worker="small", concurrency=2)
+    for number in range(6):
+        world.performer.perform(a_dispatch(job=JobId(f"a{number}")))
+    world.performer.perform(a_dispatch(job=JobId("b"), slug="shop-b"))
+    await settle()
+    assert len(big.heard(frames.Call)) == 5
+    assert [call.call for call in small.heard(frames.Call)] == ["a1", "b"]
+
+
+async def test_calls_wait_for_a_worker_and_go_out_in_order(world: World) -> None:
+    for number in range(3):
+        world.performer.perform(a_dispatch(job=JobId(str(number))))
+    assert world.performer.waiting(a_dispatch().function.env, "shop") == 3
+    worker = await world.worker(concurrency=2)
+    assert [call.call for call in worker.heard(frames.Call)] == ["0", "1"]
+    await worker.says(frames.Returned(call=JobId("0"), output=b"1"))
+    assert [call.call for call in worker.heard(frames.Call)] == ["0", "1", "2"]
+
+
+async def test_a_call_of_one_function_does_not_hold_up_another(world: World) -> None:
+    world.performer.perform(a_dispatch(slug="shop-b"))
+    worker = await world.worker("shop-a")
+    world.performer.perform(a_dispatch(job=K))
+    await settle()
+    assert [call.call for call in worker.heard(frames.Call)] == [K]
+
+
+async def test_a_waiting_call_can_be_stopped(world: World) -> None:
+    world.performer.perform(a_dispatch())
+    world.performer.stop(J, "cancelled")
+    worker = await world.worker()
+    assert worker.heard(frames.Call) == []
+
+
+async def test_a_call_that_no_worker_takes_in_time_is_lost(world: World) -> None:
+    world.performer.perform(a_dispatch(deadline=1))
+    (lost,) = await world.mailbox.wait()
+    assert isinstance(lost, message.CallLost)
+    assert (lost.code, lost.free) == ("no_worker", False)
+    assert "is one running?" in error_of(lost)
+
+
+async def test_a_call_that_is_not_finished_in_time_is_lost_and_stopped(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch(deadline=1))
+    (lost,) = await world.mailbox.wait()
+    await settle()
+    assert isinstance(lost, message.CallLost)
+    assert lost.code == "deadline_passed"
+    assert worker.heard(frames.Stop) == [frames.Stop(call=J, reason="stale")]
+
+
+async def test_the_same_job_with_a_newer_fence_replaces_the_older_call(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    world.performer.perform(a_dispatch(fence=4))
+    await worker.says(frames.Returned(call=J, output=b"1"))
+    assert [type(frame).__name__ for frame in worker.told] == ["Welcome", "Call", "Stop", "Call"]
+    assert [fence for _, _, fence, _ in world.mailbox.messages] == [4]
+
+
+# Leaving
+
+
+async def test_a_lost_connection_loses_each_of_its_calls_and_they_are_tried_at_once(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    world.performer.perform(a_dispatch(job=K))
+    await worker.says(frames.Returned(call=K, output=b"1"))
+    worker.connection.lost()
+    worker.connection.lost()
+    _, lost = world.messages
+    assert isinstance(lost, message.CallLost)
+    assert (lost.call, lost.at_once, lost.free, lost.code) == (J, True, False, "worker_lost")
+    world.performer.perform(a_dispatch(job=JobId("L")))
+    other = await world.worker(worker="w2")
+    assert [call.call for call in other.heard(frames.Call)] == ["L"]
+
+
+async def test_a_declined_call_costs_nothing_and_goes_elsewhere(world: World) -> None:
+    first = await world.worker(worker="w1")
+    world.performer.perform(a_dispatch())
+    await first.says(frames.Declined(call=J, reason="draining"))
+    (lost,) = world.messages
+    assert isinstance(lost, message.CallLost)
+    assert (lost.free, lost.code) == (True, "declined")
+    second = await world.worker(worker="w2")
+    world.performer.perform(a_dispatch(job=K))
+    await settle()
+    assert len(first.heard(frames.Call)) == 1
+    assert len(second.heard(frames.Call)) == 1
+
+
+async def test_a_worker_without_the_function_is_not_asked_for_it_again(world: World) -> None:
+    worker = await world.worker("shop-a", "shop-b")
+    world.performer.perform(a_dispatch())
+    await worker.says(frames.Declined(call=J, reason="unknown function"))
+    world.performer.perform(a_dispatch(job=K))
+    world.performer.perform(a_dispatch(job=JobId("L"), slug="shop-b"))
+    await settle()
+    assert [call.call for call in worker.heard(frames.Call)] == [J, "L"]
+
+
+async def test_a_worker_without_room_is_left_alone_for_a_moment(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "DECLINED_PAUSE_S", 0.02)
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    await worker.says(frames.Declined(call=J, reason="capacity"))
+    world.performer.perform(a_dispatch(job=K))
+    await settle()
+    assert len(worker.heard(frames.Call)) == 1
+    await asyncio.sleep(0.06)
+    assert [call.call for call in worker.heard(frames.Call)] == [J, K]
+
+
+async def test_a_draining_worker_finishes_what_it_has(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    await worker.says(frames.Draining())
+    world.performer.perform(a_dispatch(job=K))
+    await worker.says(frames.Returned(call=J, output=b"1"))
+    assert len(worker.heard(frames.Call)) == 1
+    assert isinstance(world.messages[0], message.Returned)
+
+
+async def test_a_process_that_connects_again_replaces_its_older_connection(world: World) -> None:
+    first = await world.worker(instance="i")
+    world.performer.perform(a_dispatch())
+    second = await world.worker(instance="i", calls=(J,))
+    assert first.closed == [(4000, "this process has connected again")]
+    assert isinstance(world.messages[0], message.CallLost)
+    assert second.told[1] == frames.Stop(call=J, reason="stale")
+    assert len(world.performer.workers(a_dispatch().function.env, "shop")) == 1
+    world.performer.perform(a_dispatch(job=K))
+    await settle()
+    assert [call.call for call in second.heard(frames.Call)] == [K]
+
+
+async def test_when_the_server_goes_away_workers_are_told(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    await world.performer.close()
+    await settle()
+    assert worker.heard(frames.Closing) == [frames.Closing(reason="the server goes away")]
+    assert worker.closed == [(1001, "the server goes away")]
+    worker.connection.lost()
+    world.performer.perform(a_dispatch(job=K))
+    assert world.messages == []
+
+
+# S9: what a worker may not do
+
+
+async def test_s9_a_call_of_another_worker_is_refused(world: World) -> None:
+    await world.worker(worker="w1")
+    world.performer.perform(a_dispatch())
+    thief = await world.worker(worker="w2")
+    await thief.says(frames.Returned(call=J, output=b'"stolen"'), frames.Report(call=J, number=1, ops=()))
+    assert world.messages == []
+    assert thief.heard(frames.Stop) == [frames.Stop(call=J, reason="stale")] * 2
+
+
+async def test_s9_whoever_keeps_at_it_is_closed() -> None:
+    async with a_world(limits=Limits(strays=3)) as world:
+        worker = await world.worker()
+        for _ in range(4):
+            await worker.says(frames.Suspended(call=J, news=0))
+        assert worker.closed == [(1008, "more than 3 frames about calls that are not this worker's")]
+
+
+async def test_s9_a_frame_that_is_too_large_closes_the_connection() -> None:
+    async with a_world(limits=Limits(frame_bytes=1000)) as world:
+        worker = await world.worker()
+        await worker.connection.receive(b"x" * 1001)
+        await settle()
+        assert worker.closed == [(1009, "a frame has 1001 bytes and may have 1000")]
+
+
+async def test_s9_a_worker_that_sends_too_fast_is_slowed_down() -> None:
+    async with a_world(limits=Limits(frames_per_second=100, burst_s=0.1)) as world:
+        worker = await world.worker()
+        world.performer.perform(a_dispatch())
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        for _ in range(15):
+            await worker.connection.receive(frames.encode(frames.Running(call=J, step=A, name="x")))
+        assert 0.04 < loop.time() - begun < 1
+        assert worker.closed == []
+
+
+async def test_s9_a_worker_that_does_not_read_is_closed() -> None:
+    async with a_world(limits=Limits(unwritten_bytes=10_000)) as world:
+        worker = await world.worker()
+        worker.reading.clear()
+        world.performer.perform(a_dispatch())
+        for _ in range(20):
+            world.performer.deliver_result(J, Memo(A, "data", b"1" * 1000), 1)
+        worker.reading.set()
+        await settle()
+        assert worker.closed == [(1008, "more than 10000 bytes wait to be read by the worker")]
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        StepDone(step=A, output=b"{"),
+        StepDone(step=A, output=b"\xff"),
+        StepDone(step=A, output=b"[" * 50_000),
+        StepDone(step=A, output=Blob("0" * 64, 5)),
+        StepDone(step=A, input=Blob("0" * 64, 5)),
+        StepErrored(step=A, error=Blob("0" * 64, 5)),
+        Invoke(step=A, function="f", data=b"[]"),
+        Invoke(step=A, function="f", user=Blob("0" * 64, 5)),
+        Sleep(step=A, for_ms=-1),
+        Sleep(step=A, for_ms=367 * 86_400_000),
+        StepDone(step=StepId("x" * 256)),
+    ],
+)
+async def test_s9_an_op_that_no_worker_may_send_closes_the_connection(op: Op, world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    await worker.says(frames.Report(call=J, number=1, ops=(op,)))
+    assert worker.closed[0][0] == 1002
+    assert world.messages == []
+
+
+async def test_f76_a_result_above_its_limit_fails_the_run_and_names_it(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    world.performer.perform(a_dispatch(job=K))
+    await worker.says(
+        frames.Report(call=J, number=1, ops=(StepDone(step=A, name="a", output=b'"' + b"x" * (4 << 20) + b'"'),)),
+        frames.Returned(call=K, output=b'"' + b"x" * (8 << 20) + b'"'),
+    )
+    for one, limit in zip(world.messages, ("4 MiB", "8 MiB"), strict=True):
+        assert isinstance(one, message.Raised)
+        assert (one.retry, one.code) == (False, "output_too_large")
+        assert f"may have {limit}" in error_of(one)
+    assert worker.heard(frames.Stop) == [frames.Stop(call=job, reason="finished") for job in (J, K)]
+    assert worker.closed == []
+
+
+# F75: large results
+
+
+async def test_f75_large_results_are_loaded_when_there_is_room() -> None:
+    async with a_world(bytes_in_flight=1000) as world:
+        worker = await world.worker(concurrency=10)
+        worker.reading.clear()
+        loading = 0
+
+        async def load() -> tuple[Memo, ...]:
+            nonlocal loading
+            loading += 1
+            return (Memo(A, "data", b"1"),)
+
+        for number in range(4):
+            world.performer.perform(a_dispatch(job=JobId(str(number)), memo_bytes=400, load_memos=load))
+        await settle()
+        assert loading == 2
+        worker.reading.set()
+        await settle()
+        await settle()
+        assert loading == 4
+        assert [call.memos for call in worker.heard(frames.Call)] == [(Memo(A, "data", b"1"),)] * 4
+        assert world.performer._budget.taken_bytes == 0
+
+
+async def test_a_call_that_is_stopped_while_loading_gives_its_room_back(world: World) -> None:
+    worker = await world.worker()
+    started = asyncio.Event()
+
+    async def load() -> tuple[Memo, ...]:
+        started.set()
+        await asyncio.sleep(10)
+        return ()
+
+    world.performer.perform(a_dispatch(memo_bytes=400, load_memos=load))
+    await started.wait()
+    world.performer.stop(J, "cancelled")
+    await settle()
+    assert world.performer._budget.taken_bytes == 0
+    assert worker.heard(frames.Call) == []
+    assert worker.connection.running == 0
+
+
+async def test_results_that_cannot_be_loaded_lose_the_call(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    worker = await world.worker()
+
+    async def load() -> tuple[Memo, ...]:
+        raise OSError("disk")
+
+    world.performer.perform(a_dispatch(memo_bytes=400, load_memos=load))
+    (lost,) = await world.mailbox.wait()
+    assert isinstance(lost, message.CallLost)
+    assert "cannot be read: disk" in error_of(lost)
+    assert (worker.connection.running, worker.connection.calls) == (0, {})
+
+
+async def test_f76_a_state_that_no_frame_can_hold_fails_the_run(world: World) -> None:
+    await world.worker()
+    big = Memo(A, "data", b"x" * (1 << 20))
+    world.performer.perform(a_dispatch(memos=(big,) * 65))
+    (raised,) = await world.mailbox.wait()
+    assert isinstance(raised, message.Raised)
+    assert (raised.retry, raised.code) == (False, "state_too_large")
