@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import WebSocketRoute
 
-from stepwell.api import health, runs
+from stepwell.api import health, runs, services
 from stepwell.api.answers import JSON, encode
 from stepwell.api.inngest import dev, later, register, state
 from stepwell.api.inngest import v1 as inngest_v1
@@ -44,6 +44,7 @@ def table(site: Site) -> list[Route]:
         *inngest_v1.routes(),
         *dev.routes(),
         *runs.routes(),
+        *services.routes(),
         *later.routes(site),
     ]
 

@@ -1,6 +1,6 @@
-"""Our own REST for the command line and the SDK's client: runs, services, functions, and following a run live.
+"""Our own REST for the command line and the SDK's client: runs, and following one live.
 
-Everything here can be had by a person with curl; the protocol's own routes stay as its SDKs expect them.
+Times are milliseconds since 1970, values stand under `data`. The protocol's own routes stay as its SDKs expect them.
 """
 
 from __future__ import annotations
@@ -11,27 +11,41 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response, StreamingResponse
 
 from stepwell.api import answers
-from stepwell.api.answers import Raw, instant
-from stepwell.api.inngest.dev import triggers_of
-from stepwell.api.inngest.events import invoked
+from stepwell.api.answers import Raw
 from stepwell.api.inngest.state import run_id
-from stepwell.api.inngest.v1 import time_of
+from stepwell.api.inngest.v1 import internal_ids, run_row, time_of
 from stepwell.api.routes import Ask, Route
 from stepwell.model import journal
 from stepwell.model.errors import InvalidInput, NotFound, Overloaded
-from stepwell.model.ids import RunId, derived_ulid, ulid_time
 from stepwell.model.job import RunStatus
+from stepwell.model.payload import decode
+from stepwell.node.reads.payloads import texts_of
+from stepwell.node.reads.runs import (
+    InvokeInfo,
+    RunFilter,
+    SleepInfo,
+    TimeField,
+    WaitInfo,
+    count_runs,
+    list_runs,
+    run_detail,
+    run_trace,
+    status_now,
+)
+from stepwell.node.reads.trace_text import lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from stepwell.api.site import Site
-    from stepwell.model.function import Function, Service
+    from stepwell.model.ids import RunId
     from stepwell.model.job import RunRow
     from stepwell.model.journal import Entry
+    from stepwell.model.payload import Payload
+    from stepwell.node.reads.runs import Span, Trace
 
 DEFAULT_RUNS = 20
-MAX_RUNS = 100
+MAX_RUNS = 1000
 _KEEP_ALIVE_S = 15.0
 
 
@@ -39,93 +53,178 @@ def routes() -> list[Route]:
     return [
         Route("GET", "/api/runs", runs),
         Route("GET", "/api/runs/{id}", run),
+        Route("GET", "/api/runs/{id}/lines", run_lines),
         Route("GET", "/api/runs/{id}/follow", follow),
         Route("POST", "/api/runs/{id}/cancel", cancel),
-        Route("GET", "/api/services", services),
-        Route("GET", "/api/functions", functions),
-        Route("POST", "/api/functions/{slug:path}/invoke", invoke),
     ]
 
 
-# runs
-
-
 async def runs(ask: Ask) -> Response:
-    """Newest first; `cursor` is the id of the last run seen."""
+    """Newest first. Filters: `function` and `status` (several with commas), `service`, `since`, `until`, `query`."""
     site = ask.site
-    limit = ask.limit(DEFAULT_RUNS, MAX_RUNS)
-    cursor = ask.query("cursor")
-    if cursor is not None:
-        try:
-            ulid_time(cursor)
-        except ValueError as err:
-            raise InvalidInput(f"cursor: {err}", field="cursor") from err
-    function = ask.query("function")
-    rows = await site.lookup.runs(
-        site.env,
-        functions=None if function is None else (function,),
-        statuses=_statuses(ask.query("status")),
-        created_from=time_of(ask, "since"),
-        created_until=time_of(ask, "until"),
-        before=None if cursor is None else RunId(cursor.upper()),
-        limit=limit,
+    wanted = RunFilter(
+        env=site.env,
+        functions=_several(ask, "function"),
+        services=_several(ask, "service"),
+        statuses=_statuses(ask),
+        since=time_of(ask, "since"),
+        until=time_of(ask, "until"),
+        time_field=_time_field(ask),
+        search=ask.query("query"),
     )
-    more = rows[-1].id if len(rows) == limit else None
-    return answers.json({"runs": await _runs(site, rows), "cursor": more})
+    limit = ask.limit(DEFAULT_RUNS, MAX_RUNS)
+    store = site.node.store
+    page = await list_runs(store, wanted, after=ask.query("cursor"), limit=limit)
+    shown: dict[str, Any] = {"data": await runs_shown(site, page.rows), "cursor": None}
+    if page.more:
+        shown["cursor"] = page.rows[-1].id
+    if ask.query("count") == "true":
+        shown["count"] = await count_runs(store, wanted)
+    return answers.json(shown)
 
 
-def _statuses(text: str | None) -> tuple[RunStatus, ...] | None:
-    if text is None:
+def _several(ask: Ask, name: str) -> tuple[str, ...] | None:
+    text = ask.query(name)
+    return None if text is None else tuple(one.strip() for one in text.split(",") if one.strip())
+
+
+def _statuses(ask: Ask) -> tuple[RunStatus, ...] | None:
+    words = _several(ask, "status")
+    if words is None:
         return None
     try:
-        return tuple(RunStatus(one.strip().upper()) for one in text.split(","))
+        return tuple(RunStatus(one.upper()) for one in words)
     except ValueError as err:
         known = ", ".join(one.value for one in RunStatus)
-        raise InvalidInput(f"status must be one or more of {known}, not {text[:60]!r}", field="status") from err
+        raise InvalidInput(f"status must be one or more of {known}", field="status") from err
 
 
-async def _runs(site: Site, rows: Sequence[RunRow]) -> list[dict[str, Any]]:
-    ids = await site.lookup.internal_ids(row.event for row in rows)
+def _time_field(ask: Ask) -> TimeField:
+    text = ask.query("time")
+    try:
+        return TimeField.CREATED if text is None else TimeField(text)
+    except ValueError as err:
+        raise InvalidInput("time must be created, started or ended", field="time") from err
+
+
+async def runs_shown(site: Site, rows: Sequence[RunRow]) -> list[dict[str, Any]]:
+    """Runs as our own lists show them."""
+    ids = await internal_ids(site, rows)
     return [
         {
             "id": row.id,
             "function": row.function,
             "service": row.service,
-            "status": row.status.value,
-            "created_at": instant(row.created_at),
-            "started_at": instant(row.started_at),
-            "ended_at": instant(row.ended_at),
+            "status": status_now(row, site.running).value,
+            "created_at": row.created_at,
+            "started_at": row.started_at,
+            "ended_at": row.ended_at,
             "event_id": ids.get(row.event, row.event) if row.event is not None else None,
             "event_name": row.event_name,
+            "event_count": row.event_count,
             "parent": row.parent,
-            "entries": row.seq,
         }
         for row in rows
     ]
 
 
 async def run(ask: Ask) -> Response:
-    """One run with its events, its output or error, and its steps."""
+    """One run with its events, its output or error, and its trace. Texts inside the trace are given when small."""
     site = ask.site
-    found = await site.lookup.journal(site.env, run_id(ask))
-    (shown,) = await _runs(site, [found.row])
-    output = None
-    if found.row.output is not None:
-        (text,) = await site.lookup.texts([found.row.output])
-        output = Raw(text)
-    first = found.entries[0]
-    assert isinstance(first, journal.RunStarted)
-    shown["events"] = [Raw(text) for text in await site.lookup.texts(first.events)]
-    shown["error" if found.row.status is RunStatus.FAILED else "output"] = output
-    shown["changes"] = [one for n, entry in enumerate(found.entries, 1) if (one := change(n, entry)) is not None]
-    return answers.json(shown)
+    wanted = run_id(ask)
+    found = await run_detail(site.node.store, site.env, wanted, site.running)
+    if found is None:
+        raise NotFound(f"no run {wanted}")
+    (shown,) = await runs_shown(site, [found.row])
+    shown["events"] = [Raw(one.body) for one in found.events]
+    shown["output"] = None if found.output is None else Raw(found.output)
+    shown["error"] = None if found.error is None else _error(found.error)
+    shown["cancelled_because"] = found.trace.reason or None
+    shown["trace"] = _span(found.trace.root)
+    shown["requests"] = _requests(found.trace)
+    shown["notes"] = [
+        {"at": one.at, "kind": one.kind, "text": one.text, "step": one.step_name or None} for one in found.trace.notes
+    ]
+    return answers.json({"data": shown})
+
+
+def _error(text: bytes) -> object:
+    value = decode(text)
+    return value if isinstance(value, dict) else {"name": "Error", "message": value}
+
+
+def _span(span: Span) -> dict[str, Any]:
+    return {
+        "id": span.ref.text,
+        "name": span.name,
+        "kind": span.kind.value,
+        "status": span.status.value,
+        "op": None if span.op is None else span.op.value,
+        "step": span.step,
+        "queued_at": span.queued_at,
+        "scheduled_at": span.scheduled_at,
+        "started_at": span.started_at,
+        "ended_at": span.ended_at,
+        "duration_ms": span.duration_ms,
+        "queue_ms": span.queue_ms,
+        "attempts": span.attempts,
+        "waits_for": _info(span.info),
+        "output": _inline(span.output),
+        "error": _inline(span.error),
+        "children": [_span(child) for child in span.children],
+    }
+
+
+def _inline(payload: Payload | None) -> object:
+    """A small text as it is; of a large one its size."""
+    if payload is None:
+        return None
+    return Raw(payload) if isinstance(payload, bytes) else {"size_bytes": payload.size_bytes}
+
+
+def _info(info: SleepInfo | WaitInfo | InvokeInfo | None) -> dict[str, Any] | None:
+    match info:
+        case SleepInfo():
+            return {"until": info.until}
+        case WaitInfo():
+            return {"event": info.event, "expression": info.expression, "until": info.until, "found": info.found_event}
+        case InvokeInfo():
+            return {"function": info.function, "until": info.until, "run": info.child}
+    return None
+
+
+def _requests(trace: Trace) -> list[dict[str, Any]]:
+    return [
+        {
+            "number": one.number,
+            "target": one.target_name or None,
+            "attempt": one.attempt,
+            "reason": one.reason,
+            "scheduled_at": one.scheduled_at,
+            "started_at": one.started_at,
+            "ended_at": one.ended_at,
+            "outcome": one.outcome or None,
+        }
+        for one in trace.requests
+    ]
+
+
+async def run_lines(ask: Ask) -> Response:
+    """The trace as lines for a terminal; a line is a list of pieces, a piece is its role and its text."""
+    site = ask.site
+    wanted = run_id(ask)
+    trace = await run_trace(site.node.store, site.env, wanted, site.running)
+    if trace is None:
+        raise NotFound(f"no run {wanted}")
+    found = lines(trace, site.node.world.now())
+    return answers.json({"data": [[[piece.role.value, piece.text] for piece in line] for line in found]})
 
 
 async def cancel(ask: Ask) -> Response:
     """Answered when the run is cancelled, durably."""
     run = run_id(ask)
     await ask.site.node.cancel(run, "cancelled by its operator", ask.site.env)
-    return answers.json({"id": run, "status": RunStatus.CANCELLED.value})
+    return answers.json({"data": {"id": run, "status": RunStatus.CANCELLED.value}})
 
 
 # following
@@ -134,42 +233,41 @@ async def cancel(ask: Ask) -> Response:
 async def follow(ask: Ask) -> Response:
     """Changes of a run as server-sent events, from the first or from after `Last-Event-ID`, until it has ended.
 
-    The id of an event is the number of its journal entry: who comes back with the last one misses nothing.
+    The id of an event is the number of its last journal entry: who comes back with it misses nothing.
     """
     site = ask.site
-    run = run_id(ask)
-    after = _last_seen(ask)
-    await site.lookup.run(site.env, run)
-    if site.watch.followers >= site.limits.max_streams:
-        raise Overloaded(
-            f"{site.limits.max_streams} streams are open and no more may be (max_streams)", retry_after_s=5
-        )
+    row = await run_row(ask)
+    text = ask.request.headers.get("last-event-id") or ask.query("after") or "0"
+    if not text.isdigit() or len(text) > 9:
+        raise InvalidInput("Last-Event-ID must be the id of an event of this stream", field="after")
+    most = site.limits.max_streams
+    if site.watch.followers >= most:
+        raise Overloaded(f"{most} streams are open and no more may be (max_streams)", retry_after_s=5)
     return StreamingResponse(
-        _changes(site, run, after),
+        _changes(site, row.id, int(text)),
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},
     )
 
 
-def _last_seen(ask: Ask) -> int:
-    text = ask.request.headers.get("last-event-id") or ask.query("after") or "0"
-    if not text.isdigit() or len(text) > 9:
-        raise InvalidInput("Last-Event-ID must be the id of an event of this stream", field="after")
-    return int(text)
-
-
 async def _changes(site: Site, run: RunId, after: int) -> AsyncIterator[bytes]:
     with site.watch.follow(run) as follower:
         while True:
-            found = await site.lookup.journal(site.env, run, after)
-            for entry in found.entries:
-                after += 1
-                shown = change(after, entry)
-                if shown is not None:
-                    yield _sse(shown["type"], after, shown)
-            if found.row.status.final and after >= found.row.seq:
-                (row,) = await _runs(site, [found.row])
-                yield _sse("end", after, row)
+            stored = await site.node.store.load_run(run, after)
+            if stored is None:
+                return  # it was deleted
+            row = stored.row
+            if stored.entries:
+                after += len(stored.entries)
+                change = _change(stored.entries)
+                yield _sse("change", after, {"run": run, "status": status_now(row, site.running).value, **change})
+            if row.status.final:
+                (shown,) = await runs_shown(site, [row])
+                outcome = None
+                if row.output is not None:
+                    (outcome,) = await texts_of(site.node.store, [row.output])
+                name = "error" if row.status is RunStatus.FAILED else "output"
+                yield _sse("end", after, {**shown, name: None if outcome is None else Raw(outcome)})
                 return
             while not site.watch.closed:
                 try:
@@ -178,104 +276,39 @@ async def _changes(site: Site, run: RunId, after: int) -> AsyncIterator[bytes]:
                 except TimeoutError:
                     yield b": still here\n\n"
             if site.watch.closed:
-                return  # the client comes back with the last id, to the next server
+                return  # the client comes back with the last id
 
 
 def _sse(kind: str, number: int, value: Mapping[str, Any]) -> bytes:
     return b"event: %b\nid: %d\ndata: %b\n\n" % (kind.encode(), number, answers.encode(value))
 
 
-def change(number: int, entry: Entry) -> dict[str, Any] | None:
-    """An entry as followers see it; None for those that only matter inside."""
-    match entry:
-        case journal.RunStarted():
-            members: dict[str, Any] = {"type": "run", "status": RunStatus.QUEUED.value}
-        case journal.RunCompleted():
-            members = {"type": "run", "status": RunStatus.COMPLETED.value}
-        case journal.RunFailed():
-            members = {"type": "run", "status": RunStatus.FAILED.value, "code": entry.code}
-        case journal.RunCancelled():
-            members = {"type": "run", "status": RunStatus.CANCELLED.value, "reason": entry.reason}
-        case journal.StepScheduled():
-            members = _step(entry.step, entry.name, "SCHEDULED")
-        case journal.StepCompleted():
-            members = _step(entry.step, entry.name, "COMPLETED")
-        case journal.StepRetried():
-            members = {**_step(entry.step, entry.name, "RETRYING"), "retry_at": instant(entry.retry_at)}
-        case journal.StepFailed():
-            members = _step(entry.step, entry.name, "FAILED")
-        case journal.SleepStarted():
-            members = {**_step(entry.step, entry.name, "SLEEPING"), "until": instant(entry.until)}
-        case journal.WaitStarted():
-            members = {**_step(entry.step, entry.name, "WAITING"), "event": entry.event, "until": instant(entry.until)}
-        case journal.InvokeStarted():
-            members = {**_step(entry.step, entry.name, "INVOKING"), "function": entry.function}
-        case journal.CallEnded() if entry.outcome in {"failed", "lost"}:
-            members = {"type": "call", "outcome": entry.outcome, "status": entry.status}
-        case journal.Noted():
-            members = {"type": "note", "kind": entry.kind, "text": entry.text}
-        case _:
-            return None
-    return {"number": number, "at": instant(entry.at), **members}
+def _change(entries: Sequence[Entry]) -> dict[str, Any]:
+    """What entries mean to somebody who follows: steps that came to something, and notes."""
+    steps: dict[str, dict[str, Any]] = {}
+    notes = []
+    for entry in entries:
+        match entry:
+            case journal.StepScheduled():
+                steps[entry.step] = _step(entry.step, entry.name, "QUEUED")
+            case journal.StepCompleted():
+                steps[entry.step] = _step(entry.step, entry.name, "COMPLETED", duration_ms=entry.duration_ms)
+            case journal.StepFailed():
+                steps[entry.step] = _step(entry.step, entry.name, "FAILED", duration_ms=entry.duration_ms)
+            case journal.StepRetried():
+                steps[entry.step] = _step(entry.step, entry.name, "RETRYING", until=entry.retry_at)
+            case journal.SleepStarted():
+                steps[entry.step] = _step(entry.step, entry.name, "WAITING", until=entry.until)
+            case journal.WaitStarted():
+                steps[entry.step] = _step(entry.step, entry.name, "WAITING", until=entry.until, event=entry.event)
+            case journal.InvokeStarted():
+                steps[entry.step] = _step(entry.step, entry.name, "WAITING", until=entry.until, function=entry.function)
+            case journal.Noted():
+                notes.append({"kind": entry.kind, "text": entry.text})
+            case _:
+                pass
+    return {"steps": list(steps.values()), "notes": notes}
 
 
-def _step(step: str, name: str, status: str) -> dict[str, Any]:
-    return {"type": "step", "step": step, "name": name, "status": status}
-
-
-# services and functions
-
-
-async def services(ask: Ask) -> Response:
-    """The services that are known, and the URLs that were asked and have not registered."""
-    site = ask.site
-    known = [_service(one) for one in site.node.registry.services() if one.env == site.env]
-    asked = list(site.sync.targets()) if site.sync is not None else []
-    return answers.json({"services": known, "urls": asked})
-
-
-def _service(service: Service) -> dict[str, Any]:
-    return {
-        "id": service.id,
-        "name": service.name,
-        "transport": service.transport.value,
-        "url": service.url,
-        "sdk": service.sdk,
-        "framework": service.framework,
-        "app_version": service.app_version,
-        "registered_at": instant(service.registered_at),
-        "error": service.error,
-        "functions": [one.slug for one in service.functions if not one.archived],
-    }
-
-
-async def functions(ask: Ask) -> Response:
-    site = ask.site
-    return answers.json({"functions": [_function(one) for one in site.node.registry.functions(site.env)]})
-
-
-def _function(function: Function) -> dict[str, Any]:
-    return {
-        "id": function.id,
-        "slug": function.slug,
-        "name": function.name,
-        "service": function.service,
-        "triggers": triggers_of(function),
-        "retries": function.retries,
-        "version": function.version,
-        "warnings": list(function.warnings),
-        "config": Raw(function.config),
-    }
-
-
-async def invoke(ask: Ask) -> Response:
-    """Run a function; the id of its run is known at once, since it is derived from the event."""
-    site = ask.site
-    slug = ask.part("slug")
-    function = site.node.registry.function(site.env, slug)
-    if function is None or function.archived:
-        known = ", ".join(one.slug for one in site.node.registry.functions(site.env)[:20]) or "none"
-        raise NotFound(f"no function {slug!r}; there are: {known}")
-    event = await invoked(ask, slug)
-    run = derived_ulid(event.received_at, event.key, slug)
-    return answers.json({"run_id": run, "event_id": event.internal_id}, 201)
+def _step(step: str, name: str, status: str, **more: object) -> dict[str, Any]:
+    return {"id": step, "name": name, "status": status, **more}

@@ -12,24 +12,36 @@ from typing import TYPE_CHECKING, Protocol
 
 from stepwell.api.body import Bodies, Limits
 from stepwell.model.event import DEV_ENV
+from stepwell.node.reads.runs import nobody_knows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from starlette.websockets import WebSocket
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from stepwell.api.gate import Gate
     from stepwell.api.keys import Keys
-    from stepwell.node.lookup import Lookup
     from stepwell.node.node import Node
+    from stepwell.node.reads.runs import Running
     from stepwell.node.sweep import Sweep
     from stepwell.node.watch import Watch
 
 
-class Dialled(Protocol):
-    """Serves the websocket of one worker from its handshake to its end. `server.py` brings it."""
+class Connection(Protocol):
+    """One worker's connection, without its socket. See `stepwell.workers.connection`."""
 
-    async def __call__(self, websocket: WebSocket, /) -> None: ...
+    async def run(self) -> None:
+        """Write what there is to write until the connection is over."""
+
+    async def receive(self, data: bytes) -> None: ...
+
+    def lost(self) -> None: ...
+
+
+class Connect(Protocol):
+    """Makes a connection of a socket that was accepted: `send` writes a frame, `close` closes with code and reason."""
+
+    def __call__(
+        self, send: Callable[[bytes], Awaitable[None]], close: Callable[[int, str], Awaitable[None]], /
+    ) -> Connection: ...
 
 
 class SyncControl(Protocol):
@@ -54,14 +66,13 @@ class Findings(Protocol):
 class Site:
     """The surroundings of every surface.
 
-    `kind` is what SDKs are told: `dev` or `cloud`. `dialled`, `sync` and `auditor` are None in a server that is
-    put together without that part.
+    `kind` is what SDKs are told: `dev` or `cloud`. `connect`, `sync` and `auditor` are None in a server that is
+    put together without that part. `running` knows the calls that are being answered right now.
     """
 
     node: Node
     keys: Keys
     gate: Gate
-    lookup: Lookup
     watch: Watch
     sweep: Sweep
     kind: str = "dev"
@@ -69,7 +80,8 @@ class Site:
     env: str = DEV_ENV
     limits: Limits = field(default_factory=Limits)
     started_options: Mapping[str, object] = field(default_factory=dict)
-    dialled: Dialled | None = None
+    connect: Connect | None = None
+    running: Running = nobody_knows
     sync: SyncControl | None = None
     auditor: Findings | None = None
     closing: bool = False

@@ -23,13 +23,13 @@ import uvicorn
 
 from stepwell.api.app import application
 from stepwell.api.gate import Gate, is_loopback
+from stepwell.api.inngest.register import keep
 from stepwell.api.keys import Keys
 from stepwell.api.site import Site
 from stepwell.engine.decide import Policy
 from stepwell.model.errors import ConfigurationError
 from stepwell.model.function import Transport
 from stepwell.node.clock import AsyncioWorld
-from stepwell.node.lookup import Lookup
 from stepwell.node.node import Node, NodeSettings
 from stepwell.node.sweep import Sweep
 from stepwell.node.watch import Watch
@@ -42,13 +42,14 @@ from stepwell.store.sqlite import SqliteStore
 from stepwell.store.sqlite.directory import DirectoryLock
 from stepwell.wire.worker import MAX_FRAME_BYTES
 from stepwell.workers.http import HttpPerformer
+from stepwell.workers.socket import Registered, SocketPerformer
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Generator
     from pathlib import Path
 
-    from stepwell.model.dispatch import Performer
+    from stepwell.model.function import Service
     from stepwell.server.settings import ServerSettings
     from stepwell.store.base import Store
 
@@ -116,7 +117,6 @@ class Server:
             site = await self._assemble(store, stack)
             self._site = site
             await self._answer(application(site), sockets, stack)
-            stack.push_async_callback(self._performers.close)  # before the connections it speaks through are closed
             self._stack = stack.pop_all()
         if settings.unsafe_no_auth and not is_loopback(settings.host) and settings.signing_key is None:
             log.warning("this server can be reached from other machines and asks for no key (--unsafe-no-auth)")
@@ -128,8 +128,11 @@ class Server:
             site.closing = True
             site.node.draining = True
             site.node.stop()
+            self._performers.drain()
             site.watch.close()
             await self._drain()
+            await self._performers.close()
+            await self._performers.give_back(site.node.store)
         await self._stack.aclose()
 
     async def serve(self) -> None:
@@ -166,7 +169,6 @@ class Server:
             node=node,
             keys=Keys(signing=signing, events=settings.event_keys, events_required=not settings.dev),
             gate=Gate(open=not signing, bound=settings.host, names=settings.allowed_hosts),
-            lookup=Lookup(node),
             watch=watch,
             sweep=Sweep(node),
             kind="dev" if settings.dev else "cloud",
@@ -174,11 +176,17 @@ class Server:
             limits=settings.limits,
             started_options={"sdkURLs": list(settings.service_urls), "pollInterval": settings.poll_interval_s},
         )
-        http = HttpPerformer(node.deliver, signing_key=settings.signing_key, server_kind=site.kind)
-        by_transport: dict[Transport, Performer] = {Transport.HTTP: http}
-        self._http = http
-        by_transport.setdefault(Transport.SOCKET, http)
-        performers.connect(node.registry, by_transport)
+        self._http = HttpPerformer(performers.deliver, signing_key=settings.signing_key, server_kind=site.kind)
+        sockets = SocketPerformer(
+            performers.deliver,
+            _registering(site),
+            server=f"stepwell:v{site.version}",
+            node=node.name,
+            on_log=performers.on_log,
+        )
+        performers.connect(node, {Transport.HTTP: self._http, Transport.SOCKET: sockets}, sockets.workers)
+        site.connect = sockets.connect
+        site.running = performers.running
         # Closed in reverse: performers first, so that what they had to say is committed before tasks are ended.
         stack.push_async_callback(world.settle, _SETTLE_S)
         stack.push_async_callback(performers.close)
@@ -221,7 +229,7 @@ class Server:
 
     async def _drain(self) -> None:
         """Let calls in flight end and commit, as long as the settings allow."""
-        deadline = time.monotonic() + self.settings.drain_s
+        deadline = time.monotonic() + self.settings.drain_limit_s
         while self._in_flight() and time.monotonic() < deadline:  # noqa: ASYNC110 - at the end of a life, briefly
             await asyncio.sleep(0.02)
 
@@ -259,6 +267,13 @@ def version() -> str:
         return package_version("stepwell")
     except PackageNotFoundError:
         return "0.0.0"
+
+
+def _registering(site: Site) -> Callable[[Service], Awaitable[Registered]]:
+    async def register(service: Service) -> Registered:
+        return Registered(modified=await keep(site, service, ()))
+
+    return register
 
 
 def _store(settings: ServerSettings) -> Store:

@@ -51,8 +51,8 @@ class ServerSettings:
 
     retry_interval_ms: int | None = None
     """A fixed pause between attempts, instead of 15 s to 2 h."""
-    drain_s: float = 10.0
-    """How long calls in flight may go on when the server is asked to stop."""
+    drain_s: float | None = None
+    """How long calls in flight may go on when the server is asked to stop; by default 1 s in development, else 10 s."""
     cached_runs: int = 10_000
     """Runs kept in memory; more are loaded when they are needed."""
     limits: Limits = field(default_factory=Limits)
@@ -61,6 +61,12 @@ class ServerSettings:
     """Log lines as JSON."""
     manage_logging: bool = True
     """Set up logging at start; False leaves it to the program around."""
+
+    @property
+    def drain_limit_s(self) -> float:
+        if self.drain_s is not None:
+            return self.drain_s
+        return 1.0 if self.dev else 10.0
 
     def check(self) -> None:
         """Raise `ConfigurationError` for what cannot work or must not."""

@@ -131,7 +131,7 @@ async def invoke(ask: Ask) -> Response:
     return answers.json({"id": event.internal_id, "status": 200})
 
 
-async def invoked(ask: Ask, slug: str) -> Event:
+async def invoked(ask: Ask, slug: str, *, with_id: bool = True) -> Event:
     """Accept the event that runs the function. Raises `InvalidInput` and what `Node.accept` raises."""
     site = ask.site
     text = await ask.body()
@@ -141,8 +141,10 @@ async def invoked(ask: Ask, slug: str) -> Event:
         raise InvalidInput(f"the body is {err}") from err
     if not isinstance(value, dict):
         raise InvalidInput('the body must be a JSON object such as {"data": {}}')
+    if not with_id and value.get("id") is not None:
+        raise InvalidInput("an id is not accepted here: every request starts a run of its own", field="id")
     now, key = site.node.world.now(), site.node.new_key()
-    seed = read_seed(ask.request.headers.get(SEED_HEADER))
+    seed = read_seed(ask.request.headers.get(SEED_HEADER)) if with_id else None
     shown = seed.ulid(0) if seed is not None else key
     given = read_event(value, now=now, key=key, internal_id=shown, env=site.env, name=INVOKED)
     assert isinstance(given.body, bytes)

@@ -62,7 +62,8 @@ async def keep(site: Site, service: Service, warnings: tuple[str, ...]) -> bool:
         site.sync.registered(service.url)
     if before is not None and before.url != service.url:
         audit.warning("service %r is now called at %s, before at %s", service.name, service.url, before.url)
-    if before is not None and before.checksum == service.checksum and before.transport == service.transport:
+    unchanged = before is not None and before.transport == service.transport and before.checksum == service.checksum
+    if unchanged and service.checksum:
         return False  # an error that is over, at most
     if stored:
         log.info("service %r registered with %d functions: %s", service.name, len(service.functions), service.url)

@@ -13,11 +13,12 @@ from stepwell.api import answers
 from stepwell.api.routes import Ask, Route
 from stepwell.model.errors import InvalidInput, StepwellError
 from stepwell.model.ids import RunId, ulid_time
+from stepwell.node.state import state_of
 from stepwell.wire.inngest.call import steps_object
 from stepwell.wire.inngest.text import array
 
 if TYPE_CHECKING:
-    from stepwell.node.lookup import State
+    from stepwell.node.state import State
 
 
 class Gone(StepwellError):
@@ -53,7 +54,7 @@ async def cancel(ask: Ask) -> Response:
 
 
 async def _state(ask: Ask) -> State:
-    state = await ask.site.lookup.state(ask.site.env, run_id(ask))
+    state = await state_of(ask.site.node.store, ask.site.env, run_id(ask))
     if state is None:
         raise Gone("runtime state is no longer available for runID")
     return state

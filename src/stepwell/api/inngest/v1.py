@@ -19,17 +19,20 @@ from stepwell.model.duration import parse_time
 from stepwell.model.errors import InvalidInput, NotFound
 from stepwell.model.event import DEV_ACCOUNT
 from stepwell.model.function import function_id
-from stepwell.model.ids import EventKey, ulid_time
+from stepwell.model.ids import ulid_time
 from stepwell.model.job import RunStatus
 from stepwell.model.payload import decode
+from stepwell.node.reads.events import EventFilter, find_event, list_events, runs_of_event
+from stepwell.node.reads.payloads import texts_of
+from stepwell.node.reads.runs import find_run, status_now
 from stepwell.wire.inngest.register import composite_slug
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from stepwell.api.site import Site
     from stepwell.model.event import Event
-    from stepwell.model.ids import Instant
+    from stepwell.model.ids import EventKey, Instant
     from stepwell.model.job import Job, RunRow
     from stepwell.node.sweep import Cancellation
 
@@ -68,55 +71,53 @@ async def events(ask: Ask) -> Response:
     """Newest first. Events of the server itself are listed when they are asked for by name."""
     site = ask.site
     name = ask.query("name")
-    found = await site.lookup.events(
-        site.env,
+    wanted = EventFilter(
+        env=site.env,
         names=None if name is None else (name,),
-        received_from=time_of(ask, "received_after"),
-        received_until=time_of(ask, "received_before"),
+        since=time_of(ask, "received_after"),
+        until=time_of(ask, "received_before"),
         internal=name is not None or ask.query("internal") == "true",
-        before=await _cursor(ask),
-        limit=ask.limit(DEFAULT_EVENTS, MAX_EVENTS),
     )
-    return v1(await _events(site, found))
+    limit = ask.limit(DEFAULT_EVENTS, MAX_EVENTS)
+    page = await list_events(site.node.store, wanted, after=await _cursor(ask), limit=limit)
+    return v1(await _events(site, page.events))
 
 
 async def event(ask: Ask) -> Response:
-    found = await ask.site.lookup.event(ask.site.env, _event_id(ask))
-    (shown,) = await _events(ask.site, [found])
+    (shown,) = await _events(ask.site, [await _found(ask)])
     return v1(shown)
 
 
 async def event_runs(ask: Ask) -> Response:
-    rows = await ask.site.lookup.runs_of_event(ask.site.env, _event_id(ask))
-    return v1(await runs_shown(ask.site, rows))
+    """Oldest first. There may be none yet: matching goes on after the sender has its answer."""
+    site = ask.site
+    rows = await runs_of_event(site.node.store, site.node.registry, await _found(ask))
+    return v1(await runs_shown(site, rows))
 
 
-def _event_id(ask: Ask) -> str:
+async def _found(ask: Ask) -> Event:
     text = ask.part("id")
     try:
         ulid_time(text)
     except ValueError as err:
         raise InvalidInput(f"Invalid event ID: {err}", field="id") from err
-    return text.upper()
+    event = await find_event(ask.site.node.store, ask.site.env, text.upper())
+    if event is None:
+        raise NotFound(f"no event {text}")
+    return event
 
 
-async def _cursor(ask: Ask) -> EventKey | None:
+async def _cursor(ask: Ask) -> str | None:
     """The last event of the page before, by the id that the API shows."""
     text = ask.query("cursor")
     if text is None:
         return None
-    try:
-        ulid_time(text)
-        found = await ask.site.lookup.event(ask.site.env, text.upper())
-    except ValueError as err:
-        raise InvalidInput(f"cursor: {err}", field="cursor") from err
-    except NotFound:
-        return EventKey(text.upper())
-    return found.key
+    found = await find_event(ask.site.node.store, ask.site.env, text.upper())
+    return text.upper() if found is None else found.key
 
 
 async def _events(site: Site, found: Sequence[Event]) -> list[dict[str, Any]]:
-    texts = await site.lookup.texts(one.body for one in found)
+    texts = await texts_of(site.node.store, [one.body for one in found])
     return [_event(one, decode(text)) for one, text in zip(found, texts, strict=True)]
 
 
@@ -158,8 +159,7 @@ def _time(value: object, name: str) -> Instant | None:
 
 
 async def run(ask: Ask) -> Response:
-    row = await ask.site.lookup.run(ask.site.env, run_id(ask))
-    (shown,) = await runs_shown(ask.site, [row])
+    (shown,) = await runs_shown(ask.site, [await run_row(ask)])
     return v1(shown)
 
 
@@ -171,7 +171,7 @@ async def cancel(ask: Ask) -> Response:
 
 async def jobs(ask: Ask) -> Response:
     """What will be done for the run, and when."""
-    row = await ask.site.lookup.run(ask.site.env, run_id(ask))
+    row = await run_row(ask)
     return v1([_job(one) for one in await ask.site.node.store.jobs_of(row.id)])
 
 
@@ -187,12 +187,27 @@ def _job(job: Job) -> dict[str, Any]:
     }
 
 
+async def run_row(ask: Ask) -> RunRow:
+    """The run named in the path. Raises `InvalidInput` and `NotFound`."""
+    run = run_id(ask)
+    row = await find_run(ask.site.node.store, ask.site.env, run)
+    if row is None:
+        raise NotFound(f"no run {run}")
+    return row
+
+
+async def internal_ids(site: Site, rows: Iterable[RunRow]) -> dict[EventKey, str]:
+    """What the API calls the events that runs began with."""
+    keys = dict.fromkeys(row.event for row in rows if row.event is not None)
+    return {event.key: event.internal_id for event in await site.node.store.read_events(list(keys))}
+
+
 async def runs_shown(site: Site, rows: Sequence[RunRow]) -> list[dict[str, Any]]:
     """Runs as `/v1` shows them."""
-    ids = await site.lookup.internal_ids(row.event for row in rows)
-    with_output = [row for row in rows if row.output is not None]
-    texts = await site.lookup.texts(row.output for row in with_output if row.output is not None)
-    outputs = {row.id: text for row, text in zip(with_output, texts, strict=True)}
+    ids = await internal_ids(site, rows)
+    with_output = {row.id: row.output for row in rows if row.output is not None}
+    texts = await texts_of(site.node.store, list(with_output.values()))
+    outputs = dict(zip(with_output, texts, strict=True))
     return [_run(site, row, ids, outputs.get(row.id)) for row in rows]
 
 
@@ -206,7 +221,7 @@ def _run(site: Site, row: RunRow, ids: Mapping[EventKey, str], output: bytes | N
         "function_version": function.version if function is not None else 0,
         "environment_id": row.env,
         "event_id": ids.get(row.event, row.event) if row.event is not None else None,
-        "status": STATUS[row.status],
+        "status": STATUS[status_now(row, site.running)],
         "ended_at": instant(row.ended_at),
         "output": None if output is None else Raw(output),
     }

@@ -1,0 +1,87 @@
+"""Our own REST for services and functions: what is known, what is wrong with it, and running a function by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import Response
+
+from stepwell.api import answers
+from stepwell.api.answers import Raw
+from stepwell.api.inngest.dev import triggers_of
+from stepwell.api.inngest.events import invoked
+from stepwell.api.routes import Ask, Route
+from stepwell.model.errors import NotFound
+from stepwell.model.ids import derived_ulid
+from stepwell.node.reads.functions import list_functions
+from stepwell.node.reads.services import list_services
+
+if TYPE_CHECKING:
+    from stepwell.model.function import Function
+    from stepwell.node.reads.services import ServiceView
+
+
+def routes() -> list[Route]:
+    return [
+        Route("GET", "/api/services", services),
+        Route("GET", "/api/functions", functions),
+        Route("POST", "/api/functions/{slug:path}/invoke", invoke),
+    ]
+
+
+async def services(ask: Ask) -> Response:
+    """The services that are known, and the URLs that are asked and have not registered."""
+    site = ask.site
+    known = [_service(one) for one in list_services(site.node.registry, site.env)]
+    asked = list(site.sync.targets()) if site.sync is not None else []
+    return answers.json({"data": known, "urls": asked})
+
+
+def _service(view: ServiceView) -> dict[str, Any]:
+    service = view.service
+    return {
+        "id": service.id,
+        "name": service.name,
+        "transport": service.transport.value,
+        "url": service.url,
+        "sdk": service.sdk,
+        "framework": service.framework,
+        "app_version": service.app_version,
+        "registered_at": service.registered_at,
+        "error": service.error,
+        "functions": [one.slug for one in view.functions],
+    }
+
+
+async def functions(ask: Ask) -> Response:
+    """The functions of all services, or of `service`."""
+    site = ask.site
+    found = list_functions(site.node.registry, site.env, ask.query("service"))
+    return answers.json({"data": [_function(one) for one in found]})
+
+
+def _function(function: Function) -> dict[str, Any]:
+    return {
+        "id": function.id,
+        "slug": function.slug,
+        "name": function.name,
+        "service": function.service,
+        "triggers": triggers_of(function),
+        "retries": function.retries,
+        "version": function.version,
+        "warnings": list(function.warnings),
+        "config": Raw(function.config),
+    }
+
+
+async def invoke(ask: Ask) -> Response:
+    """Run a function. The id of its run is known at once, since it is derived from the event."""
+    site = ask.site
+    slug = ask.part("slug")
+    function = site.node.registry.function(site.env, slug)
+    if function is None or function.archived:
+        known = ", ".join(one.slug for one in site.node.registry.functions(site.env)[:20]) or "none"
+        raise NotFound(f"no function {slug!r}; there are: {known}")
+    event = await invoked(ask, slug, with_id=False)
+    run = derived_ulid(event.received_at, event.key, slug)
+    return answers.json({"data": {"run_id": run, "event_id": event.internal_id}}, 201)
