@@ -15,7 +15,7 @@ from stepwell.model.dispatch import Memo
 from stepwell.model.errors import InvalidInput
 from stepwell.model.function import Service, Transport
 from stepwell.model.ids import Instant, JobId, RunId, StepId
-from stepwell.model.op import Invoke, Op, Sleep, StepDone, StepErrored
+from stepwell.model.op import Completed, Invoke, Op, Sleep, StepDone, StepErrored
 from stepwell.model.payload import Blob
 from stepwell.wire import worker as frames
 from stepwell.workers import socket
@@ -310,13 +310,15 @@ async def test_suspended_and_raised_end_a_call(world: World) -> None:
     world.performer.perform(a_dispatch(job=K))
     await worker.says(
         frames.Suspended(call=J, news=3),
-        frames.Raised(call=K, error=b'{"name":"E", "message":"m"}', retry=False, retry_at=5),
+        frames.Raised(call=K, error=b'{"name":"E", "message":"m"}', retry=False, retry_at=1 << 60),
     )
     suspended, raised = world.messages
     assert isinstance(suspended, message.Suspended)
     assert suspended.news == 3
     assert isinstance(raised, message.Raised)
-    assert (raised.error, raised.retry, raised.retry_at) == (b'{"message":"m","name":"E"}', False, 5)
+    assert (raised.error, raised.retry) == (b'{"message":"m","name":"E"}', False)
+    assert raised.retry_at is not None
+    assert raised.retry_at < 1 << 43  # no further away than anything may be waited for
 
 
 async def test_what_comes_after_the_end_of_a_call_is_stopped(world: World) -> None:
@@ -584,7 +586,15 @@ async def test_s9_a_worker_that_does_not_read_is_closed() -> None:
         Invoke(step=A, function="f", user=Blob("0" * 64, 5)),
         Sleep(step=A, for_ms=-1),
         Sleep(step=A, for_ms=367 * 86_400_000),
+        Sleep(step=A, until=10**15),
+        Sleep(step=A, until=10**18),
         StepDone(step=StepId("x" * 256)),
+        StepDone(step=A, name="x" * 1001),
+        StepDone(step=A, index=-1),
+        StepDone(step=A, started_at=1 << 60),
+        StepDone(step=A, duration_ms=float("nan")),
+        StepDone(step=A, duration_ms=float("inf")),
+        Completed(step=A, output=Blob("0" * 64, 5)),
     ],
 )
 async def test_s9_an_op_that_no_worker_may_send_closes_the_connection(op: Op, world: World) -> None:

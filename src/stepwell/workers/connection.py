@@ -25,6 +25,7 @@ from stepwell.model.function import Service
 from stepwell.model.ids import Instant, JobId
 from stepwell.model.message import CallInfo
 from stepwell.wire import worker as frames
+from stepwell.workers.base import Clock
 from stepwell.workers.checks import OutputTooLarge, Unacceptable, checked_frame
 
 PROTOCOL_ERROR = 1002
@@ -103,12 +104,21 @@ class Connection:
     """
 
     def __init__(
-        self, owner: Owner, send: Send, close: Close, *, env: str, may_serve: Callable[[str], bool], limits: Limits
+        self,
+        owner: Owner,
+        send: Send,
+        close: Close,
+        *,
+        env: str,
+        may_serve: Callable[[str], bool],
+        limits: Limits,
+        clock: Clock,
     ) -> None:
         self._owner = owner
         self._send = send
         self._close = close
         self._limits = limits
+        self._clock = clock
         self._closing: tuple[int, str] | None = None
         self._gone = False
         self._out: deque[tuple[bytes, Callable[[], None] | None]] = deque()
@@ -221,9 +231,9 @@ class Connection:
             raise Unacceptable("the first frame must be Hello")
         try:
             if len(data) > _THREAD_BYTES:
-                frame = await asyncio.to_thread(checked_frame, frame)
+                frame = await asyncio.to_thread(checked_frame, frame, self._clock())
             else:
-                frame = checked_frame(frame)
+                frame = checked_frame(frame, self._clock())
         except OutputTooLarge as err:
             assert not isinstance(frame, frames.Draining | frames.Hello), "these carry no results"
             self._owner.too_large(self, frame.call, str(err))

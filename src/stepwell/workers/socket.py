@@ -128,7 +128,7 @@ class SocketPerformer:
             env: Where the worker's credential belongs.
             may_serve: Whether that credential may serve a service of this name.
         """
-        return Connection(self, send, close, env=env, may_serve=may_serve, limits=self._limits)
+        return Connection(self, send, close, env=env, may_serve=may_serve, limits=self._limits, clock=self._clock)
 
     def workers(self, env: str, service: str) -> tuple[Connection, ...]:
         """The live workers of a service."""

@@ -114,6 +114,7 @@ def test_inngest_data_of_a_sender_is_dropped() -> None:
         ({"name": "a", "data": []}, "data must be a JSON object"),
         ({"name": "a", "user": "x"}, "user must be a JSON object"),
         ({"name": "a", "id": 7}, "id must be text"),
+        ({"name": "a", "id": "x" * 1025}, "the 1024 bytes it may have"),
         ({"name": "a", "v": 7}, "v must be text"),
         ({"name": "a", "ts": "now"}, "ts must be an integer"),
         ({"name": "a", "ts": True}, "ts must be an integer"),

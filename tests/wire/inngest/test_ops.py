@@ -189,6 +189,16 @@ def test_trap_34_an_empty_branch_has_no_ops() -> None:
     assert read({"op": "None"}, {"op": "none", "id": ""}) == ()
 
 
+@pytest.mark.parametrize("timing", [{"a": 10**40, "b": 1}, {"a": 1, "b": 10**40}, {"a": -1e300, "b": 0}, {"a": 1}])
+def test_times_that_no_store_can_hold_are_left_out(timing: dict[str, Any]) -> None:
+    assert one("StepRun", timing=timing, userland={"index": 10**40}) == StepDone(step=HASH, name="a")
+
+
+def test_a_name_is_cut_to_what_the_eye_can_read() -> None:
+    (op,) = read({"op": "StepRun", "id": HASH, "displayName": "x" * 5000})
+    assert op.name == "x" * 1000
+
+
 def test_a_single_object_is_a_list_of_one() -> None:
     assert read_ops({"op": "StepRun", "id": HASH}, now=NOW) == (StepDone(step=HASH),)
 
@@ -225,6 +235,7 @@ def test_f38_an_unknown_operation_is_named_with_its_step() -> None:
         ({"op": "Sleep", "id": HASH, "name": "2026-13-01"}, "not a duration"),
         ({"op": "WaitForEvent", "id": HASH}, "must name the event"),
         ({"op": "WaitForEvent", "id": HASH, "name": "x", "opts": {"timeout": 5}}, "is a number and must be text"),
+        ({"op": "WaitForEvent", "id": HASH, "name": "x" * 513}, "may have 512 bytes"),
         ({"op": "InvokeFunction", "id": HASH, "opts": {}}, "must name the function"),
         (
             {"op": "InvokeFunction", "id": HASH, "opts": {"function_id": "f", "payload": []}},

@@ -27,6 +27,7 @@ from stepwell.wire.inngest.text import EMPTY_OBJECT, array, compose, read, short
 
 SEED_HEADER = "x-inngest-event-id-seed"
 MAX_EVENTS = 5_000
+MAX_ID_BYTES = 1024
 MAX_EVENT_BYTES = 3 * 1024 * 1024
 """Of one event, canonical. Above the nominal 512 KiB, since official SDKs send events of 1 MB (section 2.1)."""
 EARLIEST_MS = 315_532_800_000
@@ -158,6 +159,10 @@ def read_event(
     given_id = value.get("id")
     if given_id is not None and not isinstance(given_id, str):
         raise InvalidInput("event id must be text; it makes the event start a function only once", field="id")
+    if given_id and len(given_id.encode("utf-8", "surrogatepass")) > MAX_ID_BYTES:
+        raise InvalidInput(
+            f"event id is longer than the {MAX_ID_BYTES} bytes it may have; send a hash of it", field="id"
+        )
     version = value.get("v")
     if version is not None and not isinstance(version, str):
         raise InvalidInput('event v must be text, such as "2"', field="v")

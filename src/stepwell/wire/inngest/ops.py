@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 from stepwell.model.duration import format_duration, parse_duration, parse_time
+from stepwell.model.event import MAX_NAME_BYTES
 from stepwell.model.ids import Instant, StepId
 from stepwell.model.op import (
     Completed,
@@ -35,10 +36,13 @@ MAX_OPS = 1000
 """Ops in one response (section 5.3)."""
 MAX_STEP_OUTPUT_BYTES = 4 * 1024 * 1024
 MAX_STEP_INPUT_BYTES = 4 * 1024 * 1024
+MAX_SHOWN_LETTERS = 1000
+"""Of the name of a step, which is for the eye; what is longer is cut."""
 MAX_WAIT_MS = 366 * 86_400_000
 """The longest sleep or wait (section 13)."""
 DEFAULT_INVOKE_MS = 365 * 86_400_000
 
+_LATEST_MS = 1 << 50  # far in the future, and small enough for every store
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SHORTEST_DATE = 10  # characters; a shorter text is always a duration
 
@@ -232,6 +236,10 @@ def _wait_for_event(item: _Object, context: _Context) -> Op:
     event = _text(opts, "event") or _text(item, "name")
     if not event:
         raise _Unreadable("`opts.event` or `name` must name the event to wait for")
+    if len(event.encode()) > MAX_NAME_BYTES:
+        raise _Unreadable(
+            f"the name of the event to wait for may have {MAX_NAME_BYTES} bytes; no event has a longer one"
+        )
     for_ms, until = _timeout(opts, context.now, default_ms=0)
     return WaitForEvent(
         step=_step_id(item),
@@ -319,13 +327,13 @@ def _display_name(item: _Object, *, own_name: bool = True) -> str:
     """The id the user wrote. `name` is a duration or an event in some ops, and then not it."""
     userland = item.get("userland")
     found = _text(item, "displayName") or (_text(userland, "id") if isinstance(userland, dict) else "")
-    return found or (_text(item, "name") if own_name else "")
+    return (found or (_text(item, "name") if own_name else ""))[:MAX_SHOWN_LETTERS]
 
 
 def _index(item: _Object) -> int:
     userland = item.get("userland")
     index = userland.get("index") if isinstance(userland, dict) else None
-    return index if isinstance(index, int) and not isinstance(index, bool) and index >= 0 else 0
+    return index if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < 1 << 31 else 0
 
 
 def _opts(item: _Object) -> _Object:
@@ -334,7 +342,7 @@ def _opts(item: _Object) -> _Object:
 
 
 def _kind(item: _Object) -> str:
-    return _text(_opts(item), "type") or "step.run"
+    return _text(_opts(item), "type")[:MAX_SHOWN_LETTERS] or "step.run"
 
 
 def _race(item: _Object) -> bool:
@@ -362,7 +370,10 @@ def _timing(item: _Object) -> tuple[Instant, float]:
     if not isinstance(start, int | float) or not isinstance(duration, int | float):
         return 0, 0.0
     # Nanoseconds since 1970 do not fit a double, so a signer may have rounded them by some hundred.
-    return max(0, int(start + 500_000) // 1_000_000), max(0.0, duration / 1_000_000)
+    started_at, duration_ms = int(start + 500_000) // 1_000_000, duration / 1_000_000
+    if not (0 <= started_at <= _LATEST_MS and 0 <= duration_ms <= _LATEST_MS):
+        return 0, 0.0
+    return started_at, duration_ms
 
 
 def _timeout(opts: _Object, now: Instant, *, default_ms: int) -> tuple[int, Instant | None]:
