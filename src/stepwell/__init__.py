@@ -16,9 +16,9 @@ Names are loaded when they are first used, so that `import stepwell` costs next 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False  # as checkers understand it; `typing` would be most of the import's time
 
 if TYPE_CHECKING:
     from stepwell.model.errors import StepwellError as StepwellError

@@ -25,23 +25,23 @@ import inspect
 import logging
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from stepwell.model.dispatch import Memo
 from stepwell.model.ids import RunId, StepId, derived_fraction, step_id, ulid_time
 from stepwell.model.op import StepDone, StepErrored
 from stepwell.sdk import notice
+from stepwell.sdk.attempt import Clock, StepUse, call, failed, step_threads, succeeded
+from stepwell.sdk.branch import Answer, Branch, current_branch
 from stepwell.sdk.errors import AmbiguousStep, FunctionError, NestedStep, RecordedResultChanged, StepTimeout, Suspended
-from stepwell.sdk.outcome import Outcome, Raised, Returned, Stopped, error_object, raised, step_error, verdict
+from stepwell.sdk.outcome import Outcome, Raised, Returned, Stopped, error_object, raised, step_error
 from stepwell.sdk.parking import AnyTask, Parked, Roster, Site, frames_of, roster_of_context, try_internals, watching
-from stepwell.sdk.request import Body, Request
+from stepwell.sdk.request import Request
 from stepwell.sdk.types import encode_result, return_type
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ RUNNING_AFTER_S = 1.0
 """A step that runs longer is shown as running."""
 CLEANUP_PATIENCE_S = 10.0
 """How long `finally` blocks may take when a function is suspended, before it is cancelled again; then once more."""
-STEP_THREADS = 128
-"""Bodies of sync steps that run at the same time in one process."""
 
 _log = logging.getLogger("stepwell")
 
@@ -68,36 +66,6 @@ class Observer:
 
     def log(self, level: str, text: str, step: StepId | None) -> None:
         """The function's logger wrote a line, or we have a notice for its author. May come from any thread."""
-
-
-@dataclass(slots=True, eq=False)
-class StepUse:
-    """One use of a step in one execution."""
-
-    id: StepId
-    name: str
-    index: int
-    request: Request
-    context: contextvars.Context
-    future: Parked | None = None
-    inbox: SimpleQueue[Any] | None = None
-    task: AnyTask | None = None  # the user's task that waits for it
-    runs_in_caller: bool = False
-    running: bool = False
-    runner: AnyTask | None = None
-    shown: asyncio.Handle | None = None
-
-    def succeed(self, value: object) -> None:
-        if self.inbox is not None:
-            self.inbox.put((value, None))
-        elif self.future is not None and not self.future.done():
-            self.future.set_result(value)
-
-    def fail(self, error: BaseException) -> None:
-        if self.inbox is not None:
-            self.inbox.put((None, error))
-        elif self.future is not None and not self.future.done():
-            self.future.set_exception(error)
 
 
 @dataclass(slots=True)
@@ -156,11 +124,12 @@ class Execution:
         self._done: asyncio.Future[Outcome] = self._loop.create_future()
         self._roster = Roster(self._loop, self._on_quiet, lambda: bool(self._parked))
         self._root: AnyTask | None = None
+        self._thread: int | None = None
 
     @property
     def is_replaying(self) -> bool:
         """Whether the code that runs now has run before: log lines are muted."""
-        return not self.caught_up and inside_step.get() is None
+        return not self.caught_up and bool(self._memos) and inside_step.get() is None
 
     def times_used(self, name: str) -> int:
         """How many steps have had this id so far."""
@@ -240,7 +209,7 @@ class Execution:
         """
         if current_branch.get() is not None:
             raise FunctionError("step.parallel inside step.parallel; make one list of all the branches")
-        all_branches = [_Branch(work) for work in branches]
+        all_branches = [Branch(work) for work in branches]
         while waiting := [branch for branch in all_branches if not branch.advance()]:
             requests = [branch.request for branch in waiting if branch.request is not None]
             for branch, answer in zip(waiting, self._settle_together(requests), strict=True):
@@ -250,12 +219,12 @@ class Execution:
                 raise branch.error
         return [branch.value for branch in all_branches]
 
-    def _settle_together(self, requests: Sequence[Request]) -> list[_Answer]:
+    def _settle_together(self, requests: Sequence[Request]) -> list[Answer]:
         self._refuse_loop_thread(requests)
         inboxes: list[SimpleQueue[Any]] = [SimpleQueue() for _ in requests]
         context = contextvars.copy_context()
         self._loop.call_soon_threadsafe(self._begin_together, requests, inboxes, context)
-        answers: list[_Answer] = []
+        answers: list[Answer] = []
         for inbox in inboxes:
             while not isinstance(answer := inbox.get(), tuple):
                 answer()  # the body of the step, in this thread
@@ -337,12 +306,10 @@ class Execution:
 
     def _on_quiet(self, outside: list[AnyTask]) -> None:
         for task in outside:
-            sites = notice.sites_of(frames_of(task))
-            if sites:
-                text = (
-                    f"waits for something outside its steps ({notice.waiting_at(task)}); it is repeated at every replay"
-                )
-                self._tell(logging.DEBUG, "outside", sites[0], text)
+            site = (*notice.sites_of(frames_of(task)), self._roster.tasks[task])[0]
+            where = f"{notice.shown(site)}, task {notice.task_name(task)!r} {notice.waiting_at(task)}"
+            text = f"waits for something outside its steps ({where}); it is repeated at every replay"
+            self._tell(logging.DEBUG, "outside", site, text)
         for key in self._memos:
             use = self._parked.get(key)
             if use is not None:
@@ -401,8 +368,7 @@ class Execution:
     # Bodies of steps
 
     def _run_body(self, use: StepUse, attempt: int) -> None:
-        body = use.request.body
-        assert body is not None
+        body = use.body
         use.running = True
         self._running[use.id] = use
         use.shown = self._loop.call_later(RUNNING_AFTER_S, self.observer.running, use.id, use.name)
@@ -410,98 +376,55 @@ class Execution:
         context.run(inside_step.set, use)
         context.run(roster_of_context.set, None)
         if body.is_coroutine:
-            work = self._attempt(use, body, attempt)
+            work = self._attempt(use, attempt)
             use.runner = asyncio.Task(work, loop=self._loop, name=f"step {use.name}", context=context)
         elif use.inbox is not None and use.runs_in_caller:
-            use.inbox.put(partial(context.run, self._attempt_blocking, use, body, attempt))
+            use.inbox.put(partial(context.run, self._attempt_blocking, use, attempt))
         else:
-            _step_threads().submit(context.run, self._attempt_blocking, use, body, attempt)
+            step_threads().submit(context.run, self._attempt_blocking, use, attempt)
 
-    async def _attempt(self, use: StepUse, body: Body, attempt: int, awaitable: Any = None) -> None:
-        clock = _Clock()
+    async def _attempt(self, use: StepUse, attempt: int, awaitable: Any = None) -> None:
+        body, clock = use.body, Clock()
         limit = asyncio.timeout(body.timeout.total_seconds() if body.timeout else None)
         try:
             async with limit:
-                value = await (awaitable if awaitable is not None else self._call(use, body))
+                value = await (awaitable if awaitable is not None else call(body, self._inputs.get(use.id)))
         except asyncio.CancelledError as err:
             task = asyncio.current_task()
             if use.id not in self._running or (task is not None and task.cancelling()):
                 raise  # by us: the function dropped the step, or the call was stopped
-            self._attempt_ended(use, self._failure(use, body, attempt, err, clock), None)
+            self._attempt_ended(use, failed(use, attempt, err, clock), None)
         except (Exception, SystemExit) as err:
             error: BaseException = err
             if isinstance(err, TimeoutError) and limit.expired():
                 error = StepTimeout(f"step {use.name!r} took longer than {body.timeout}")
-            self._attempt_ended(use, self._failure(use, body, attempt, error, clock), None)
+            self._attempt_ended(use, failed(use, attempt, error, clock), None)
         else:
-            self._attempt_ended(use, *self._success(use, body, attempt, value, clock))
+            self._attempt_ended(use, *succeeded(use, attempt, value, clock, self._inputs.get(use.id)))
 
-    def _attempt_blocking(self, use: StepUse, body: Body, attempt: int) -> None:
-        clock = _Clock()
+    def _attempt_blocking(self, use: StepUse, attempt: int) -> None:
+        body, clock = use.body, Clock()
         op: StepDone | StepErrored
         value = None
         try:
-            value = self._call(use, body)
+            value = call(body, self._inputs.get(use.id))
         except BaseException as err:
             # Also what is no Exception: it must not end a thread of the pool without a word.
-            op = self._failure(use, body, attempt, err, clock)
+            op = failed(use, attempt, err, clock)
         else:
             if inspect.isawaitable(value):
-                self._post(self._go_on_async, use, body, attempt, value, contextvars.copy_context())
+                self._post(self._go_on_async, use, attempt, value, contextvars.copy_context())
                 return
-            op, value = self._success(use, body, attempt, value, clock)
+            op, value = succeeded(use, attempt, value, clock, self._inputs.get(use.id))
         self._post(self._attempt_ended, use, op, value)
 
-    def _go_on_async(self, use: StepUse, body: Body, attempt: int, value: Any, context: contextvars.Context) -> None:
+    def _go_on_async(self, use: StepUse, attempt: int, value: Any, context: contextvars.Context) -> None:
         """A callable that did not look async returned an awaitable, as wrapped client methods do."""
         if use.id in self._running:
-            work = self._attempt(use, body, attempt, value)
+            work = self._attempt(use, attempt, value)
             use.runner = asyncio.Task(work, loop=self._loop, name=f"step {use.name}", context=context)
         elif inspect.iscoroutine(value):
             value.close()
-
-    def _call(self, use: StepUse, body: Body) -> Any:
-        replaced = self._inputs.get(use.id)
-        if replaced is None:
-            return body.function(*body.arguments, **body.options)
-        arguments, options = body.read_input(replaced)
-        return body.function(*arguments, **options)
-
-    def _success(
-        self, use: StepUse, body: Body, attempt: int, value: Any, clock: _Clock
-    ) -> tuple[StepDone | StepErrored, Any]:
-        duration_ms = clock.duration_ms()
-        try:
-            output, value = encode_result(value, body.annotation, f"step {use.name!r}")
-        except FunctionError as err:
-            return self._failure(use, body, attempt, err, clock), None
-        return (
-            StepDone(
-                step=use.id,
-                name=use.name,
-                index=use.index,
-                output=output,
-                kind=body.kind,
-                input=self._inputs.get(use.id) or body.written_input(),
-                started_at=clock.started_at,
-                duration_ms=duration_ms,
-            ),
-            value,
-        )
-
-    def _failure(self, use: StepUse, body: Body, attempt: int, error: BaseException, clock: _Clock) -> StepErrored:
-        retry, retry_at = verdict(error)
-        return StepErrored(
-            step=use.id,
-            name=use.name,
-            index=use.index,
-            error=error_object(error),
-            kind=body.kind,
-            retry=retry and (body.retries is None or attempt < body.retries),
-            retry_at=retry_at,
-            started_at=clock.started_at,
-            duration_ms=clock.duration_ms(),
-        )
 
     def _attempt_ended(self, use: StepUse, op: StepDone | StepErrored, value: Any) -> None:
         if self._running.pop(use.id, None) is None:
@@ -548,7 +471,9 @@ class Execution:
             else:
                 self._post(_settle, ended, result, None)
 
-        threading.Thread(target=main, name=f"stepwell {self.function.slug}", daemon=True).start()
+        thread = threading.Thread(target=main, name=f"stepwell {self.function.slug}", daemon=True)
+        thread.start()
+        self._thread = thread.ident
         return await ended
 
     def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
@@ -593,7 +518,9 @@ class Execution:
         self._roster.close()
         if self._root is None:
             return
-        if self.function.is_async:
+        if not self.function.is_async:
+            self._stood_at = notice.sites_of(notice.frames_of_thread(self._thread))
+        else:
             self._stood_at = notice.sites_of(frames_of(self._root))
             self._root.cancel()  # first the root, then what it waits for: see the module's docstring
             self._loop.call_later(CLEANUP_PATIENCE_S, self._insist, 2)
@@ -641,66 +568,6 @@ class Execution:
             self.observer.log(logging.getLevelName(level).lower(), told, None)
 
 
-_Answer: TypeAlias = tuple[Any, BaseException | None]
-
-
-class _Pause(BaseException):
-    """Leaves a branch of `step.parallel` at a step that has no answer yet."""
-
-
-class _Branch:
-    """One callable of `step.parallel`: called from its start again until no step of it waits."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self.request: Request | None = None
-        self.answers: list[_Answer] = []
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self._work = work
-        self._at = 0
-        self._ended = False
-
-    def advance(self) -> bool:
-        """Go on to the next step without an answer, or to the end; whether it ended."""
-        if self._ended:
-            return True
-        self._at, self.request = 0, None
-        token = current_branch.set(self)
-        try:
-            self.value = self._work()
-        except _Pause:
-            return False
-        except Exception as err:
-            # Raised by `perform_branches`, when the other branches have ended too.
-            self.error = err
-        finally:
-            current_branch.reset(token)
-        self._ended = True
-        return True
-
-    def next(self, request: Request) -> _Answer:
-        """The answer to the branch's next step, if there is one."""
-        if self._at < len(self.answers):
-            self._at += 1
-            return self.answers[self._at - 1]
-        self.request = request
-        raise _Pause
-
-
-current_branch: contextvars.ContextVar[_Branch | None] = contextvars.ContextVar("stepwell_branch", default=None)
-
-
-class _Clock:
-    """When an attempt began, and how long it has taken."""
-
-    def __init__(self) -> None:
-        self.started_at = time.time_ns() // 1_000_000
-        self._from = time.perf_counter_ns()
-
-    def duration_ms(self) -> float:
-        return (time.perf_counter_ns() - self._from) / 1e6
-
-
 def _settle(future: asyncio.Future[Any], value: object, error: BaseException | None) -> None:
     if future.done():
         return
@@ -708,16 +575,6 @@ def _settle(future: asyncio.Future[Any], value: object, error: BaseException | N
         future.set_exception(error)
     else:
         future.set_result(value)
-
-
-_threads: ThreadPoolExecutor | None = None
-
-
-def _step_threads() -> ThreadPoolExecutor:
-    global _threads
-    if _threads is None:
-        _threads = ThreadPoolExecutor(STEP_THREADS, thread_name_prefix="stepwell-step")
-    return _threads
 
 
 def in_function() -> Execution | None:

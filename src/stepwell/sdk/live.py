@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from stepwell.model.dispatch import Memo
 from stepwell.model.ids import StepId
 from stepwell.model.op import Op, StepDone, StepErrored
-from stepwell.sdk.execution import Execution, Observer, Start, StepUse
+from stepwell.sdk.attempt import StepUse
+from stepwell.sdk.execution import Execution, Observer, Start
 from stepwell.sdk.outcome import Declined, Outcome, Suspended
 from stepwell.sdk.parking import AnyTask
 from stepwell.wire.worker import Call

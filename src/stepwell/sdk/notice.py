@@ -14,6 +14,7 @@ import functools
 import linecache
 import logging
 import os
+import sys
 from types import FrameType
 
 from stepwell.sdk.parking import AnyTask, Site, frames_of, is_library
@@ -62,8 +63,18 @@ def sites_of(frames: list[FrameType]) -> list[Site]:
     ]
 
 
+def frames_of_thread(thread: int | None) -> list[FrameType]:
+    """The frames of a thread as it stands now, outermost first."""
+    frames: list[FrameType] = []
+    frame = sys._current_frames().get(thread or 0)
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    return frames[::-1]
+
+
 def waiting_at(task: AnyTask) -> str:
-    """What a task waits for, in words: `in sleep at app.py:12`."""
+    """What a task waits for, in words: `in sleep at app.py:12`; only `in sleep` if no line of the user's is in it."""
     frames = frames_of(task)
     sites = sites_of(frames)
     inner = frames[-1].f_code.co_name if frames else "something"
@@ -141,7 +152,7 @@ def cancelled_by_timeout(frame: FrameType | None) -> bool:
 def task_name(task: asyncio.Task[object]) -> str:
     """The name somebody gave it, or that of its coroutine."""
     name = task.get_name()
-    if not name.startswith("Task-"):
+    if not name.startswith("Task-") and name != "None":  # 3.13.0 names a task so if it has a factory
         return name
     coroutine = task.get_coro()
     return str(getattr(coroutine, "__qualname__", name))

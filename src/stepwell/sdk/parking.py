@@ -30,7 +30,8 @@ from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from enum import Enum
 from types import CodeType, FrameType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
+from weakref import WeakKeyDictionary
 
 GRACE_S = 0.050
 """How long something outside a step may take before a quiet point is declared without it."""
@@ -195,41 +196,58 @@ def outside() -> Iterator[None]:
         roster_of_context.reset(token)
 
 
-class _Factory:
-    """A task factory around the loop's own one: the tasks of a run are put on its roster."""
+class _Watch:
+    """A task factory around the loop's own one: the tasks of a run are put on its roster.
+
+    An eager factory is rebuilt around a constructor of ours, because anyio takes eager factories apart to get at
+    their constructor.
+    """
 
     def __init__(self, inner: Callable[..., Any] | None) -> None:
         self.inner = inner
         self.users = 0
+        self.factory: Any = self._create
+        self._construct: Callable[..., AnyTask] = asyncio.Task
+        eager: Any = getattr(asyncio, "eager_task_factory", None)
+        if eager is not None and getattr(inner, "__code__", None) is eager.__code__:
+            self._construct = cast(Any, inner).__closure__[0].cell_contents
+            self.factory = asyncio.create_eager_task_factory(self._build)  # type: ignore[attr-defined,unused-ignore]
 
-    def __call__(self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any) -> AnyTask:
-        context: Context | None = options.get("context")
-        roster = roster_of_context.get() if context is None else context.get(roster_of_context)
-        task: AnyTask
+    def _create(self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any) -> AnyTask:
         if self.inner is None:
-            task = asyncio.Task(coro, loop=loop, **options)
-        else:
-            task = self.inner(loop, coro, **options)
-        if roster is not None and not task.done():  # an eager task may be done already
-            roster.add(task, _creation_site())
-        return task
+            return self._build(coro, loop=loop, **options)
+        return _enlisted(self.inner(loop, coro, **options), options.get("context"))
+
+    def _build(self, coro: Coroutine[Any, Any, Any], **options: Any) -> AnyTask:
+        return _enlisted(self._construct(coro, **options), options.get("context"))
+
+
+def _enlisted(task: AnyTask, context: Context | None) -> AnyTask:
+    roster = roster_of_context.get() if context is None else context.get(roster_of_context)
+    if roster is not None and not task.done():  # an eager task may be done already
+        roster.add(task, _creation_site())
+    return task
+
+
+_watches: WeakKeyDictionary[asyncio.AbstractEventLoop, _Watch] = WeakKeyDictionary()
 
 
 @contextmanager
 def watching(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """While inside, tasks created in a run's context on `loop` are added to its roster."""
-    installed: Any = loop.get_task_factory()
-    factory = installed if isinstance(installed, _Factory) else _Factory(installed)
-    if factory is not installed:
-        loop.set_task_factory(factory)  # type: ignore[arg-type]
-    factory.users += 1
+    watch = _watches.get(loop)
+    installed = loop.get_task_factory()
+    if watch is None or installed is not watch.factory:
+        watch = _watches[loop] = _Watch(installed)
+        loop.set_task_factory(watch.factory)
+    watch.users += 1
     try:
         yield
     finally:
-        factory.users -= 1
-        installed = loop.get_task_factory()
-        if not factory.users and installed is factory:
-            loop.set_task_factory(factory.inner)
+        watch.users -= 1
+        if not watch.users and loop.get_task_factory() is watch.factory:
+            loop.set_task_factory(watch.inner)
+            _watches.pop(loop, None)
 
 
 # What a task waits for
@@ -325,7 +343,7 @@ def _innermost(task: AnyTask) -> FrameType | None:
 
 
 def _creation_site() -> Site:
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(3)
     while frame is not None and is_library(frame.f_code.co_filename):
         frame = frame.f_back
     return (frame.f_code.co_filename, frame.f_lineno) if frame is not None else ("", 0)

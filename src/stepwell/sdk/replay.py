@@ -28,7 +28,8 @@ from stepwell.model.dispatch import Memo
 from stepwell.model.ids import StepId
 from stepwell.model.op import Op, StepDone, StepErrored, StepPlanned
 from stepwell.model.payload import canonical
-from stepwell.sdk.execution import Execution, Observer, Start, StepUse
+from stepwell.sdk.attempt import StepUse
+from stepwell.sdk.execution import Execution, Observer, Start
 from stepwell.sdk.outcome import Raised, Replied
 from stepwell.sdk.parking import AnyTask, is_plain_join
 
@@ -126,8 +127,7 @@ def _planned(use: StepUse, *, race: bool) -> Op:
     if use.request.waiting is not None:
         op: Any = use.request.waiting(use.id, use.name, use.index)
         return msgspec.structs.replace(op, race=race)  # type: ignore[no-any-return]
-    body = use.request.body
-    assert body is not None
+    body = use.body
     return StepPlanned(
         step=use.id, name=use.name, index=use.index, kind=body.kind, input=body.written_input(), race=race
     )
