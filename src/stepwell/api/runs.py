@@ -1,6 +1,6 @@
 """Our own REST for the command line and the SDK's client: runs, and following one live.
 
-Times are milliseconds since 1970, values stand under `data`. The protocol's own routes stay as its SDKs expect them.
+Times are RFC 3339. The protocol's own routes stay as its SDKs expect them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response, StreamingResponse
 
 from stepwell.api import answers
-from stepwell.api.answers import Raw
+from stepwell.api.answers import Raw, instant
 from stepwell.api.inngest.state import run_id
 from stepwell.api.inngest.v1 import internal_ids, run_row, time_of
 from stepwell.api.routes import Ask, Route
@@ -19,7 +19,6 @@ from stepwell.model import journal
 from stepwell.model.errors import InvalidInput, NotFound, Overloaded
 from stepwell.model.job import RunStatus
 from stepwell.model.payload import decode
-from stepwell.node.reads.payloads import texts_of
 from stepwell.node.reads.runs import (
     InvokeInfo,
     RunFilter,
@@ -75,7 +74,7 @@ async def runs(ask: Ask) -> Response:
     limit = ask.limit(DEFAULT_RUNS, MAX_RUNS)
     store = site.node.store
     page = await list_runs(store, wanted, after=ask.query("cursor"), limit=limit)
-    shown: dict[str, Any] = {"data": await runs_shown(site, page.rows), "cursor": None}
+    shown: dict[str, Any] = {"runs": await runs_shown(site, page.rows), "cursor": None}
     if page.more:
         shown["cursor"] = page.rows[-1].id
     if ask.query("count") == "true":
@@ -116,9 +115,9 @@ async def runs_shown(site: Site, rows: Sequence[RunRow]) -> list[dict[str, Any]]
             "function": row.function,
             "service": row.service,
             "status": status_now(row, site.running).value,
-            "created_at": row.created_at,
-            "started_at": row.started_at,
-            "ended_at": row.ended_at,
+            "created_at": instant(row.created_at),
+            "started_at": instant(row.started_at),
+            "ended_at": instant(row.ended_at),
             "event_id": ids.get(row.event, row.event) if row.event is not None else None,
             "event_name": row.event_name,
             "event_count": row.event_count,
@@ -143,9 +142,10 @@ async def run(ask: Ask) -> Response:
     shown["trace"] = _span(found.trace.root)
     shown["requests"] = _requests(found.trace)
     shown["notes"] = [
-        {"at": one.at, "kind": one.kind, "text": one.text, "step": one.step_name or None} for one in found.trace.notes
+        {"at": instant(one.at), "kind": one.kind, "text": one.text, "step": one.step_name or None}
+        for one in found.trace.notes
     ]
-    return answers.json({"data": shown})
+    return answers.json(shown)
 
 
 def _error(text: bytes) -> object:
@@ -161,10 +161,10 @@ def _span(span: Span) -> dict[str, Any]:
         "status": span.status.value,
         "op": None if span.op is None else span.op.value,
         "step": span.step,
-        "queued_at": span.queued_at,
-        "scheduled_at": span.scheduled_at,
-        "started_at": span.started_at,
-        "ended_at": span.ended_at,
+        "queued_at": instant(span.queued_at),
+        "scheduled_at": instant(span.scheduled_at),
+        "started_at": instant(span.started_at),
+        "ended_at": instant(span.ended_at),
         "duration_ms": span.duration_ms,
         "queue_ms": span.queue_ms,
         "attempts": span.attempts,
@@ -185,11 +185,11 @@ def _inline(payload: Payload | None) -> object:
 def _info(info: SleepInfo | WaitInfo | InvokeInfo | None) -> dict[str, Any] | None:
     match info:
         case SleepInfo():
-            return {"until": info.until}
+            return {"until": instant(info.until)}
         case WaitInfo():
-            return {"event": info.event, "expression": info.expression, "until": info.until, "found": info.found_event}
+            return {"event": info.event, "expression": info.expression, "until": instant(info.until)}
         case InvokeInfo():
-            return {"function": info.function, "until": info.until, "run": info.child}
+            return {"function": info.function, "until": instant(info.until), "run": info.child}
     return None
 
 
@@ -200,9 +200,9 @@ def _requests(trace: Trace) -> list[dict[str, Any]]:
             "target": one.target_name or None,
             "attempt": one.attempt,
             "reason": one.reason,
-            "scheduled_at": one.scheduled_at,
-            "started_at": one.started_at,
-            "ended_at": one.ended_at,
+            "scheduled_at": instant(one.scheduled_at),
+            "started_at": instant(one.started_at),
+            "ended_at": instant(one.ended_at),
             "outcome": one.outcome or None,
         }
         for one in trace.requests
@@ -217,14 +217,14 @@ async def run_lines(ask: Ask) -> Response:
     if trace is None:
         raise NotFound(f"no run {wanted}")
     found = lines(trace, site.node.world.now())
-    return answers.json({"data": [[[piece.role.value, piece.text] for piece in line] for line in found]})
+    return answers.json({"lines": [[[piece.role.value, piece.text] for piece in line] for line in found]})
 
 
 async def cancel(ask: Ask) -> Response:
     """Answered when the run is cancelled, durably."""
     run = run_id(ask)
     await ask.site.node.cancel(run, "cancelled by its operator", ask.site.env)
-    return answers.json({"data": {"id": run, "status": RunStatus.CANCELLED.value}})
+    return answers.json({"id": run, "status": RunStatus.CANCELLED.value})
 
 
 # following
@@ -257,17 +257,14 @@ async def _changes(site: Site, run: RunId, after: int) -> AsyncIterator[bytes]:
             if stored is None:
                 return  # it was deleted
             row = stored.row
-            if stored.entries:
-                after += len(stored.entries)
-                change = _change(stored.entries)
-                yield _sse("change", after, {"run": run, "status": status_now(row, site.running).value, **change})
-            if row.status.final:
-                (shown,) = await runs_shown(site, [row])
-                outcome = None
-                if row.output is not None:
-                    (outcome,) = await texts_of(site.node.store, [row.output])
-                name = "error" if row.status is RunStatus.FAILED else "output"
-                yield _sse("end", after, {**shown, name: None if outcome is None else Raw(outcome)})
+            for entry in stored.entries:
+                after += 1
+                shown = _change(entry)
+                if shown is not None:
+                    yield _sse(shown["type"], after, {"number": after, "at": instant(entry.at), **shown})
+            if row.status.final and after >= row.seq:
+                (last,) = await runs_shown(site, [row])
+                yield _sse("end", after, {"type": "end", **last})
                 return
             while not site.watch.closed:
                 try:
@@ -283,32 +280,38 @@ def _sse(kind: str, number: int, value: Mapping[str, Any]) -> bytes:
     return b"event: %b\nid: %d\ndata: %b\n\n" % (kind.encode(), number, answers.encode(value))
 
 
-def _change(entries: Sequence[Entry]) -> dict[str, Any]:
-    """What entries mean to somebody who follows: steps that came to something, and notes."""
-    steps: dict[str, dict[str, Any]] = {}
-    notes = []
-    for entry in entries:
-        match entry:
-            case journal.StepScheduled():
-                steps[entry.step] = _step(entry.step, entry.name, "QUEUED")
-            case journal.StepCompleted():
-                steps[entry.step] = _step(entry.step, entry.name, "COMPLETED", duration_ms=entry.duration_ms)
-            case journal.StepFailed():
-                steps[entry.step] = _step(entry.step, entry.name, "FAILED", duration_ms=entry.duration_ms)
-            case journal.StepRetried():
-                steps[entry.step] = _step(entry.step, entry.name, "RETRYING", until=entry.retry_at)
-            case journal.SleepStarted():
-                steps[entry.step] = _step(entry.step, entry.name, "WAITING", until=entry.until)
-            case journal.WaitStarted():
-                steps[entry.step] = _step(entry.step, entry.name, "WAITING", until=entry.until, event=entry.event)
-            case journal.InvokeStarted():
-                steps[entry.step] = _step(entry.step, entry.name, "WAITING", until=entry.until, function=entry.function)
-            case journal.Noted():
-                notes.append({"kind": entry.kind, "text": entry.text})
-            case _:
-                pass
-    return {"steps": list(steps.values()), "notes": notes}
+def _change(entry: Entry) -> dict[str, Any] | None:
+    """An entry as followers see it; None for those that only matter inside."""
+    match entry:
+        case journal.RunStarted():
+            return {"type": "run", "status": RunStatus.QUEUED.value}
+        case journal.RunCompleted():
+            return {"type": "run", "status": RunStatus.COMPLETED.value}
+        case journal.RunFailed():
+            return {"type": "run", "status": RunStatus.FAILED.value, "code": entry.code}
+        case journal.RunCancelled():
+            return {"type": "run", "status": RunStatus.CANCELLED.value, "reason": entry.reason}
+        case journal.StepScheduled():
+            return _step(entry.step, entry.name, "SCHEDULED")
+        case journal.StepCompleted():
+            return _step(entry.step, entry.name, "COMPLETED", duration_ms=entry.duration_ms)
+        case journal.StepFailed():
+            return _step(entry.step, entry.name, "FAILED", duration_ms=entry.duration_ms)
+        case journal.StepRetried():
+            return _step(entry.step, entry.name, "RETRYING", until=instant(entry.retry_at))
+        case journal.SleepStarted():
+            return _step(entry.step, entry.name, "SLEEPING", until=instant(entry.until))
+        case journal.WaitStarted():
+            return _step(entry.step, entry.name, "WAITING", until=instant(entry.until), event=entry.event)
+        case journal.InvokeStarted():
+            return _step(entry.step, entry.name, "INVOKING", until=instant(entry.until), function=entry.function)
+        case journal.CallEnded() if entry.outcome in {"failed", "lost"}:
+            return {"type": "call", "outcome": entry.outcome, "status": entry.status}
+        case journal.Noted():
+            return {"type": "note", "kind": entry.kind, "text": entry.text}
+        case _:
+            return None
 
 
 def _step(step: str, name: str, status: str, **more: object) -> dict[str, Any]:
-    return {"id": step, "name": name, "status": status, **more}
+    return {"type": "step", "step": step, "name": name, "status": status, **more}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from stepwell.api import answers
-from stepwell.api.answers import Raw
+from stepwell.api.answers import Raw, instant
 from stepwell.api.inngest.dev import triggers_of
 from stepwell.api.inngest.events import invoked
 from stepwell.api.routes import Ask, Route
@@ -34,7 +34,7 @@ async def services(ask: Ask) -> Response:
     site = ask.site
     known = [_service(one) for one in list_services(site.node.registry, site.env)]
     asked = list(site.sync.targets()) if site.sync is not None else []
-    return answers.json({"data": known, "urls": asked})
+    return answers.json({"services": known, "urls": asked})
 
 
 def _service(view: ServiceView) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _service(view: ServiceView) -> dict[str, Any]:
         "sdk": service.sdk,
         "framework": service.framework,
         "app_version": service.app_version,
-        "registered_at": service.registered_at,
+        "registered_at": instant(service.registered_at),
         "error": service.error,
         "functions": [one.slug for one in view.functions],
     }
@@ -57,7 +57,7 @@ async def functions(ask: Ask) -> Response:
     """The functions of all services, or of `service`."""
     site = ask.site
     found = list_functions(site.node.registry, site.env, ask.query("service"))
-    return answers.json({"data": [_function(one) for one in found]})
+    return answers.json({"functions": [_function(one) for one in found]})
 
 
 def _function(function: Function) -> dict[str, Any]:
@@ -84,4 +84,4 @@ async def invoke(ask: Ask) -> Response:
         raise NotFound(f"no function {slug!r}; there are: {known}")
     event = await invoked(ask, slug, with_id=False)
     run = derived_ulid(event.received_at, event.key, slug)
-    return answers.json({"data": {"run_id": run, "event_id": event.internal_id}}, 201)
+    return answers.json({"run_id": run, "event_id": event.internal_id}, 201)

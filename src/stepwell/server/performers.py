@@ -1,28 +1,25 @@
-"""Each call goes to the transport of its service. Performers do not know one another; this is where they meet.
+"""Between the node and its performers: which calls are being answered right now, and no new ones when the server stops.
 
-Everything that passes is seen here, so this is also where it is known which calls are being answered right now, and
-where a server that stops makes no new ones.
+Which transport a call takes is decided in `stepwell.workers.transports`; everything that passes is seen here.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING
 
 from stepwell.engine.span import InFlight, RunningStep
-from stepwell.model.function import Transport
 from stepwell.model.job import Claim
 from stepwell.model.message import Reported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from stepwell.model.dispatch import Dispatch, Memo, Performer
+    from stepwell.model.dispatch import Deliver, Dispatch, Memo, Performer
+    from stepwell.model.function import Function
     from stepwell.model.ids import Instant, JobId, RunId, StepId
     from stepwell.model.message import Message
-    from stepwell.node.node import Node
     from stepwell.store.base import Store
 
 log = logging.getLogger("stepwell.functions")
@@ -31,31 +28,27 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 
 
 class Performers:
-    """A performer made of one for each transport.
+    """A performer that hands everything on, and remembers what is going on.
 
-    Hints go to all of them: each ignores calls that are not its own.
+    The node needs its performer and performers need their node; `connect` closes the circle.
     """
 
     def __init__(self) -> None:
-        self._node: Node | None = None
-        self._by_transport: Mapping[Transport, Performer] = {}
-        self._has_worker: Callable[[str, str], object] = lambda env, service: True
+        self._inner: Performer | None = None
+        self._deliver: Deliver | None = None
+        self._reachable: Callable[[Function], bool] = lambda function: True
         self._runs: dict[RunId, dict[JobId, InFlight]] = {}
         self._calls: dict[JobId, RunId] = {}
         self._draining = False
         self._held_back: list[Claim] = []
 
-    def connect(
-        self, node: Node, by_transport: Mapping[Transport, Performer], has_worker: Callable[[str, str], object]
-    ) -> None:
-        """The node needs its performer and performers need their node: this closes the circle.
+    def connect(self, inner: Performer, deliver: Deliver, reachable: Callable[[Function], bool]) -> None:
+        """Say where calls go and messages come from.
 
         Args:
-            has_worker: Whether a service that dials in (environment, name) is there now.
+            reachable: Whether somebody is there to answer a call of this function now.
         """
-        self._node = node
-        self._by_transport = by_transport
-        self._has_worker = has_worker
+        self._inner, self._deliver, self._reachable = inner, deliver, reachable
 
     def drain(self) -> None:
         """Make no new calls."""
@@ -66,51 +59,48 @@ class Performers:
         if self._held_back:
             await store.release(self._held_back)
 
-    # between performers and node
+    @property
+    def _performer(self) -> Performer:
+        assert self._inner is not None, "connected before the node starts"
+        return self._inner
+
+    # between node and performers
 
     def perform(self, dispatch: Dispatch) -> None:
-        assert self._node is not None, "connected before the node starts"
         if self._draining:
             self._held_back.append(Claim(dispatch.job, dispatch.fence))
             return
-        service = self._node.registry.service(dispatch.function.env, dispatch.function.service)
-        transport = service.transport if service is not None else Transport.HTTP
         function = dispatch.function
-        if transport is not Transport.SOCKET or self._has_worker(function.env, function.service):
+        if self._reachable(function):
             self._calls[dispatch.job] = dispatch.run
             flight = InFlight(dispatch.job, time.time_ns() // 1_000_000, function.service)
             self._runs.setdefault(dispatch.run, {})[dispatch.job] = flight
-        self._by_transport[transport].perform(dispatch)
+        self._performer.perform(dispatch)
 
     def deliver(self, run: RunId, job: JobId, fence: int, message: Message, /) -> None:
-        assert self._node is not None, "connected before the node starts"
+        assert self._deliver is not None, "connected before the node starts"
         if not isinstance(message, Reported):
             self._over(job)
-        self._node.deliver(run, job, fence, message)
+        self._deliver(run, job, fence, message)
 
     def deliver_result(self, call: JobId, memo: Memo, news: int) -> None:
-        for one in self._by_transport.values():
-            one.deliver_result(call, memo, news)
+        self._performer.deliver_result(call, memo, news)
 
     def deliver_retry(self, call: JobId, step: StepId, attempt: int, news: int) -> None:
-        for one in self._by_transport.values():
-            one.deliver_retry(call, step, attempt, news)
+        self._performer.deliver_retry(call, step, attempt, news)
 
     def acknowledge(self, call: JobId, number: int, news: int) -> None:
-        for one in self._by_transport.values():
-            one.acknowledge(call, number, news)
+        self._performer.acknowledge(call, number, news)
 
     def stop(self, call: JobId, reason: str) -> None:
         self._over(call)
-        for one in self._by_transport.values():
-            one.stop(call, reason)
+        self._performer.stop(call, reason)
 
     def ended(self, call: JobId) -> None:
-        for one in self._by_transport.values():
-            one.ended(call)
+        self._performer.ended(call)
 
     async def close(self) -> None:
-        await asyncio.gather(*(one.close() for one in self._by_transport.values()))
+        await self._performer.close()
 
     # what is going on
 

@@ -43,13 +43,14 @@ from stepwell.store.sqlite.directory import DirectoryLock
 from stepwell.wire.worker import MAX_FRAME_BYTES
 from stepwell.workers.http import HttpPerformer
 from stepwell.workers.socket import Registered, SocketPerformer
+from stepwell.workers.transports import Transports
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Generator
     from pathlib import Path
 
-    from stepwell.model.function import Service
+    from stepwell.model.function import Function, Service
     from stepwell.server.settings import ServerSettings
     from stepwell.store.base import Store
 
@@ -184,7 +185,18 @@ class Server:
             node=node.name,
             on_log=performers.on_log,
         )
-        performers.connect(node, {Transport.HTTP: self._http, Transport.SOCKET: sockets}, sockets.workers)
+
+        def transport_of(function: Function) -> Transport:
+            service = node.registry.service(function.env, function.service)
+            return service.transport if service is not None else Transport.HTTP
+
+        def reachable(function: Function) -> bool:
+            return transport_of(function) is not Transport.SOCKET or bool(
+                sockets.workers(function.env, function.service)
+            )
+
+        transports = Transports({Transport.HTTP: self._http, Transport.SOCKET: sockets}, transport_of)
+        performers.connect(transports, node.deliver, reachable)
         site.connect = sockets.connect
         site.running = performers.running
         # Closed in reverse: performers first, so that what they had to say is committed before tasks are ended.
