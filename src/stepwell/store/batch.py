@@ -118,8 +118,8 @@ class Current:
 
     seqs: dict[str, int]
     """Of the runs that exist."""
-    claims: dict[str, tuple[int, str | None]]
-    """Of the jobs that are claimed: fence and run."""
+    claims: list[tuple[str, int, str | None]]
+    """Of the jobs that are claimed: id, fence and run."""
 
 
 @dataclass(slots=True)
@@ -161,9 +161,11 @@ def merge(group: Sequence[Prepared], current: Current) -> Batch:
         AssertionError: A job or wait exists twice in the group; which is a bug of one of the callers.
     """
     batch = Batch()
-    seqs, claims = current.seqs, current.claims
+    seqs = current.seqs
+    claims: dict[str, int] = {}
     jobs_of: dict[str | None, list[str]] = {}
-    for job_id, (_, run) in claims.items():
+    for job_id, fence, run in current.claims:
+        claims[job_id] = fence
         jobs_of.setdefault(run, []).append(job_id)
     for prepared in group:
         refusal = _refusal(prepared.transition, seqs, claims)
@@ -175,13 +177,10 @@ def merge(group: Sequence[Prepared], current: Current) -> Batch:
     return batch
 
 
-def _refusal(
-    transition: Transition, seqs: dict[str, int], claims: dict[str, tuple[int, str | None]]
-) -> ClaimLost | RunMoved | None:
+def _refusal(transition: Transition, seqs: dict[str, int], claims: dict[str, int]) -> ClaimLost | RunMoved | None:
     for asked in (transition.ends, transition.holds):
         for claim in asked:
-            held = claims.get(claim.job)
-            if held is None or held[0] != claim.fence:
+            if claims.get(claim.job) != claim.fence:
                 return ClaimLost(claim.job)
     # A run that exists has entries: its number is never 0, which stands for "not there".
     if (write := transition.run) is not None and seqs.get(write.row.id, 0) != write.expected_seq:
@@ -193,7 +192,7 @@ def _add(
     prepared: Prepared,
     batch: Batch,
     seqs: dict[str, int],
-    claims: dict[str, tuple[int, str | None]],
+    claims: dict[str, int],
     jobs_of: dict[str | None, list[str]],
 ) -> None:
     transition = prepared.transition
@@ -228,7 +227,7 @@ def _add(
         assert job.id not in batch.jobs, f"job {job.id} exists already"
         batch.jobs[job.id] = row
         if job.owner is not None:
-            claims[job.id] = (1, job.run)
+            claims[job.id] = 1
         jobs_of.setdefault(job.run, []).append(job.id)
     for row in prepared.waits:
         assert row[:2] not in batch.waits, f"run {row[0]} has a wait for step {row[1]} already"

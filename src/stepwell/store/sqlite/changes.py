@@ -33,8 +33,9 @@ def claim_due(on: Statements, node: Node, now: Instant, limit: int) -> list[tupl
     ).fetchall()
     on.many(
         "claim jobs",
-        "UPDATE job SET owner = ?, epoch = ?, fence = ? WHERE id = ?",
-        [(node.name, node.epoch, fence, job) for job, fence, _ in found],
+        "UPDATE job SET owner = new.column2, epoch = new.column3, fence = new.column4"
+        " FROM (VALUES $rows) AS new WHERE job.id = new.column1",
+        [(job, node.name, node.epoch, fence) for job, fence, _ in found],
     )
     return [(fence, body) for _, fence, body in found]
 
@@ -70,7 +71,7 @@ def release_lost(on: Statements, now: Instant) -> int:
 def release(on: Statements, claims: Sequence[Claim]) -> None:
     on.many(
         "free jobs",
-        "UPDATE job SET owner = NULL, epoch = NULL WHERE id = ? AND fence = ? AND owner IS NOT NULL",
+        "UPDATE job SET owner = NULL, epoch = NULL WHERE owner IS NOT NULL AND (id, fence) IN (VALUES $rows)",
         [(claim.job, claim.fence) for claim in claims],
     )
 

@@ -20,6 +20,8 @@ from stepwell.store.base import StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from stepwell.store.sqlite.fair import FairShare
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -35,8 +37,11 @@ class _Reader(threading.local):
 
 
 class Readers:
-    def __init__(self, connect: Callable[[], sqlite3.Connection], longest_s: float = LONGEST_S) -> None:
+    def __init__(
+        self, connect: Callable[[], sqlite3.Connection], fair: FairShare, longest_s: float = LONGEST_S
+    ) -> None:
         self._connect = connect
+        self._fair = fair
         self._longest_s = longest_s
         self._hot = ThreadPoolExecutor(THREADS, "stepwell-store-read")
         self._lists = ThreadPoolExecutor(THREADS, "stepwell-store-list")
@@ -48,22 +53,24 @@ class Readers:
         self._closing = False
 
     async def ask(self, question: Callable[[sqlite3.Connection, Unpack[Ts]], T], *args: *Ts) -> T:
-        return await self._submit(self._hot, question, args)
+        return await self._submit(self._hot, self._answer, question, args)
 
     async def list(self, question: Callable[[sqlite3.Connection, Unpack[Ts]], T], *args: *Ts) -> T:
         """`ask`, for questions that may take long."""
-        return await self._submit(self._lists, question, args)
+        return await self._submit(self._lists, self._answer, question, args)
 
     async def do(self, work: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
         """Something with files, on a thread."""
-        if self._closing:
-            raise StoreUnavailable("the store is closing")
-        return await asyncio.get_running_loop().run_in_executor(self._lists, work, *args)
+        return await self._submit(self._lists, work, *args)
 
-    def _submit(self, pool: ThreadPoolExecutor, question: Callable[..., T], args: Any) -> asyncio.Future[T]:
+    async def _submit(self, pool: ThreadPoolExecutor, work: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
         if self._closing:
             raise StoreUnavailable("the store is closing")
-        return asyncio.get_running_loop().run_in_executor(pool, self._answer, question, args)
+        self._fair.begin()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
+        finally:
+            self._fair.end()
 
     def _answer(self, question: Callable[..., T], args: Any) -> T:
         own = self._own

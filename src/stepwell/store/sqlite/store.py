@@ -22,6 +22,7 @@ from stepwell.store.batch import prepare
 from stepwell.store.clock import WallClock
 from stepwell.store.sqlite import changes, reads
 from stepwell.store.sqlite.directory import BlobFiles, DirectoryLock, check_file_system
+from stepwell.store.sqlite.fair import FairShare
 from stepwell.store.sqlite.readers import Readers
 from stepwell.store.sqlite.schema import migrate, migrations
 from stepwell.store.sqlite.statements import Statements, no_point
@@ -83,10 +84,10 @@ class SqliteStore:
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
         connection = await loop.run_in_executor(None, self._prepare)
-        self._readers = Readers(self._connect_reader)
-        self._writer = Writer(
-            Statements(connection, self._point), self.file, loop, self._clock.now, self._readers.held_back
-        )
+        fair = FairShare(loop)
+        readers = self._readers = Readers(self._connect_reader, fair)
+        statements = Statements(connection, self._point)
+        self._writer = Writer(statements, self.file, loop, fair, self._clock.now, readers.held_back)
 
     def _prepare(self) -> sqlite3.Connection:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stepwell.store.batch import Row
+    from stepwell.store.sqlite.fair import FairShare
     from stepwell.store.sqlite.statements import Statements
 
 GROUP_TRANSITIONS = 512
@@ -75,6 +76,7 @@ class Writer:
         statements: Statements,
         file: Path,
         loop: asyncio.AbstractEventLoop,
+        fair: FairShare,
         now: Callable[[], int],
         without_readers: Callable[[], AbstractContextManager[None]],
     ) -> None:
@@ -86,6 +88,7 @@ class Writer:
         self._connection = statements.connection
         self._file = file
         self._loop = loop
+        self._fair = fair
         self._now = now
         self._without_readers = without_readers
         self._queue: deque[_Item] = deque()
@@ -119,6 +122,7 @@ class Writer:
         if self._closing:
             raise StoreUnavailable("the store is closing")
         self._queued_bytes += item.size_bytes
+        self._fair.begin()
         self._queue.append(item)
         if self._asleep:
             self._asleep = False
@@ -137,6 +141,7 @@ class Writer:
             raise
 
     def _resolve(self, group: list[_Item], error: Exception | None) -> None:
+        self._fair.end(len(group))
         for item in group:
             self._queued_bytes -= item.size_bytes
             future = item.future
@@ -296,45 +301,68 @@ class Writer:
         for item in group:
             if item.operation is not None:
                 item.result = item.operation(self._statements)
-        self._statements.one("commit", "COMMIT")
+        self._fair.syncing = True
+        try:
+            self._statements.one("commit", "COMMIT")
+        finally:
+            self._fair.syncing = False
 
     def _current(self, group: Sequence[Prepared]) -> Current:
         runs, jobs = relied_on(group)
-        read = self._connection.execute
-        seqs: dict[str, int] = dict(read(_SEQS, (msgspec.json.encode(runs).decode(),))) if runs else {}
-        claims: dict[str, tuple[int, str | None]] = {}
-        if jobs:
-            for job_id, fence, run in read(_CLAIMS, (msgspec.json.encode(jobs).decode(),)):
-                claims[job_id] = (fence, run)
-        return Current(seqs, claims)
+        if not runs and not jobs:
+            return Current({}, [])
+        seqs, claims = self._connection.execute(_CURRENT, (_json(runs), _json(jobs))).fetchone()
+        return Current(_read_seqs(seqs), _read_claims(claims))
 
     def _store(self, batch: Batch) -> None:
-        many = self._statements.many
-        many("drop jobs", "DELETE FROM job WHERE id = ?", [(job,) for job in batch.drop_jobs])
-        ended = [(run,) for run in batch.drop_all_of]
-        many("drop jobs of runs", "DELETE FROM job WHERE run = ?", ended)
-        many("drop waits of runs", "DELETE FROM wait WHERE run = ?", ended)
-        many("drop waits", "DELETE FROM wait WHERE run = ? AND step = ?", batch.drop_waits)
+        one, many = self._statements.one, self._statements.many
+        if batch.drop_jobs:
+            one("drop jobs", f"DELETE FROM job WHERE id IN {_LISTED}", (_json(batch.drop_jobs),))
+        if batch.drop_all_of:
+            ended = (_json(batch.drop_all_of),)
+            one("drop jobs of runs", f"DELETE FROM job WHERE run IN {_LISTED}", ended)
+            one("drop waits of runs", f"DELETE FROM wait WHERE run IN {_LISTED}", ended)
+        many("drop waits", "DELETE FROM wait WHERE (run, step) IN (VALUES $rows)", batch.drop_waits)
         if batch.blobs:
             now = self._now()
             # An empty text is one that is in a file.
             blobs = [(blob.hash, blob.size_bytes, now, text or None) for blob, text in batch.blobs.items()]
-            many("insert blobs", "INSERT OR IGNORE INTO blob VALUES (?, ?, ?, ?)", blobs)
-        many("insert events", "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)", batch.events)
-        many("insert runs", f"INSERT INTO run VALUES (?{', ?' * RUN_BODY})", list(batch.new_runs.values()))
+            many("insert blobs", "INSERT INTO blob VALUES $rows ON CONFLICT DO NOTHING", blobs)
+        many("insert events", "INSERT OR ROLLBACK INTO event VALUES $rows", batch.events)
+        many("insert runs", "INSERT OR ROLLBACK INTO run VALUES $rows", list(batch.new_runs.values()))
         moved: list[Row] = []
         over: list[Row] = []
         for row in batch.moved_runs.values():
             if row[RUN_ENDING] is None:
-                moved.append((row[RUN_SEQ], row[RUN_STATUS], row[RUN_BODY], row[0]))
+                moved.append((row[0], row[RUN_SEQ], row[RUN_STATUS], row[RUN_BODY]))
             else:
-                over.append((row[RUN_SEQ], row[RUN_STATUS], row[RUN_BODY], row[RUN_ENDING], row[0]))
-        many("move runs", "UPDATE run SET seq = ?, status = ?, body = ? WHERE id = ?", moved)
-        many("end runs", "UPDATE run SET seq = ?, status = ?, body = ?, ending = ? WHERE id = ?", over)
-        many("insert entries", "INSERT INTO entry VALUES (?, ?, ?, ?, ?)", batch.entries)
-        many("insert jobs", "INSERT INTO job VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", list(batch.jobs.values()))
-        many("insert waits", "INSERT INTO wait VALUES (?, ?, ?, ?, ?, ?, ?, ?)", list(batch.waits.values()))
+                over.append((row[0], row[RUN_SEQ], row[RUN_STATUS], row[RUN_BODY], row[RUN_ENDING]))
+        many("move runs", _MOVE_RUNS, moved)
+        many("end runs", _END_RUNS, over)
+        many("insert entries", "INSERT OR ROLLBACK INTO entry VALUES $rows", batch.entries)
+        many("insert jobs", "INSERT OR ROLLBACK INTO job VALUES $rows", list(batch.jobs.values()))
+        many("insert waits", "INSERT OR ROLLBACK INTO wait VALUES $rows", list(batch.waits.values()))
 
 
-_SEQS = "SELECT id, seq FROM run WHERE id IN (SELECT value FROM json_each(?))"
-_CLAIMS = "SELECT id, fence, run FROM job WHERE owner IS NOT NULL AND id IN (SELECT value FROM json_each(?))"
+# OR ROLLBACK: a conflict makes the writer start again anyway, and SQLite need not prepare to undo one statement.
+
+_LISTED = "(SELECT value FROM json_each(?))"
+_CURRENT = """
+SELECT (SELECT json_group_object(id, seq) FROM run WHERE id IN (SELECT value FROM json_each(?))),
+       (SELECT json_group_array(json_array(id, fence, run)) FROM job
+        WHERE owner IS NOT NULL AND id IN (SELECT value FROM json_each(?)))
+"""
+_MOVE_RUNS = """
+UPDATE OR ROLLBACK run SET seq = new.column2, status = new.column3, body = new.column4
+FROM (VALUES $rows) AS new WHERE run.id = new.column1
+"""
+_END_RUNS = """
+UPDATE OR ROLLBACK run SET seq = new.column2, status = new.column3, body = new.column4, ending = new.column5
+FROM (VALUES $rows) AS new WHERE run.id = new.column1
+"""
+_read_seqs = msgspec.json.Decoder(dict[str, int]).decode
+_read_claims = msgspec.json.Decoder(list[tuple[str, int, str | None]]).decode
+
+
+def _json(values: Sequence[str]) -> str:
+    return msgspec.json.encode(values).decode()
