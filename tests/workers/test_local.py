@@ -1,14 +1,10 @@
-"""The worker in this process, and all transports as one performer."""
+"""The worker in this process, and what every performer has in common."""
 
 from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from stepwell.model.dispatch import Memo
-from stepwell.model.errors import ConfigurationError
-from stepwell.model.function import Transport
 from stepwell.model.ids import JobId, StepId
 from stepwell.model.message import Raised, Replied, Returned, Suspended
 from stepwell.model.op import StepDone
@@ -16,7 +12,6 @@ from stepwell.workers.base import Dispatch, Performer
 from stepwell.workers.http import HttpPerformer
 from stepwell.workers.local import LocalPerformer
 from stepwell.workers.socket import Registered, SocketPerformer
-from stepwell.workers.transports import Transports
 from tests.workers.apps import Mailbox, a_dispatch
 
 A = StepId("a" * 40)
@@ -81,7 +76,6 @@ async def test_every_performer_is_one() -> None:
         HttpPerformer(deliver),
         SocketPerformer(deliver, register),
         LocalPerformer(deliver, lambda dispatch: b"1"),
-        Transports({}, lambda function: Transport.HTTP),
     ]
     for performer in performers:
         performer.deliver_result(JobId("J"), Memo(A, "data", b"1"), 1)
@@ -90,24 +84,3 @@ async def test_every_performer_is_one() -> None:
         performer.stop(JobId("J"), "stale")
         performer.ended(JobId("J"))
         await performer.close()
-
-
-async def test_a_call_goes_to_the_performer_of_its_transport() -> None:
-    mailbox = Mailbox()
-    http = LocalPerformer(mailbox, lambda dispatch: b'"http"')
-    live = LocalPerformer(mailbox, lambda dispatch: b'"live"')
-    both = Transports(
-        {Transport.HTTP: http, Transport.SOCKET: live},
-        lambda function: {"a": Transport.HTTP, "b": Transport.SOCKET}.get(function.service, Transport.LOCAL),
-    )
-    both.perform(a_dispatch(service="a", job=JobId("1")))
-    both.perform(a_dispatch(service="b", job=JobId("2")))
-    await mailbox.wait(2)
-    assert [dispatch.job for dispatch in http.performed] == ["1"]
-    assert [dispatch.job for dispatch in live.performed] == ["2"]
-    assert live.heard == [("stop", "1", "stale")]
-    both.acknowledge(JobId("2"), 1, 1)
-    assert http.heard[-1] == live.heard[-1] == ("acknowledged", "2", 1, 1)
-    with pytest.raises(ConfigurationError, match="reached by local, as 'c' is; this server has http, socket"):
-        both.perform(a_dispatch(service="c"))
-    await both.close()

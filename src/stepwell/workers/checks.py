@@ -6,7 +6,7 @@ stored value, an op that was never sent. Everything that passes here is canonica
 
 from __future__ import annotations
 
-import msgspec
+from typing import TypeVar
 
 from stepwell.model.ids import Instant
 from stepwell.model.op import Completed, Invoke, Op, Sleep, StepDone, StepErrored, StepPlanned, WaitForEvent
@@ -15,6 +15,8 @@ from stepwell.wire import worker as frames
 from stepwell.wire.inngest.ops import MAX_OPS, MAX_SHOWN_LETTERS, MAX_STEP_OUTPUT_BYTES, MAX_WAIT_MS
 from stepwell.wire.inngest.reply import MAX_BODY_BYTES
 from stepwell.wire.inngest.text import read, shortened, size, write
+
+_Struct = TypeVar("_Struct")
 
 
 class Unacceptable(ValueError):
@@ -37,14 +39,12 @@ def checked_frame(frame: frames.FromWorker, now: Instant) -> frames.FromWorker:
     """
     match frame:
         case frames.Report():
-            return msgspec.structs.replace(frame, ops=checked_ops(frame.ops, now))
+            return _with(frame, ops=checked_ops(frame.ops, now))
         case frames.Returned():
-            return msgspec.structs.replace(
-                frame, output=checked_text(frame.output, "the function's result", result=True)
-            )
+            return _with(frame, output=checked_text(frame.output, "the function's result", result=True))
         case frames.Raised():
             error = checked_text(frame.error, "the function's error")
-            return msgspec.structs.replace(frame, error=error, retry_at=_retry_at(frame.retry_at, now))
+            return _with(frame, error=error, retry_at=_retry_at(frame.retry_at, now))
     return frame
 
 
@@ -95,25 +95,31 @@ def _checked(op: Op, now: Instant) -> Op:
         case StepDone():
             _check_measures(op, step)
             output = checked_text(op.output, f"the result of {step}")
-            return msgspec.structs.replace(op, output=output, input=_input(op.input, step))
+            return _with(op, output=output, input=_input(op.input, step))
         case StepErrored():
             _check_measures(op, step)
             error = checked_text(op.error, f"the error of {step}")
-            return msgspec.structs.replace(op, error=error, retry_at=_retry_at(op.retry_at, now))
+            return _with(op, error=error, retry_at=_retry_at(op.retry_at, now))
         case StepPlanned():
-            return msgspec.structs.replace(op, input=_input(op.input, step))
+            return _with(op, input=_input(op.input, step))
         case Invoke():
             _check_wait(op, step, now)
             data = checked_text(op.data, f"the data of {step}")
             user = checked_text(op.user, f"the user of {step}")
             if data[:1] != b"{" or user[:1] != b"{":
                 raise Unacceptable(f"the data and the user of {step} must be JSON objects")
-            return msgspec.structs.replace(op, data=data, user=user)
+            return _with(op, data=data, user=user)
         case Completed():
-            return msgspec.structs.replace(op, output=checked_text(op.output, f"the result of {step}", result=True))
+            return _with(op, output=checked_text(op.output, f"the result of {step}", result=True))
         case Sleep() | WaitForEvent():
             _check_wait(op, step, now)
     return op
+
+
+def _with(value: _Struct, **changes: object) -> _Struct:
+    """A copy with other fields; `value` is one of the frames or ops, which are structs."""
+    fields: tuple[str, ...] = type(value).__struct_fields__  # type: ignore[attr-defined]
+    return type(value)(**{name: getattr(value, name) for name in fields} | changes)
 
 
 def _input(payload: Payload | None, step: str) -> bytes | None:

@@ -18,8 +18,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-import msgspec
-
 from stepwell.model.dispatch import Dispatch
 from stepwell.model.function import Service
 from stepwell.model.ids import Instant, JobId
@@ -220,7 +218,7 @@ class Connection:
     async def _take(self, data: bytes) -> None:
         try:
             frame = frames.decode_from_worker(data)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as err:
+        except (ValueError, RecursionError) as err:
             raise Unacceptable(f"a frame cannot be read: {err}") from err
         if isinstance(frame, frames.Hello):
             if self.service is not None:

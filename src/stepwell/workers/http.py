@@ -25,11 +25,10 @@ import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
 
 from stepwell.model.ids import Instant, JobId, StepId, derived_ulid
 from stepwell.model.message import CallInfo, CallLost, Message
@@ -269,7 +268,7 @@ class HttpPerformer:
         data: bytes | AsyncIterator[bytes] = body if len(body) <= SMALL_BYTES else _pieces(body, room)
         del body  # a large one lives in the pieces alone, and only until it is sent
         async with self._client().post(
-            URL(url, encoded=True), data=data, headers=sent, allow_redirects=False, trace_request_ctx=attempt.traced
+            url, data=data, headers=sent, allow_redirects=False, trace_request_ctx=attempt.traced
         ) as response:
             attempt.status = response.status
             framed = response.content_length is not None or "chunked" in response.headers.get("Transfer-Encoding", "")
@@ -438,7 +437,7 @@ def _redirected(answer: _Answer, url: str) -> str:
     if not location:
         raise _Stopped(_redirect_failure(answer, "redirected the call without saying where; correct `Location`"))
     try:
-        target = urlsplit(str(URL(url, encoded=True).join(URL(location))))
+        target = urlsplit(urljoin(url, location))
     except ValueError as err:
         text = f"redirected the call to {shortened(location)!r}, which is not an address; correct `Location`"
         raise _Stopped(_redirect_failure(answer, text)) from err
