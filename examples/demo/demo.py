@@ -43,7 +43,7 @@ def main() -> int:
             worker = subprocess.Popen(
                 [*STEPWELL, "worker", str(HERE / "survey.py"), "--url", url], env=environment, stdout=log, stderr=log
             )
-        wait_for("the worker to connect", lambda: (get(f"{url}/api/functions") or {}).get("data"))
+        wait_for("the worker to connect", lambda: (get(f"{url}/api/functions") or {}).get("functions"))
         say("A worker serves the function `survey`.")
 
         answer = httpx2.post(f"{url}/e/demo", json={"name": "demo/survey.asked", "data": {"packages": PACKAGES}})
@@ -111,7 +111,7 @@ def print_ledger() -> bool:
 
 def recorded(url: str, run_id: str, step: str) -> bool:
     run = get(f"{url}/api/runs/{run_id}")
-    return bool(run) and any(one["name"] == step and one["status"] == "COMPLETED" for one in run["data"]["steps"])
+    return bool(run) and any(one.get("name") == step and one["status"] == "COMPLETED" for one in run["changes"])
 
 
 def ended(step: str) -> bool:
@@ -123,7 +123,7 @@ def ended(step: str) -> bool:
 
 def finished(url: str, run_id: str) -> dict[str, Any] | None:
     run = get(f"{url}/api/runs/{run_id}")
-    return run["data"] if run and run["data"]["status"] in ("COMPLETED", "FAILED", "CANCELLED") else None
+    return run if run and run["status"] in ("COMPLETED", "FAILED", "CANCELLED") else None
 
 
 def first_run(url: str, event: str) -> str | None:

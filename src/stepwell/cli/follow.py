@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stepwell.cli.output import bold, dim, duration_text, print_json, say, status_text
+from stepwell.cli.output import bold, dim, duration_text, instant_of, print_json, say, status_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,17 +39,14 @@ def _runs_of(api: Api, event_id: str) -> list[str]:
 
 
 def _follow(api: Api, run_id: str, *, as_json: bool) -> str:
-    seen: set[tuple[str, str]] = set()
+    begun: dict[str, int] = {}
     for change in _changes(api, run_id):
-        if as_json:
-            continue
-        for step in change.get("steps", ()):
-            state = (step["id"], step["status"])
-            if state not in seen:
-                seen.add(state)
-                took = dim(duration_text(step["duration_ms"])) if step.get("duration_ms") is not None else ""
-                say(f"  {step['name']:<24} {status_text(step['status'])} {took}")
-    detail: dict[str, Any] = api.get(f"/api/runs/{run_id}")["data"]
+        if not as_json and change.get("type") == "step":
+            at = instant_of(change["at"])
+            took = dim(duration_text(at - begun[change["step"]])) if change["step"] in begun else ""
+            begun.setdefault(change["step"], at)
+            say(f"  {change['name'] or '(unnamed)':<24} {status_text(change['status'])} {took}")
+    detail: dict[str, Any] = api.get(f"/api/runs/{run_id}")
     if as_json:
         print_json(detail)
     else:
@@ -65,7 +62,7 @@ def _changes(api: Api, run_id: str) -> Iterator[dict[str, Any]]:
 
 
 def _print_end(detail: dict[str, Any]) -> None:
-    took = duration_text((detail.get("ended_at") or detail["created_at"]) - detail["created_at"])
+    took = duration_text(instant_of(detail["ended_at"]) - instant_of(detail["created_at"]))
     say(f"{bold(detail['function'])} {status_text(detail['status'])} {dim(took)}   {dim(detail['id'])}")
     if detail["status"] == "COMPLETED":
         click.echo(json.dumps(detail.get("output"), indent=2, ensure_ascii=False))

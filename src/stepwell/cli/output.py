@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,11 +17,15 @@ STATUS_COLOURS = {
     "COMPLETED": "green",
     "RUNNING": "blue",
     "QUEUED": "cyan",
+    "SCHEDULED": "cyan",
+    "SLEEPING": "cyan",
     "WAITING": "cyan",
+    "INVOKING": "cyan",
+    "RETRYING": "yellow",
     "FAILED": "red",
     "CANCELLED": "yellow",
 }
-STATUS_MARKS = {"COMPLETED": "✓", "RUNNING": "●", "QUEUED": "○", "WAITING": "◌", "FAILED": "✗", "CANCELLED": "⊘"}
+STATUS_MARKS = {"COMPLETED": "✓", "RUNNING": "●", "QUEUED": "○", "RETRYING": "↻", "FAILED": "✗", "CANCELLED": "⊘"}
 
 
 def say(text: str = "", *, mark: str = " ", colour: str | None = None) -> None:
@@ -77,8 +81,6 @@ def ago_text(at_ms: int) -> str:
     return f"{duration_text(max(0, time.time() * 1000 - at_ms))} ago"
 
 
-def clock_text(at_ms: int) -> str:
-    """A moment in local time, with the date when it is not today."""
-    moment = datetime.fromtimestamp(at_ms / 1000, UTC).astimezone()
-    today = datetime.now(UTC).astimezone().date()
-    return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M:%S")
+def instant_of(text: str) -> int:
+    """Milliseconds since 1970 of an RFC 3339 time."""
+    return round(datetime.fromisoformat(text).timestamp() * 1000)

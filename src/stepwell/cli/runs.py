@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from stepwell.cli.api import Api, url_option
-from stepwell.cli.output import ago_text, dim, duration_text, print_json, say, status_text, table
+from stepwell.cli.output import ago_text, dim, duration_text, instant_of, print_json, say, status_text, table
 
 
 @click.command()
 @url_option
-@click.option("--function", "-f", "functions", multiple=True, help="Only runs of this function (its slug); repeatable.")
+@click.option("--function", "-f", help="Only runs of this function (its slug).")
 @click.option(
     "--status",
     "-s",
@@ -21,25 +21,21 @@ from stepwell.cli.output import ago_text, dim, duration_text, print_json, say, s
     type=click.Choice(["queued", "running", "completed", "failed", "cancelled"], case_sensitive=False),
     help="Only runs in this state; repeatable.",
 )
-@click.option("--limit", "-n", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option("--limit", "-n", type=click.IntRange(1, 100), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def runs(
-    url: str, key: str | None, functions: tuple[str, ...], statuses: tuple[str, ...], limit: int, as_json: bool
+    url: str, key: str | None, function: str | None, statuses: tuple[str, ...], limit: int, as_json: bool
 ) -> None:
     """List runs, newest first."""
-    query = {
-        "function": ",".join(functions) or None,
-        "status": ",".join(status.upper() for status in statuses) or None,
-        "limit": limit,
-    }
-    found = Api(url, key).get("/api/runs", **query)["data"]
+    status = ",".join(status.upper() for status in statuses) or None
+    found = Api(url, key).get("/api/runs", function=function, status=status, limit=limit)["runs"]
     if as_json:
         print_json(found)
         return
     if not found:
         say(
             "no runs yet. Send an event:  stepwell send my/event '{}'"
-            if not (functions or statuses)
+            if not (function or statuses)
             else "no such runs"
         )
         return
@@ -47,13 +43,13 @@ def runs(
 
 
 def _line(run: dict[str, Any]) -> dict[str, str]:
-    ended, started = run.get("ended_at"), run.get("started_at") or run["created_at"]
+    created = instant_of(run["created_at"])
     return {
         "run": run["id"],
         "function": run["function"],
         "status": status_text(run["status"]),
-        "started": ago_text(run["created_at"]),
-        "took": duration_text(ended - started) if ended is not None else "",
+        "started": ago_text(created),
+        "took": duration_text(instant_of(run["ended_at"]) - created) if run["ended_at"] else "",
         "event": dim(run.get("event_name") or ""),
     }
 
@@ -72,11 +68,11 @@ def show(run_id: str, url: str, key: str | None, as_json: bool) -> None:
     from stepwell.cli.trace import print_run
 
     api = Api(url, key)
-    detail = api.get(f"/api/runs/{run_id}")["data"]
+    detail = api.get(f"/api/runs/{run_id}")
     if as_json:
         print_json(detail)
     else:
-        print_run(detail, api.get(f"/api/runs/{run_id}/lines")["data"])
+        print_run(detail, api.get(f"/api/runs/{run_id}/lines")["lines"])
 
 
 @run.command()
