@@ -280,8 +280,7 @@ class _Connection:
                 self._unconfirmed.discard(call)
                 self._changed.set()
             case wire.Stop(call=call, reason=reason):
-                if execution := self._executions.get(call):
-                    execution.stop(reason)
+                self._stop(call, reason)
             case wire.Closing(reason=reason):
                 _log.info("%s: the server goes away (%s)", self._worker.service.id, reason)
                 self._closing = True
@@ -293,8 +292,7 @@ class _Connection:
                 assert_never(frame)
 
     def _call(self, call: wire.Call) -> None:
-        if call.call in self._executions:
-            return  # delivered twice
+        self._stop(call.call, "called again")
         function = self._worker.service.find(call.function)
         if function is None:
             self._decline(call, "unknown function")
@@ -317,6 +315,12 @@ class _Connection:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def _stop(self, call: JobId, reason: str) -> None:
+        """Forget a call at once: the server may make it again, under the same name, before this one has cleaned up."""
+        execution = self._executions.pop(call, None)
+        if execution is not None:
+            execution.stop(reason)
+
     def _decline(self, call: wire.Call, reason: str) -> None:
         self._unconfirmed.add(call.call)
         self.send(wire.Declined(call=call.call, reason=reason))
@@ -331,7 +335,8 @@ class _Connection:
             _log.exception("call %s of %s broke", call, execution.function.slug)
             ended = outcomes.raised(err)
         finally:
-            self._executions.pop(call, None)
+            if self._executions.get(call) is execution:
+                del self._executions[call]
             self._changed.set()
         frame = frame_of(call, ended)
         if frame is not None:
@@ -344,7 +349,7 @@ class _Connection:
         await self._until(lambda: not self._executions, self._worker._drain_limit_s, connection)
         for call, execution in list(self._executions.items()):
             _log.warning("%s: a step did not finish in time and is cancelled", execution.function.slug)
-            execution.stop("draining")
+            self._stop(call, "draining")
             self._unconfirmed.add(call)
             self.send(wire.Declined(call=call, reason="draining"))
         await self._until(lambda: not self._unconfirmed and self._outbox.empty(), CLOSE_LIMIT_S, connection)
