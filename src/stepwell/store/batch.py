@@ -23,14 +23,14 @@ from stepwell.model.function import Service
 from stepwell.model.ids import shard_of
 from stepwell.model.job import Job, RunRow, Wait
 from stepwell.model.journal import ENTRY_VERSION, Entry
-from stepwell.store.base import COMMITTED, ClaimLost, RunMoved
+from stepwell.store.base import COMMITTED, ClaimLost, Duplicate, RunMoved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from stepwell.model.ids import JobId, RunId, StepId
+    from stepwell.model.ids import Instant, JobId, RunId, StepId
     from stepwell.model.payload import Blob
-    from stepwell.store.base import Outcome, Transition
+    from stepwell.store.base import Outcome, Transition, Unique
 
 Row: TypeAlias = "tuple[Any, ...]"
 
@@ -116,10 +116,12 @@ def prepare(transition: Transition, epochs: dict[str, int]) -> Prepared:
 class Current:
     """What the database says about the runs and jobs that a group relies on."""
 
-    seqs: dict[str, int]
+    seqs: dict[str, int] = field(default_factory=dict)
     """Of the runs that exist."""
-    claims: list[tuple[str, int, str | None]]
+    claims: list[tuple[str, int, str | None]] = field(default_factory=list)
     """Of the jobs that are claimed: id, fence and run."""
+    keys: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
+    """Of the unique keys somebody has or had: value and expiry."""
 
 
 @dataclass(slots=True)
@@ -136,13 +138,18 @@ class Batch:
     jobs: dict[str, Row] = field(default_factory=dict)
     waits: dict[tuple[str, str], Row] = field(default_factory=dict)
     events: list[Row] = field(default_factory=list)
+    keys: dict[tuple[str, str], Row] = field(default_factory=dict)
+    """env, key, value, until, shard"""
+    keys_at: Instant = 0
+    """The earliest time by which a key of this group was judged."""
     blobs: dict[Blob, bytes] = field(default_factory=dict)
 
 
-def relied_on(group: Iterable[Prepared]) -> tuple[list[str], list[str]]:
-    """The runs and the jobs whose state `merge` must be given."""
+def relied_on(group: Iterable[Prepared]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """The runs, the jobs and the unique keys whose state `merge` must be given."""
     runs: list[str] = []
     jobs: list[str] = []
+    keys: list[tuple[str, str]] = []
     for prepared in group:
         transition = prepared.transition
         if transition.run is not None:
@@ -151,7 +158,9 @@ def relied_on(group: Iterable[Prepared]) -> tuple[list[str], list[str]]:
             jobs.append(claim.job)
         for claim in transition.holds:
             jobs.append(claim.job)
-    return runs, jobs
+        for key in transition.unique:
+            keys.append((key.env, key.key))
+    return runs, jobs, keys
 
 
 def merge(group: Sequence[Prepared], current: Current) -> Batch:
@@ -168,16 +177,23 @@ def merge(group: Sequence[Prepared], current: Current) -> Batch:
         claims[job_id] = fence
         jobs_of.setdefault(run, []).append(job_id)
     for prepared in group:
-        refusal = _refusal(prepared.transition, seqs, claims)
+        refusal = _refusal(prepared.transition, seqs, claims, current.keys)
         if refusal is None:
             _add(prepared, batch, seqs, claims, jobs_of)
+            for key in prepared.transition.unique:
+                _take_key(key, prepared.transition.now, batch, current.keys)
             batch.outcomes.append(COMMITTED)
         else:
             batch.outcomes.append(refusal)
     return batch
 
 
-def _refusal(transition: Transition, seqs: dict[str, int], claims: dict[str, int]) -> ClaimLost | RunMoved | None:
+def _refusal(
+    transition: Transition,
+    seqs: dict[str, int],
+    claims: dict[str, int],
+    keys: dict[tuple[str, str], tuple[str, int]],
+) -> ClaimLost | RunMoved | Duplicate | None:
     for asked in (transition.ends, transition.holds):
         for claim in asked:
             if claims.get(claim.job) != claim.fence:
@@ -185,7 +201,18 @@ def _refusal(transition: Transition, seqs: dict[str, int], claims: dict[str, int
     # A run that exists has entries: its number is never 0, which stands for "not there".
     if (write := transition.run) is not None and seqs.get(write.row.id, 0) != write.expected_seq:
         return RunMoved(write.row.id)
+    for key in transition.unique:
+        value, until = keys.get((key.env, key.key), ("", 0))
+        if until > transition.now:
+            return Duplicate(key.key, value)
     return None
+
+
+def _take_key(key: Unique, now: Instant, batch: Batch, keys: dict[tuple[str, str], tuple[str, int]]) -> None:
+    place = (key.env, key.key)
+    keys[place] = (key.value, key.until)
+    batch.keys_at = min(now, batch.keys_at) if batch.keys else now
+    batch.keys[place] = (key.env, key.key, key.value, key.until, shard_of(key.env, ""))
 
 
 def _add(

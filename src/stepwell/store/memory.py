@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
-from stepwell.store.base import COMMITTED, ClaimLost, Outcome, RunMoved, StoredRun
+from stepwell.store.base import COMMITTED, ClaimLost, Duplicate, Outcome, RunMoved, StoredRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stepwell.model.job import Claim, Job, RunRow, Wait
     from stepwell.model.journal import Entry
     from stepwell.model.payload import Blob
-    from stepwell.store.base import EventQuery, Node, RunQuery, RunWrite, Transition
+    from stepwell.store.base import EventQuery, Node, RunQuery, RunWrite, Transition, Unique
     from stepwell.store.clock import Clock
 
 Touched: TypeAlias = "Callable[[Transition, list[Job]], None]"
@@ -52,6 +52,7 @@ class MemoryStore:
         self.event_rows: dict[EventKey, Event] = {}
         self.blobs: dict[str, bytes] = {}
         self.nodes: dict[str, Node] = {}
+        self.unique_keys: dict[tuple[str, str], Unique] = {}
         # Indexes. A job's place in `_due` is valid while the job is unowned and due then; others are skipped.
         self._due: list[tuple[Instant, JobId]] = []
         self._due_limit = 4096
@@ -63,6 +64,7 @@ class MemoryStore:
         self._events_in: dict[str, list[EventKey]] = {}
         self._events_named: dict[_WaitKey, list[tuple[Instant, EventKey]]] = {}
         self._events_with_id: dict[tuple[str, str], list[EventKey]] = {}
+        self._expiring: list[tuple[Instant, str, str]] = []
         self._services: dict[tuple[str, str], Service] = {}
 
     # transitions
@@ -82,6 +84,10 @@ class MemoryStore:
                 return RunMoved(write.row.id)
             if journal is not None and len(journal) != write.expected_seq:
                 return RunMoved(write.row.id)
+        for key in transition.unique:
+            taken = self.unique_keys.get((key.env, key.key))
+            if taken is not None and taken.until > transition.now:
+                return Duplicate(key.key, taken.value)
         self._check_new(transition)
 
         touched = self.touched
@@ -102,6 +108,8 @@ class MemoryStore:
             self._add_wait(wait)
         for event in transition.events:
             self._add_event(event)
+        for key in transition.unique:
+            self._take_key(key, transition.now)
         for blob, text in transition.blobs:
             self.blobs[blob.hash] = text
         if touched is not None and removed is not None:
@@ -217,6 +225,18 @@ class MemoryStore:
         insort(self._events_in.setdefault(event.env, []), key)
         insort(self._events_named.setdefault((event.env, event.name), []), (event.received_at, key))
         insort(self._events_with_id.setdefault((event.env, event.internal_id), []), key)
+
+    def _take_key(self, key: Unique, now: Instant) -> None:
+        self.unique_keys[key.env, key.key] = key
+        heappush(self._expiring, (key.until, key.env, key.key))
+        for _ in range(2):  # what one key brings in, another takes out: there are never more than have not expired
+            if self._expiring[0][0] <= now:
+                until, env, name = heappop(self._expiring)
+                known = self.unique_keys.get((env, name))
+                if known is not None and known.until == until:
+                    del self.unique_keys[env, name]
+            if not self._expiring:
+                break
 
     # jobs and nodes
 

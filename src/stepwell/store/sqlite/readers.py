@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
-from stepwell.model.errors import Overloaded
 from stepwell.store.base import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Readers:
                 if err.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                     if time.monotonic() < own.deadline:
                         continue  # it made way for the writer
-                    raise Overloaded(
+                    raise StoreUnavailable(
                         f"the question took longer than {self._longest_s:g} s and was stopped; narrow it"
                     ) from err
                 raise StoreUnavailable(f"the database could not be read: {err}") from err

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from stepwell.model.errors import Overloaded
 from stepwell.store.base import StoreFull, StoreUnavailable
 from stepwell.store.batch import RUN_BODY, RUN_ENDING, RUN_SEQ, RUN_STATUS, Batch, Current, Prepared, merge, relied_on
 from stepwell.store.sqlite.directory import disk_is_full
@@ -108,7 +107,8 @@ class Writer:
         """Queue what `prepare` makes and wait until it is durable.
 
         Raises:
-            Overloaded: So many are waiting for room in the queue that more would only fill the memory.
+            StoreUnavailable: The store is closing, or so many are waiting for room in the queue that more would only
+                fill the memory.
         """
         if len(self._queue) >= WAITING_TRANSITIONS or self._queued_bytes >= WAITING_BYTES or self._waiting_for_room:
             await self._room()
@@ -131,7 +131,7 @@ class Writer:
 
     async def _room(self) -> None:
         if len(self._waiting_for_room) >= WAITING_FOR_ROOM:
-            raise Overloaded("the store is behind: too many transitions are waiting to be written")
+            raise StoreUnavailable("the store is behind: too many transitions are waiting to be written")
         turn: asyncio.Future[None] = self._loop.create_future()
         self._waiting_for_room.append(turn)
         try:
@@ -308,11 +308,15 @@ class Writer:
             self._fair.syncing = False
 
     def _current(self, group: Sequence[Prepared]) -> Current:
-        runs, jobs = relied_on(group)
-        if not runs and not jobs:
-            return Current({}, [])
-        seqs, claims = self._connection.execute(_CURRENT, (_json(runs), _json(jobs))).fetchone()
-        return Current(_read_seqs(seqs), _read_claims(claims))
+        runs, jobs, keys = relied_on(group)
+        current = Current()
+        if runs or jobs:
+            seqs, claims = self._connection.execute(_CURRENT, (_json(runs), _json(jobs))).fetchone()
+            current.seqs, current.claims = _read_seqs(seqs), _read_claims(claims)
+        if keys:
+            for env, key, value, until in self._connection.execute(_KEYS, (_json(keys),)).fetchall():
+                current.keys[env, key] = (value, until)
+        return current
 
     def _store(self, batch: Batch) -> None:
         one, many = self._statements.one, self._statements.many
@@ -341,6 +345,10 @@ class Writer:
         many("end runs", _END_RUNS, over)
         many("insert entries", "INSERT OR ROLLBACK INTO entry VALUES $rows", batch.entries)
         many("insert jobs", "INSERT OR ROLLBACK INTO job VALUES $rows", list(batch.jobs.values()))
+        if batch.keys:
+            # Twice as many as come in, so that there are never more than have not expired.
+            one("drop expired keys", _DROP_KEYS, (batch.keys_at, 2 * len(batch.keys)))
+            many("take keys", _TAKE_KEYS, list(batch.keys.values()))
         many("insert waits", "INSERT OR ROLLBACK INTO wait VALUES $rows", list(batch.waits.values()))
 
 
@@ -360,9 +368,22 @@ _END_RUNS = """
 UPDATE OR ROLLBACK run SET seq = new.column2, status = new.column3, body = new.column4, ending = new.column5
 FROM (VALUES $rows) AS new WHERE run.id = new.column1
 """
+_KEYS = """
+SELECT env, key, value, until FROM dedup
+WHERE (env, key) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))
+"""
+_DROP_KEYS = """
+DELETE FROM dedup WHERE (env, key) IN (
+    SELECT env, key FROM dedup INDEXED BY dedup_until WHERE until <= ? ORDER BY until LIMIT ?
+)
+"""
+_TAKE_KEYS = """
+INSERT INTO dedup VALUES $rows
+ON CONFLICT (env, key) DO UPDATE SET value = excluded.value, until = excluded.until
+"""
 _read_seqs = msgspec.json.Decoder(dict[str, int]).decode
 _read_claims = msgspec.json.Decoder(list[tuple[str, int, str | None]]).decode
 
 
-def _json(values: Sequence[str]) -> str:
+def _json(values: object) -> str:
     return msgspec.json.encode(values).decode()

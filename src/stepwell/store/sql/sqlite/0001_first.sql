@@ -22,6 +22,18 @@ CREATE TABLE event (
 CREATE INDEX event_by_name ON event (env, name, received_at, key);
 CREATE INDEX event_by_internal_id ON event (env, internal_id, key);
 
+-- Keys that may be taken once until they expire.
+CREATE TABLE dedup (
+    env   TEXT NOT NULL,
+    key   TEXT NOT NULL,
+    value TEXT NOT NULL,
+    until INTEGER NOT NULL,
+    shard INTEGER NOT NULL,
+    PRIMARY KEY (env, key)
+) WITHOUT ROWID;
+
+CREATE INDEX dedup_until ON dedup (until);
+
 CREATE TABLE entry (
     run     TEXT NOT NULL,
     seq     INTEGER NOT NULL,
