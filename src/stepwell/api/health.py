@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell.api import answers
+from stepwell.api.answers import instant
 from stepwell.api.keys import Access
 from stepwell.api.routes import Ask, Route
 
 if TYPE_CHECKING:
     from starlette.responses import Response
+
+    from stepwell.api.site import Site
 
 
 def routes() -> list[Route]:
@@ -48,7 +51,19 @@ async def status(ask: Ask) -> Response:
             },
             "services": len(node.registry.services()),
             "functions": len(node.registry.functions(site.env)),
-            "auditor": None if site.auditor is None else {"findings": list(site.auditor.findings())},
+            "auditor": _audited(site),
             "limits": {name: getattr(site.limits, name) for name in type(site.limits).__dataclass_fields__},
         }
     )
+
+
+def _audited(site: Site) -> dict[str, object] | None:
+    """What the last walk over the store found; None before the first."""
+    report = site.auditor.latest if site.auditor is not None else None
+    if report is None:
+        return None
+    return {
+        "checked_at": instant(report.checked_at),
+        "runs": report.runs,
+        "findings": [str(one) for one in report.findings],
+    }

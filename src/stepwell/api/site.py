@@ -6,6 +6,7 @@ refusals by reason) is about this process alone.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from stepwell.api.gate import Gate
     from stepwell.api.keys import Keys
+    from stepwell.node.auditor import Auditor
     from stepwell.node.node import Node
     from stepwell.node.reads.runs import Running
     from stepwell.node.sweep import Sweep
@@ -52,14 +54,11 @@ class SyncControl(Protocol):
     def registered(self, url: str) -> None:
         """A service just registered with that URL."""
 
+    async def ask(self, url: str) -> None:
+        """Ask the service at a URL to register now. Raises `StepwellError`."""
+
     def forget(self, url: str) -> bool:
         """Stop asking at that URL. False: it was not asked."""
-
-
-class Findings(Protocol):
-    """What the auditor last found wrong with the store; empty when all is well."""
-
-    def findings(self) -> Sequence[str]: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +82,8 @@ class Site:
     connect: Connect | None = None
     running: Running = nobody_knows
     sync: SyncControl | None = None
-    auditor: Findings | None = None
+    auditor: Auditor | None = None
+    registering: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change of a service after the other
     closing: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     bodies: Bodies = field(init=False)

@@ -24,11 +24,13 @@ import uvicorn
 from stepwell.api.app import application
 from stepwell.api.gate import Gate, is_loopback
 from stepwell.api.inngest.register import keep
+from stepwell.api.inngest.sync import ServiceSync, discovery_ports
 from stepwell.api.keys import Keys
 from stepwell.api.site import Site
 from stepwell.engine.decide import Policy
 from stepwell.model.errors import ConfigurationError
 from stepwell.model.function import Transport
+from stepwell.node.auditor import Auditor
 from stepwell.node.clock import AsyncioWorld
 from stepwell.node.node import Node, NodeSettings
 from stepwell.node.sweep import Sweep
@@ -43,6 +45,7 @@ from stepwell.store.sqlite.directory import DirectoryLock
 from stepwell.wire.worker import MAX_FRAME_BYTES
 from stepwell.workers.http import HttpPerformer
 from stepwell.workers.socket import Registered, SocketPerformer
+from stepwell.workers.sync import SyncClient
 from stepwell.workers.transports import Transports
 
 if TYPE_CHECKING:
@@ -118,6 +121,7 @@ class Server:
             site = await self._assemble(store, stack)
             self._site = site
             await self._answer(application(site), sockets, stack)
+            await self._ask_services(site, stack)
             self._stack = stack.pop_all()
         if settings.unsafe_no_auth and not is_loopback(settings.host) and settings.signing_key is None:
             log.warning("this server can be reached from other machines and asks for no key (--unsafe-no-auth)")
@@ -199,11 +203,14 @@ class Server:
         performers.connect(transports, node.deliver, reachable)
         site.connect = sockets.connect
         site.running = performers.running
+        auditor = site.auditor = Auditor(store, world)
         # Closed in reverse: performers first, so that what they had to say is committed before tasks are ended.
         stack.push_async_callback(world.settle, _SETTLE_S)
         stack.push_async_callback(performers.close)
         await node.start()
         stack.callback(node.stop)
+        world.spawn(auditor.run())
+        stack.callback(auditor.stop)
         return site
 
     async def _answer(
@@ -238,6 +245,28 @@ class Server:
             await serving
 
         stack.push_async_callback(close)
+
+    async def _ask_services(self, site: Site, stack: contextlib.AsyncExitStack) -> None:
+        """Begin to ask services to register; they answer to the port that is open by now."""
+        settings = self.settings
+        client = SyncClient(signing_key=settings.signing_key, server_kind=site.kind)
+        stack.push_async_callback(client.close)
+        sync = site.sync = ServiceSync(
+            site,
+            client,
+            named=settings.service_urls,
+            poll=settings.poll,
+            interval_s=settings.poll_interval_s,
+            ports=discovery_ports() if settings.discovery else (),
+            own_ports=(self.port,),
+        )
+        asking = asyncio.create_task(sync.run(), name="asking services")
+
+        async def end() -> None:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+
+        stack.push_async_callback(end)
 
     async def _drain(self) -> None:
         """Let calls in flight end and commit, as long as the settings allow."""

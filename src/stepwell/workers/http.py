@@ -375,7 +375,7 @@ class HttpPerformer:
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_note_reuse)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, resolver=_Resolver(), keepalive_timeout=_KEEP_ALIVE_S),
+                connector=aiohttp.TCPConnector(limit=0, resolver=LoopbackResolver(), keepalive_timeout=_KEEP_ALIVE_S),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
@@ -516,7 +516,7 @@ def _unpacker(encoding: str, what: str) -> _Plain | _Zipped:
 # Addresses
 
 
-class _Resolver(AbstractResolver):
+class LoopbackResolver(AbstractResolver):
     """The system's resolver, except that `localhost` is always both loopback addresses, IPv6 first.
 
     An app may listen on either one only, and SDKs register 127.0.0.1 as well, which is stored as localhost

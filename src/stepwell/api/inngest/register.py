@@ -56,8 +56,9 @@ async def register(ask: Ask) -> Response:
 
 async def keep(site: Site, service: Service, warnings: tuple[str, ...]) -> bool:
     """Store a service that registered. Returns whether its functions differ from before."""
-    before = site.node.registry.service(service.env, service.name)
-    stored = await site.node.register(service)
+    async with site.registering:
+        before = site.node.registry.service(service.env, service.name)
+        stored = await site.node.register(service)
     if site.sync is not None and service.url:
         site.sync.registered(service.url)
     if before is not None and before.url != service.url:
