@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from stepwell.sdk.context import Context, SyncContext
+    from stepwell.sdk.serve.asgi import AsgiApp
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -90,6 +91,16 @@ class Service:
     def config(self, url: str | None = None) -> list[dict[str, Any]]:
         """The `functions` of a register request. Without `url` they are reached over the worker's connection."""
         return [one.config() if url is None else one.config(url) for one in self.functions]
+
+    def asgi(self, **options: Any) -> AsgiApp:
+        """The service as an ASGI application, to be run by itself or mounted anywhere.
+
+        Args:
+            options: Those of `stepwell.serve.serve_settings`, such as `signing_key`; else from the environment.
+        """
+        from stepwell.sdk.serve.asgi import asgi
+
+        return asgi(self, **options)
 
     @overload
     def function(
