@@ -320,7 +320,12 @@ def _refuse_changes(value: object, back: object, where: str, path: str = "") -> 
         for index, item in enumerate(value):
             _refuse_changes(item, back[index], where, f"{path}[{index}]")
     elif type(value) in (int, float) and type(back) in (int, float):
-        return  # 1.0 is written as 1, and reads as a number that is equal
+        if value != back:  # 1.0 is written as 1 and is equal; a float beyond 2**53 may be another number as an integer
+            raise StepResultNotPortable(
+                where,
+                f"the number {value!r}{at} would come back as {back!r}",
+                "annotate it as float, or return it as text",
+            )
     elif type(value) is not type(back) or value != back:
         raise StepResultNotPortable(
             where,
