@@ -166,6 +166,9 @@ DIALECT: list[tuple[str, object]] = [
     ("event.data.missing.matches('a')", False),
     ("int(event.data.missing)", False),
     ("timestamp(event.data.missing)", False),
+    ("int(null)", False),
+    ("int(null).x", None),
+    ("int(null) == false", True),
     ("!event.data.missing", True),
     # ordering
     ("event.data.amount > 10", True),

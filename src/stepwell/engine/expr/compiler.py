@@ -253,7 +253,7 @@ class Generator:
         if function.takes_null:
             return self._assign(call)
         if any(atom.code == "None" for atom in arguments):
-            return _Atom("False", is_boolean=True)
+            return _Atom("False", is_boolean=True, literal=Literal(node.position, 1, False))
         if tests := [f"{atom.code} is None" for atom in arguments if atom.literal is None]:
             call = f"False if {' or '.join(tests)} else {call}"
         return self._assign(call, is_boolean=function.is_boolean)
