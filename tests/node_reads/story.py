@@ -4,10 +4,13 @@ from stepwell.engine import decide as engine
 from stepwell.engine.span import InFlight, Trace
 from stepwell.engine.trace import trace_of
 from stepwell.model import message, op
+from stepwell.model.event import DEV_ENV, Event
 from stepwell.model.ids import EventKey, JobId, RunId, StepId, derived_ulid, step_id, ulid
 from stepwell.model.journal import Entry
 from stepwell.model.message import CallInfo, Message
-from stepwell.model.payload import canonical
+from stepwell.model.payload import Payload, canonical
+from stepwell.store.base import COMMITTED, RunWrite, Transition
+from stepwell.store.memory import MemoryStore
 
 NOON = 1_772_625_600_000  # 2026-03-04 12:00:00 UTC
 RUN = RunId(ulid(NOON, 7))
@@ -17,24 +20,36 @@ EVENT = EventKey(ulid(NOON, 1))
 class Story:
     """One run. Time passes only when a method is told how much."""
 
-    def __init__(self, *, live: bool = False, max_attempts: int = 3, start_at: int = 0, run: RunId = RUN) -> None:
+    def __init__(
+        self,
+        *,
+        live: bool = False,
+        max_attempts: int = 3,
+        start_at: int = 0,
+        run: RunId = RUN,
+        at: int = NOON,
+        function: str = "shop-bill",
+        events: tuple[Event, ...] = (),
+        parent: RunId | None = None,
+    ) -> None:
         self.live = live
-        self.now = NOON
-        body = canonical({"name": "shop/order", "id": EVENT, "ts": NOON, "data": {"n": 1}, "user": {}})
+        self.now = at
+        self.events = events or (an_event(),)
         beginning = engine.Beginning(
             run=run,
-            env="env",
+            env=DEV_ENV,
             shard=0,
-            function="shop-bill",
+            function=function,
             service="shop",
-            events=(body,),
-            event_keys=(EVENT,),
-            event_name="shop/order",
+            events=tuple(event.body for event in self.events),
+            event_keys=tuple(event.key for event in self.events),
+            event_name=self.events[0].name,
             max_attempts=max_attempts,
             start_at=start_at,
+            parent=parent,
         )
         self.policy = engine.Policy(retry_interval_ms=1000)
-        self.run, decision = engine.begin(beginning, NOON, live=live, policy=self.policy)
+        self.run, decision = engine.begin(beginning, at, live=live, policy=self.policy)
         self.entries: list[Entry] = list(decision.entries)
 
     def tell(self, msg: Message) -> "Story":
@@ -69,6 +84,10 @@ class Story:
         call, info = self.call(), self.info(200, took)
         return self.tell(message.Returned(call, canonical(value), version=2, info=info))
 
+    def tell_output(self, output: Payload) -> "Story":
+        call, info = self.call(), self.info(200, 10)
+        return self.tell(message.Returned(call, output, version=2, info=info))
+
     def raised(
         self, name: str, text: str, *, to: str | None = None, took: int = 10, retry: bool = True, code: str = ""
     ) -> "Story":
@@ -98,6 +117,34 @@ class Story:
         """Time passes until the next call is due."""
         self.now = max(self.now, min(call.due for call in self.run.calls.values()))
         return self
+
+
+def an_event(
+    key: EventKey = EVENT, *, name: str = "shop/order", data: object = None, internal_id: str = "", at: int = NOON
+) -> Event:
+    shown = internal_id or key
+    body = {"name": name, "id": shown, "ts": at, "data": {"n": 1} if data is None else data, "user": {}}
+    return Event(
+        key=key, internal_id=shown, id=shown, name=name, ts=at, received_at=at, body=canonical(body), source="api"
+    )
+
+
+async def keep(store: MemoryStore, *stories: Story) -> None:
+    """Store runs as a node would have, and the events that they began with."""
+    for story in stories:
+        new = tuple(event for event in story.events if event.key not in store.event_rows)
+        write = RunWrite(story.run.row(), 0, tuple(story.entries))
+        assert await store.commit(Transition(run=write, events=new)) == COMMITTED
+
+
+class Clock:
+    """Says what it is set to."""
+
+    def __init__(self, at: int = NOON) -> None:
+        self.at = at
+
+    def now(self) -> int:
+        return self.at
 
 
 def done(name: str, value: object = None, *, index: int = 0, started_at: int = 0, took: float = 0) -> op.StepDone:
