@@ -42,3 +42,19 @@ def holds(expression: str, variables: Mapping[str, Any], now: Instant) -> bool:
         return expr.compile(expression).matches(variables, now)
     except (expr.ExpressionError, expr.EvaluationError):
         return False
+
+
+def reads(expression: str, variable: str) -> bool:
+    """Whether evaluating needs the variable. A text that is no expression needs none."""
+    try:
+        return variable in expr.compile(expression).variables
+    except expr.ExpressionError:
+        return False
+
+
+def mismatch(expression: str, variables: Mapping[str, Any], now: Instant) -> expr.Mismatch | None:
+    """Why an expression does not hold, where that looks like a mistake; None if it is just false, or holds."""
+    try:
+        return expr.compile(expression).mismatch(variables, now)
+    except expr.ExpressionError as err:
+        return expr.Mismatch(expr.MismatchKind.FAILED, str(err))

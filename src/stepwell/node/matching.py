@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from stepwell.engine import expr
 from stepwell.engine.decide import Beginning, begin
-from stepwell.engine.match import holds
+from stepwell.engine.match import holds, reads, starts, trigger_names
 from stepwell.model import message
 from stepwell.model.event import INVOKED, read_body
 from stepwell.model.ids import JobId, RunId, StepId, derived_ulid, shard_of
 from stepwell.model.job import Claim, Job, JobKind
 from stepwell.model.journal import CancelListener
 from stepwell.model.payload import canonical
+from stepwell.node.mismatches import REASONS, Mismatches
 from stepwell.node.turns import Envelope, Plan, Turns
 from stepwell.store.base import Committed, Duplicate, RunMoved, Transition, Unique
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from stepwell.model.ids import Instant
     from stepwell.model.job import Wait
     from stepwell.node.clock import Gate, World
+    from stepwell.node.mismatches import Look
     from stepwell.node.registry import Registry
     from stepwell.store.base import Store
 
@@ -39,7 +41,11 @@ _CANCEL_MS = 365 * _DAY_MS
 
 
 class Matching:
-    """The part of a node that turns events into work."""
+    """The part of a node that turns events into work.
+
+    Attributes:
+        mismatches: Expressions that no event of that shape can match, by kind, since the node started.
+    """
 
     def __init__(self, *, node: str, store: Store, world: World, registry: Registry, turns: Turns) -> None:
         self._node = node
@@ -47,6 +53,8 @@ class Matching:
         self._world = world
         self._registry = registry
         self._turns = turns
+        self._mismatches = Mismatches()
+        self.mismatches = self._mismatches.counts
 
     async def accept(self, env: str, events: Sequence[Event], transition: Transition, job: JobId) -> None:
         """Store events and the job to match them; on return they are durable. Matching has begun by then."""
@@ -80,7 +88,9 @@ class Matching:
             body = read_body(text)
             for function, parent in self._targets(event, body, now):
                 plans.append(await self._beginning(event, body, function, parent, now))
-            await self._wake(event, body, now, pending)
+            look = self._mismatches.of(event.name, now)
+            self._look_at_triggers(event, body, now, look)
+            await self._wake(event, body, now, pending, look)
         if len(plans) == 1 and not pending.count:
             plan, unique = plans[0]
             if await self._create(plan, unique, claim):
@@ -103,11 +113,12 @@ class Matching:
         if run is not None:
             wait = waits[0]
             now = self._world.now()
+            look = self._mismatches.of(wait.event, now)
             for event in await self._store.events_since(wait.env, wait.event, job.since, 10_000):
                 if event.key in run.event_keys or event.internal_id in run.taken:
                     continue
                 (text,) = await self._turns.texts((event.body,))
-                if await self._fits(wait, read_body(text), now):
+                if await self._fits(wait, read_body(text), now, look):
                     msg = message.EventMatched(wait.step, event.body, event.internal_id, back=True)
                     self._turns.post(job.run, Envelope(msg, claim, ends=True))
                     return
@@ -133,6 +144,17 @@ class Matching:
             error = canonical({"name": "Error", "message": f"could not find function with ID: {slug}"})
             self._turns.post(parent[0], Envelope(message.ChildEnded(parent[1], error=error)))
         return []
+
+    def _look_at_triggers(self, event: Event, body: dict[str, Any], now: Instant, look: Look) -> None:
+        """Ask the conditions that kept functions from starting; goes through them all, so not for every event."""
+        if event.name == INVOKED or not self._mismatches.due((event.env, event.name), now):
+            return
+        names = trigger_names(event.name)
+        for function in self._registry.functions(event.env):
+            conditions = [one.expression for one in function.triggers if one.event in names and one.expression]
+            if conditions and not starts(function, names, body, now):
+                for condition in conditions:
+                    look.into(f"a trigger of function {function.slug}", condition, {"event": body})
 
     async def _beginning(
         self,
@@ -204,24 +226,36 @@ class Matching:
 
     # waits to end
 
-    async def _wake(self, event: Event, body: dict[str, Any], now: Instant, pending: _Pending) -> None:
+    async def _wake(self, event: Event, body: dict[str, Any], now: Instant, pending: _Pending, look: Look) -> None:
         for path in await self._store.wait_paths(event.env, event.name):
             value = None
             if path is not None:
                 value = expr.equality_key(body, path)
                 if value is None:
+                    reason = "it is missing, or no text, number or boolean"
+                    look.tell("the runs that wait for it", f"async.{path}", expr.MismatchKind.MISSING, reason)
                     continue
+                if self._mismatches.due((event.env, event.name, path), now):
+                    await self._look_at_lookalikes(event, body, path, now, look)
             after: tuple[RunId, StepId] | None = None
             while True:
                 page = await self._store.waits_for(event.env, event.name, path, value, after, CHUNK)
                 for wait in page:
-                    if await self._fits(wait, body, now) and await self._concerns(wait, event):
+                    if await self._fits(wait, body, now, look) and await self._concerns(wait, event):
                         msg = message.EventMatched(wait.step, event.body, event.internal_id)
                         self._turns.post(wait.run, Envelope(msg, done=pending.expect()))
                 if len(page) < CHUNK:
                     break
                 after = (page[-1].run, page[-1].step)
                 await pending.wait()
+
+    async def _look_at_lookalikes(
+        self, event: Event, body: dict[str, Any], path: str, now: Instant, look: Look
+    ) -> None:
+        """Ask the waits for what reads the same in another type, which the index keeps from this event."""
+        for value in expr.lookalike_keys(body, path):
+            for wait in await self._store.waits_for(event.env, event.name, path, value, None, REASONS):
+                await self._fits(wait, body, now, look)
 
     async def _concerns(self, wait: Wait, event: Event) -> bool:
         """A run is not cancelled by the event that started it, nor by one that came before."""
@@ -230,17 +264,20 @@ class Matching:
         run = await self._turns.run(wait.run)
         return run is not None and event.received_at >= run.created_at and event.key not in run.event_keys
 
-    async def _fits(self, wait: Wait, candidate: dict[str, Any], now: Instant) -> bool:
+    async def _fits(self, wait: Wait, candidate: dict[str, Any], now: Instant, look: Look) -> bool:
         if wait.expression is None:
             return True
         variables: dict[str, Any] = {"async": candidate}
-        if "event" in wait.expression:
+        if reads(wait.expression, "event"):
             run = await self._turns.run(wait.run)
             if run is None:
                 return False
             (text,) = await self._turns.texts(run.events[:1])
             variables["event"] = read_body(text)
-        return holds(wait.expression, variables, now)
+        if holds(wait.expression, variables, now):
+            return True
+        look.into(f"step {wait.step} of run {wait.run}", wait.expression, variables)
+        return False
 
 
 class _Pending:

@@ -27,7 +27,7 @@ expression, and the index kept over `Program.equality` (`stepwell.engine.match`,
 texts (`stepwell.model.duration`).
 """
 
-from stepwell.engine.expr.index import equality_key
+from stepwell.engine.expr.index import equality_key, lookalike_keys
 from stepwell.engine.expr.limits import (
     MAX_COST,
     MAX_DEPTH,
@@ -38,6 +38,7 @@ from stepwell.engine.expr.limits import (
     EvaluationError,
     ExpressionError,
 )
+from stepwell.engine.expr.mismatch import Mismatch, MismatchKind
 from stepwell.engine.expr.program import BoundProgram, Program, compile
 
 __all__ = [
@@ -50,7 +51,10 @@ __all__ = [
     "MAX_PATTERN_LENGTH",
     "MAX_RESULT_LENGTH",
     "MAX_TEXT_LENGTH",
+    "Mismatch",
+    "MismatchKind",
     "Program",
     "compile",
     "equality_key",
+    "lookalike_keys",
 ]

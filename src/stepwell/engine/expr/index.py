@@ -9,18 +9,39 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stepwell.engine.expr.language import Binary, Field, Literal, Node, Variable
-from stepwell.engine.expr.runtime import MISSES
+from stepwell.engine.expr.runtime import MISSES, text_of
 
+_NUMBER_TEXT = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?")
 Indexable = tuple[tuple[str, ...], Literal | tuple[str, ...]]
 
 
 def equality_key(candidate: Mapping[str, object], path: str) -> str | None:
     """The key of `candidate` under a path that `Program.equality` gave; `None` where it has none."""
     return key_of(walk(candidate, path.split(".")))
+
+
+def lookalike_keys(candidate: Mapping[str, object], path: str) -> tuple[str, ...]:
+    """The keys of what reads the same in another type: "5" for 5 and 5 for "5".
+
+    They never match. Whoever wonders why finds there the conditions that compare unlike types.
+    """
+    match walk(candidate, path.split(".")):
+        case bool() as value:
+            found: tuple[object, ...] = ("true" if value else "false",)
+        case int() | float() as number:
+            found = (text_of(number),) if abs(number) < 2**63 else ()
+        case "true" | "false" as word:
+            found = (word == "true",)
+        case str() as text if _NUMBER_TEXT.fullmatch(text):
+            found = (float(text) if "." in text else int(text),)
+        case _:
+            found = ()
+    return tuple(key for value in found if (key := key_of(value)) is not None)
 
 
 def key_of(value: object) -> str | None:

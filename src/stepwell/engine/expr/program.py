@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from stepwell.engine.expr.compiler import Generator
 from stepwell.engine.expr.index import Indexable, indexable, key_of, walk
-from stepwell.engine.expr.language import Binary, Field, Literal, Logic, Node, Variable, parse
+from stepwell.engine.expr.language import Literal, Logic, Node, parse
 from stepwell.engine.expr.limits import MAX_TEXT_LENGTH, EvaluationError, ExpressionError
-from stepwell.engine.expr.runtime import kind_of, truthy
+from stepwell.engine.expr.mismatch import Condition, Mismatch, MismatchKind
+from stepwell.engine.expr.runtime import kind_of
 
 
 def compile(text: str) -> Program:
@@ -108,20 +109,44 @@ class Program:
     def explain(self, variables: Mapping[str, object], now: int = 0) -> str | None:
         """Why these variables do not match, for a person; `None` if they do.
 
-        Names the first top-level condition that fails and the types found, never the values. Compiles
-        that condition anew, so it costs a fraction of a millisecond: ask only when someone wants to know.
+        Names the first top-level condition that fails and the types found, never the values. Compiles that
+        condition once more, the first time it is asked about: a fraction of a millisecond.
         """
         try:
             if self.matches(variables, now):
                 return None
         except EvaluationError as err:
             return str(err)
-        for number, conjunct in enumerate(self._conjuncts, start=1):
-            if not truthy(Generator().function(conjunct)(variables, now)):
-                detail = _operands(conjunct, variables, now)
-                place = f"condition {number} of {len(self._conjuncts)}" if len(self._conjuncts) > 1 else "the condition"
-                return f"{place} is false{detail}"
+        place, condition = self._first_false(variables, now)
+        return f"{place} is false{condition.operands(variables, now)}"
+
+    def mismatch(self, variables: Mapping[str, object], now: int = 0) -> Mismatch | None:
+        """Why these variables do not match, where that looks like a mistake; `None` if they do, or are just different.
+
+        It costs two to three evaluations, and a fraction of a millisecond the first time.
+        """
+        try:
+            if self.matches(variables, now):
+                return None
+        except EvaluationError as err:
+            return Mismatch(MismatchKind.FAILED, str(err))
+        place, condition = self._first_false(variables, now)
+        if (found := condition.mistake(variables, now)) is None:
+            return None
+        kind, detail = found
+        return Mismatch(kind, f"{place} is false{detail}")
+
+    def _first_false(self, variables: Mapping[str, object], now: int) -> tuple[str, Condition]:
+        conditions = _conditions(self)
+        for number, condition in enumerate(conditions, start=1):
+            if not condition.is_true(variables, now):
+                return f"condition {number} of {len(conditions)}" if len(conditions) > 1 else "the condition", condition
         raise AssertionError("a conjunction is false though every part of it is true")
+
+
+@functools.lru_cache(maxsize=1024)
+def _conditions(program: Program) -> tuple[Condition, ...]:
+    return tuple(Condition(conjunct) for conjunct in program._conjuncts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,25 +168,10 @@ class BoundProgram:
         """`Program.explain` with the candidate as `async`."""
         return self.program.explain({"event": self.event, "async": candidate}, now)
 
+    def mismatch(self, candidate: Mapping[str, object], now: int = 0) -> Mismatch | None:
+        """`Program.mismatch` with the candidate as `async`."""
+        return self.program.mismatch({"event": self.event, "async": candidate}, now)
+
     def equality(self) -> tuple[str, str] | None:
         """`Program.equality` for the fixed event."""
         return self.program.equality(self.event)
-
-
-def _operands(conjunct: Node, variables: Mapping[str, object], now: int) -> str:
-    if not isinstance(conjunct, Binary):
-        return ""
-    found = [Generator().function(side)(variables, now) for side in (conjunct.left, conjunct.right)]
-    kinds = [kind_of(value) for value in found]
-    names = [_name(conjunct.left) or "the left side", _name(conjunct.right) or "the right side"]
-    unlike = ", and unlike types are never equal" if kinds[0] != kinds[1] and conjunct.operator == "==" else ""
-    return f": {names[0]} is {kinds[0]}, {names[1]} is {kinds[1]}{unlike}"
-
-
-def _name(node: Node) -> str | None:
-    if isinstance(node, Variable):
-        return node.name
-    if isinstance(node, Field):
-        target = _name(node.target)
-        return target and f"{target}.{node.name}"
-    return None
