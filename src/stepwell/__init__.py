@@ -21,7 +21,20 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # as checkers understand it; `typing` would be most of the import's time
 
 if TYPE_CHECKING:
+    from stepwell import serve as serve
     from stepwell.model.errors import StepwellError as StepwellError
+    from stepwell.model.job import RunStatus as RunStatus
+    from stepwell.sdk.client.async_client import AsyncClient as AsyncClient
+    from stepwell.sdk.client.async_client import AsyncRun as AsyncRun
+    from stepwell.sdk.client.client import Client as Client
+    from stepwell.sdk.client.client import Run as Run
+    from stepwell.sdk.client.errors import EventsRefused as EventsRefused
+    from stepwell.sdk.client.errors import ResultTimeout as ResultTimeout
+    from stepwell.sdk.client.errors import RunCancelled as RunCancelled
+    from stepwell.sdk.client.errors import RunFailed as RunFailed
+    from stepwell.sdk.client.errors import ServerUnreachable as ServerUnreachable
+    from stepwell.sdk.client.follow import Update as Update
+    from stepwell.sdk.client.requests import Sent as Sent
     from stepwell.sdk.context import Context as Context
     from stepwell.sdk.context import SyncContext as SyncContext
     from stepwell.sdk.errors import AmbiguousStep as AmbiguousStep
@@ -55,6 +68,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "StepwellError": "stepwell.model.errors",
+    "RunStatus": "stepwell.model.job",
+    **dict.fromkeys(("AsyncClient", "AsyncRun"), "stepwell.sdk.client.async_client"),
+    **dict.fromkeys(("Client", "Run"), "stepwell.sdk.client.client"),
+    **dict.fromkeys(
+        ("EventsRefused", "ResultTimeout", "RunCancelled", "RunFailed", "ServerUnreachable"),
+        "stepwell.sdk.client.errors",
+    ),
+    "Update": "stepwell.sdk.client.follow",
+    "Sent": "stepwell.sdk.client.requests",
     **dict.fromkeys(("Context", "SyncContext"), "stepwell.sdk.context"),
     **dict.fromkeys(
         (
@@ -74,17 +96,21 @@ _HOMES = {
     "step": "stepwell.sdk.step",
 }  # fmt: skip
 
+_MODULES = ("serve",)
+
 
 def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name in _MODULES:
+        return import_module(f"stepwell.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'stepwell' has no attribute {name!r}")
-    from importlib import import_module
-
     value: object = getattr(import_module(home), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, *_MODULES})
