@@ -37,20 +37,19 @@ from stepwell.model.ids import RunId, ulid_time
 from stepwell.model.job import RunStatus
 from stepwell.model.payload import decode
 from stepwell.node.reads.payloads import ErrorText, read_error, text_of, texts_of
-from stepwell.store.base import RunQuery, StoredRun
+from stepwell.store.base import RunQuery, Store, StoredRun
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from stepwell.model.ids import EventKey, Instant
     from stepwell.model.job import RunRow
-    from stepwell.store.base import Store
 
-__all__ = [  # the surfaces may not import the engine; what they need of a trace comes from here
+__all__ = [  # the surfaces may import neither engine nor store; what they need of them comes from here
     "ErrorText", "InFlight", "InvokeInfo", "Note", "Request", "RunDetail", "RunEvent", "RunFilter", "RunPage",
     "RunStatus", "Running", "RunningStep", "SleepInfo", "Span", "SpanKind", "SpanOutput", "SpanStatus", "StepOp",
-    "TimeField", "Trace", "WaitInfo", "count_runs", "find_run", "list_runs", "load_run", "nobody_knows", "run_detail",
-    "run_events", "run_trace", "span_output", "status_now", "trace_id", "trace_stored",
+    "Store", "StoredRun", "TimeField", "Trace", "WaitInfo", "count_runs", "find_run", "list_runs", "load_run",
+    "nobody_knows", "run_detail", "run_events", "run_trace", "span_output", "status_now", "trace_id", "trace_stored",
 ]  # fmt: skip
 
 PAGE_LIMIT = 1000
