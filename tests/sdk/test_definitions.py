@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 
 import stepwell
+from stepwell.model.op import Invoke
 from stepwell.sdk.errors import DefinitionError
 from stepwell.sdk.event import read_event
 from stepwell.wire.inngest.register import read_functions
-from tests.sdk.recorder import an_event
+from tests.sdk.recorder import Server, an_event
 
 Ctx = stepwell.Context[Any]
 
@@ -22,6 +24,11 @@ Ctx = stepwell.Context[Any]
 @dataclass
 class Order:
     id: str
+
+
+@dataclass
+class Refund:
+    amount: int
 
 
 order_placed = stepwell.event("shop/order.placed", Order)
@@ -209,9 +216,33 @@ def test_a_schedule_and_its_event() -> None:
     assert not order_placed.is_(tick)
 
 
-def test_an_invocation_is_read_by_the_first_event_type() -> None:
-    event = read_event(an_event("inngest/function.invoked", id="o", _inngest={"fn_id": "x"}), order_placed.members())
-    assert event.data == Order("o")
+def test_an_invocation_is_read_by_the_event_type_that_it_fits() -> None:
+    refunded = stepwell.event("shop/refunded", Refund)
+    kinds = (order_placed | refunded).members()
+    order = read_event(an_event("inngest/function.invoked", id="o", _inngest={"fn_id": "x"}), kinds)
+    refund = read_event(an_event("inngest/function.invoked", amount=5), kinds)
+    assert (order.data, refund.data) == (Order("o"), Refund(5))
+    assert [order_placed.is_(order), refunded.is_(order), refunded.is_(refund)] == [True, False, True]
+    with pytest.raises(stepwell.EventNotValid):
+        read_event(an_event("inngest/function.invoked", other=5), kinds)
+
+
+async def test_a_function_of_two_kinds_of_events_is_invoked_with_either() -> None:
+    service = stepwell.Service("shop")
+    refunded = stepwell.event("shop/refunded", Refund)
+
+    async def either(ctx: stepwell.Context[Order | Refund]) -> int:
+        return 1
+
+    made = service.function(on=order_placed | refunded)(either)
+
+    async def calls(ctx: Ctx) -> None:
+        await asyncio.gather(
+            ctx.step.invoke("order", made, data=Order("o")), ctx.step.invoke("refund", made, data=Refund(5))
+        )
+
+    recorded = await Server(service.function(on="test/started")(calls), answers={"order": 1, "refund": 1}).run_live()
+    assert [op.data for op in recorded.ops if isinstance(op, Invoke)] == [b'{"id":"o"}', b'{"amount":5}']
 
 
 def test_events_are_sent_as_they_were_declared() -> None:

@@ -395,6 +395,22 @@ async def test_draining_finishes_what_runs_and_gives_the_call_back() -> None:
     assert len(started.reports) == 1
 
 
+async def test_a_draining_call_leaves_a_retry_to_others() -> None:
+    async def fails() -> None:
+        raise ValueError("first")
+
+    async def body(ctx: Ctx) -> None:
+        await ctx.step.run("a", fails)
+
+    started = Started(body)
+    await started.settle()
+    started.execution.drain()
+    started.execution.retry(step_id("a"), 1)
+    started.execution.acknowledge(1)
+    assert await started.end() == Declined("draining")
+    assert len(started.reports) == 1
+
+
 async def test_draining_suspends_what_only_waits() -> None:
     async def body(ctx: Ctx) -> None:
         await ctx.step.sleep("nap", "1h")
@@ -482,6 +498,7 @@ async def test_lines_are_logged_once_over_all_executions(caplog: pytest.LogCaptu
     lines = [record.message for record in caplog.records if record.name == "stepwell.function"]
     assert lines == ["before a", "in the step", "after a", "after the nap"]
     assert caplog.records[0].__dict__["run_id"] == RUN
+    assert caplog.records[0].filename == "test_live.py"
 
 
 async def test_clock_and_random_numbers_repeat() -> None:

@@ -81,7 +81,7 @@ async def test_a_targeted_step_runs_though_a_recorded_result_would_end_its_race(
         await asyncio.wait({one, two}, return_when=asyncio.FIRST_COMPLETED)
         two.cancel()
 
-    assert kinds(await answer(body, {"a": 1}, target=step_id("b"))) == [(StepDone, "b", False)]
+    assert kinds(await answer(body, {"a": 1}, target=step_id("b"))) == [(StepDone, "b", True)]
 
 
 async def test_a_targeted_step_that_is_gone_is_an_error_that_says_so() -> None:
@@ -221,3 +221,28 @@ async def test_a_result_is_not_portable_only_if_it_is_the_functions() -> None:
 
 def test_a_step_id_counts_from_the_second_use() -> None:
     assert step_id("a", 2) == StepId("20276a922b7f092ff864f0fedcec18a7ff3bfeab")
+
+
+@pytest.mark.parametrize("target", [None, "slow"])
+async def test_a_function_that_gives_up_on_its_step_still_answers(target: str | None) -> None:
+    async def body(ctx: Ctx) -> str:
+        try:
+            async with asyncio.timeout(0.02):
+                await ctx.step.run("slow", asyncio.sleep, 30)
+        except TimeoutError:
+            return str(await ctx.step.run("instead", value))
+        return "slow"
+
+    outcome = await answer(body, target=step_id(target) if target else None)
+    if target is None:
+        assert kinds(outcome) == [(StepDone, "instead", False)]
+    else:
+        assert isinstance(outcome, Raised)
+
+
+async def test_the_result_of_a_racing_step_says_so() -> None:
+    async def body(ctx: Ctx) -> None:
+        tasks = [asyncio.create_task(ctx.step.run(name, value)) for name in "ab"]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    assert kinds(await answer(body, target=step_id("a"))) == [(StepDone, "a", True)]

@@ -16,7 +16,7 @@ import msgspec
 from stepwell.model.event import INVOKED
 from stepwell.model.payload import canonical
 from stepwell.sdk.errors import DefinitionError, EventNotValid
-from stepwell.sdk.types import decode_result, encode_result
+from stepwell.sdk.types import decode_result, encode_result, plain
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm, TypeIs
@@ -129,7 +129,7 @@ class EventType(Trigger[T]):
 
     def is_(self, event: Event[Any]) -> TypeIs[Event[T]]:
         """Whether `event` is of this kind; a type checker then knows the type of its data."""
-        return event.name == self.name
+        return self.reads({"name": event.name}) or (event.type is not None and event.type.name == self.name)
 
     def config(self) -> dict[str, Any]:
         return {"event": self.name} | ({"expression": self.expression} if self.expression else {})
@@ -218,7 +218,7 @@ def triggers_of(on: Trigger[Any] | str | Iterable[str | Trigger[Any]]) -> tuple[
 def read_event(text: bytes, triggers: tuple[Trigger[Any], ...]) -> Event[Any]:
     """An event as a function sees it, its data read by the trigger that it belongs to.
 
-    An invocation is read by the first trigger that names an event.
+    An invocation is read by the event type that its data fits.
 
     Raises:
         EventNotValid: The data is not of the trigger's type.
@@ -228,10 +228,11 @@ def read_event(text: bytes, triggers: tuple[Trigger[Any], ...]) -> Event[Any]:
     if isinstance(data, dict) and "_inngest" in data:
         data = {name: value for name, value in data.items() if name != "_inngest"}
     trigger = next((one for one in triggers if one.reads(body)), None)
-    if trigger is None and body.get("name") == INVOKED:
-        trigger = next((one for one in triggers if isinstance(one, EventType)), None)
     try:
-        read = data if trigger is None else trigger.read(data)
+        if trigger is None and body.get("name") == INVOKED:
+            trigger, read = _fitting([one for one in triggers if isinstance(one, EventType)], data)
+        else:
+            read = data if trigger is None else trigger.read(data)
     except Exception as err:
         # A validator of the user's may raise anything.
         raise EventNotValid(f"the data of event {body.get('name')!r} is not what `on=` says: {err}") from err
@@ -245,3 +246,21 @@ def read_event(text: bytes, triggers: tuple[Trigger[Any], ...]) -> Event[Any]:
         v=body.get("v"),
         type=trigger if isinstance(trigger, EventType) else None,
     )
+
+
+def _fitting(kinds: list[EventType[Any]], data: Any) -> tuple[EventType[Any] | None, Any]:
+    """The event type that `data` fits without loss, or else the first that can read it, and what it reads."""
+    found: tuple[EventType[Any], Any] | None = None
+    problem: Exception | None = None
+    for kind in kinds:
+        try:
+            read = kind.read(data)
+            if canonical(plain(read)) == canonical(data):
+                return kind, read
+            found = found or (kind, read)
+        except Exception as err:
+            # Not this one; the first reason is told if none fits.
+            problem = problem or err
+    if found is None and problem is not None:
+        raise problem
+    return found or (None, data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_origin
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, get_origin
 from urllib.parse import quote
 
 from stepwell.model.event import FAILED
@@ -79,7 +79,8 @@ class Function(Generic[T_contra, R_co]):
     @property
     def data_type(self) -> Any:
         """The type of the data that it is invoked with; `Any` if only a name or a schedule starts it."""
-        return next((one.annotation for one in self.triggers if isinstance(one, EventType)), Any)
+        kinds = tuple(dict.fromkeys(one.annotation for one in self.triggers if isinstance(one, EventType)))
+        return Union[kinds] if kinds else Any  # noqa: UP007 - of a tuple that is known at run time
 
     @property
     def result_type(self) -> Any:

@@ -106,7 +106,12 @@ class LiveExecution(Execution):
         self.start.attempts[step] = attempt
         self._waiting.discard(step)
         use = self._parked.get(step)
-        if use is not None and not use.running and step not in self._found_early:
+        if use is None or use.running or step in self._found_early:
+            return
+        if self._draining:
+            self._found_early[step] = use
+            self._roster.look_soon()
+        else:
             self._enter(use)
 
     def drain(self) -> None:

@@ -109,11 +109,11 @@ class Roster:
         """Something may have changed: look in the next turn of the loop."""
         if self._closed:
             return
+        self._calm_looks = 0
         if self._next is not None:
             if not isinstance(self._next, asyncio.TimerHandle):
                 return
             self._next.cancel()
-        self._calm_looks = 0
         self._next = self._loop.call_soon(self._look, context=self._context)
 
     def close(self) -> None:
@@ -283,10 +283,19 @@ def waits_for(task: AnyTask, own: dict[AnyTask, Site]) -> Waits:
         return Waits.RUNNABLE
     if isinstance(waiter, Parked):
         return Waits.PARKED
+    if _is_completing(waiter):
+        return Waits.RUNNABLE
     if _is_inside(waiter, own):
         return Waits.INSIDE
     frame = _innermost(task)
     return Waits.INSIDE if frame is not None and _is_primitive(frame.f_code) else Waits.OUTSIDE
+
+
+def _is_completing(waiter: Any) -> bool:
+    """A gather with nothing left to wait for: it ends in this turn or the next."""
+    if not _Internals.gather or not isinstance(waiter, _Gathering):
+        return False
+    return all(child.done() or _is_completing(child) for child in waiter._children)
 
 
 def _is_inside(waiter: Any, own: dict[AnyTask, Site]) -> bool:

@@ -75,13 +75,16 @@ class ReplayExecution(Execution):
         self._call_request = call
         self._new: dict[StepId, StepUse] = {}
         self._old: set[StepId] = set()
-        self._answering = False
+        self._answering: StepUse | None = None
+        self._answer_races = False
 
     def _found(self, use: StepUse) -> None:
         self._new[use.id] = use
 
     def _dropped(self, use: StepUse) -> None:
         self._new.pop(use.id, None)
+        if self._answering is use:  # the function gave up waiting for it, and goes on without
+            self._answering = None
 
     def _feed(self, use: StepUse, memo: Memo) -> None:
         self._old.update(self._new)
@@ -89,10 +92,10 @@ class ReplayExecution(Execution):
 
     def _on_quiet(self, outside: list[AnyTask]) -> None:
         target = self._call_request.target
-        if not self._answering and target is not None and target in self._new:
+        if self._answering is None and target is not None and target in self._new:
             # At once, before what is recorded is handed out: that may decide a race against this very step.
             self._answer_with(self._new[target])
-        if not self._answering:
+        if self._answering is None:
             super()._on_quiet(outside)
 
     def _settled(self, outside: list[AnyTask]) -> None:
@@ -105,12 +108,14 @@ class ReplayExecution(Execution):
             self._leave(Replied(self._plan(new)))
 
     def _answer_with(self, use: StepUse) -> None:
-        self._answering = True
+        self._answering = use
         self.caught_up = True
+        waiting = list(self._parked.values())
+        self._answer_races = len(waiting) > 1 and self._is_race(waiting)
         self._run_body(use, self.start.attempt)
 
     def _finished(self, use: StepUse, op: StepDone | StepErrored) -> None:
-        self._leave(Replied((op,)))
+        self._leave(Replied((msgspec.structs.replace(op, race=True) if self._answer_races else op,)))
 
     def _plan(self, new: list[StepUse]) -> tuple[Op, ...]:
         race = len(new) > 1 and self._is_race(new)

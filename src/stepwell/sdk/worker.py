@@ -98,8 +98,8 @@ class Worker:
         self._send_events = send or self._own_sender
         self._drain_limit_s = drain_limit_s
         self._draining = asyncio.Event()
-        self._connection: _Connection | None = None
         self._was_welcome = False
+        self._calls: set[asyncio.Task[None]] = set()  # over all connections: a dropped call may still clean up
 
     def drain(self) -> None:
         """Begin to stop: `run()` returns when all calls are finished or given back."""
@@ -123,10 +123,11 @@ class Worker:
                     _log.log(level, "%s: %s; trying again", self.service.id, err)
                 finally:
                     self.is_connected.clear()
-                    self._connection = None
                 if not self._draining.is_set():
                     await self._pause(failures)
         finally:
+            if self._calls:
+                await asyncio.wait(self._calls, timeout=CLOSE_LIMIT_S)
             if self._own_sender is not None:
                 await self._own_sender.close()
 
@@ -190,8 +191,7 @@ class Worker:
             _log.warning("%s: %s", self.service.id, warning)
         self._was_welcome = True
         self.is_connected.set()
-        self._connection = _Connection(self, socket, welcome)
-        await self._connection.serve(self._draining)
+        await _Connection(self, socket, welcome).serve(self._draining)
 
     async def _welcome(self, socket: ClientConnection) -> wire.Welcome:
         try:
@@ -220,7 +220,6 @@ class _Connection:
         self._socket = socket
         self._welcome = welcome
         self._executions: dict[JobId, LiveExecution] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._unconfirmed: set[JobId] = set()
         self._outbox: asyncio.Queue[wire.FromWorker] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -244,7 +243,7 @@ class _Connection:
                 execution.stop("connection lost")
             for helper in (reader, writer, drain):
                 helper.cancel()
-            await asyncio.gather(reader, writer, drain, *self._tasks, return_exceptions=True)
+            await asyncio.gather(reader, writer, drain, return_exceptions=True)
 
     def send(self, frame: wire.FromWorker) -> None:
         """Queue a frame."""
@@ -312,8 +311,8 @@ class _Connection:
             )
             self._executions[call.call] = execution
             task = asyncio.create_task(self._perform(call.call, execution), name=f"stepwell call {call.call}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._worker._calls.add(task)
+            task.add_done_callback(self._worker._calls.discard)
 
     def _stop(self, call: JobId, reason: str) -> None:
         """Forget a call at once: the server may make it again, under the same name, before this one has cleaned up."""
