@@ -21,6 +21,8 @@ from stepwell.node.reads.runs import Running, nobody_knows
 if TYPE_CHECKING:
     from stepwell.node.node import Node
 
+__all__ = ["PLAYGROUND", "SyncApp", "execute"]
+
 PLAYGROUND = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
