@@ -185,6 +185,25 @@ def test_a_call_that_was_given_back_is_no_attempt() -> None:
     assert [request.outcome for request in whole.trace().requests] == ["lost", ""]
 
 
+def test_a_step_whose_result_came_from_another_call_does_not_count_its_own() -> None:
+    """The call made for step a is given up, since the function ran a itself and returned."""
+    story = Story().reply(planned("a"), planned("b")).raised("Oops", "x", to="b")
+    own, story.now = story.call("a"), story.now + 9
+    story.entries += [
+        journal.CallScheduled(at=story.now, call=JobId("whole")),
+        journal.CallEnded(at=story.now + 5, call=JobId("whole"), outcome="answered", started_at=story.now),
+        journal.CallEnded(at=story.now + 5, call=own, outcome="superseded"),
+        journal.StepCompleted(at=story.now + 5, step=step_id("a"), name="a", call=JobId("whole"), output=b"1"),
+        journal.RunCompleted(at=story.now + 5, output=b"1"),
+    ]
+    assert tree(story) == [
+        ["a", "COMPLETED"],
+        ["b", "CANCELLED", ["Attempt 0", "FAILED"], ["Attempt 1", "CANCELLED"]],
+        ["Finalization", "COMPLETED"],
+    ]
+    assert [request.outcome for request in story.trace().requests][1] == "superseded"
+
+
 # waits
 
 

@@ -178,7 +178,7 @@ class Request:
     started_at: Instant | None = None
     ended_at: Instant | None = None
     duration_ms: float | None = None
-    outcome: str = ""  # "answered" | "suspended" | "failed" | "lost" | "declined" | "stopped"
+    outcome: str = ""  # "answered" | "suspended" | "failed" | "lost" | "declined" | "superseded" | "stopped"
     error: Payload | None = None
     worker: str = ""
     status: int = 0

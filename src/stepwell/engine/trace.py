@@ -243,6 +243,8 @@ class _Fold:
         call.worker, call.status, call.duration_ms = entry.worker, entry.status, entry.duration_ms
         call.started_at = entry.started_at or call.started_at
         self._begin(entry.started_at or entry.at)
+        if entry.outcome == "superseded":
+            return  # its step got a result from another call, which is the one that speaks
         self.last_ended = call
         self.answered = None if entry.outcome in _BROKEN else call
         if entry.outcome not in _BROKEN:

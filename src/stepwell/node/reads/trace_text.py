@@ -60,7 +60,15 @@ _MARKS = {
     SpanStatus.FAILED: Piece(Role.BAD, "✖"),
     SpanStatus.CANCELLED: Piece(Role.IDLE, "⊘"),
 }
-_OUTCOMES = {"answered": Role.GOOD, "suspended": Role.GOOD, "failed": Role.BAD, "lost": Role.BAD, "declined": Role.IDLE}
+_OUTCOMES = {
+    "answered": Role.GOOD,
+    "suspended": Role.GOOD,
+    "failed": Role.BAD,
+    "lost": Role.BAD,
+    "declined": Role.IDLE,
+    "superseded": Role.IDLE,
+    "stopped": Role.IDLE,
+}
 
 
 def render(trace: Trace, now: Instant) -> str:
