@@ -1,6 +1,6 @@
 """The trace of every kind of journal, and what terminals show of it."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -449,7 +449,7 @@ def test_payloads_are_not_looked_into() -> None:
 
 def test_every_entry_is_known() -> None:
     """An entry alone after the start of a run: strange, and still no reason to fail."""
-    made = {
+    made: dict[object, dict[str, Any]] = {
         journal.CallScheduled: {"call": JobId("c")},
         journal.CallEnded: {"call": JobId("c"), "outcome": "failed"},
         journal.StepRetried: {"step": step_id("s"), "error": b"{}", "retry_at": 1},
