@@ -52,6 +52,7 @@ CHANGES = [
     change(1, "run", status="QUEUED"),
     change(3, "step", step="0a", name="charge", status="COMPLETED"),
     change(4, "step", step="0b", name="nap", status="SLEEPING", until="2026-08-21T10:00:01.000Z"),
+    change(5, "step", step="0b", name="", status="COMPLETED"),
     change(6, "run", status="COMPLETED"),
 ]
 COMPLETED = {"id": RUN, "function": "support-summarize", "status": "COMPLETED", "output": {"title": "Fire"}}
@@ -59,6 +60,7 @@ SEEN = [
     ("run", "QUEUED", None),
     ("step", "COMPLETED", "charge"),
     ("step", "SLEEPING", "nap"),
+    ("step", "COMPLETED", "nap"),
     ("run", "COMPLETED", None),
 ]
 
@@ -188,7 +190,7 @@ def test_a_lost_connection_is_resumed_after_the_last_change(client_kind: str) ->
         Reply(cut=True),
         Reply(503, {"error": "starting"}),
         Reply(pieces=iter([CHANGES[1], b": still here\n\n", CHANGES[2]])),  # the server said goodbye
-        Reply(pieces=iter([CHANGES[3], the_end(6, "COMPLETED")])),
+        Reply(pieces=iter([CHANGES[3], CHANGES[4], the_end(6, "COMPLETED")])),
     ]
     with a_run(COMPLETED, *streams) as server:
         assert shown(updates_of(client_kind, server)) == SEEN

@@ -76,6 +76,7 @@ class Follower:
         self._address = address
         self._keys = list(address.keys)
         self._last_id = ""
+        self._names: dict[str, str] = {}
         self._stream = EventStream()
         self._pause_s = SHORTEST_PAUSE_S
         self._since = time.monotonic()
@@ -187,23 +188,29 @@ class Follower:
             return None
         if message.kind not in _KINDS:
             return None
-        update = _update(message.kind, found)
+        update = self._update(message.kind, found)
         if update.kind == "run" and update.status in RunStatus.__members__:
             self.status = RunStatus(update.status)
         return update
 
+    def _update(self, kind: str, found: Mapping[str, Any]) -> Update:
+        text = found.get("text") if kind == "delta" else ""
+        at = found.get("at")
+        return Update(
+            kind,  # type: ignore[arg-type]
+            str(found.get("status") or ""),
+            self._name(found),
+            text if isinstance(text, str) else "",
+            parse_time(at) if isinstance(at, str) else None,
+            found,
+        )
 
-def _update(kind: str, found: Mapping[str, Any]) -> Update:
-    text = found.get("text") if kind == "delta" else ""
-    at = found.get("at")
-    return Update(
-        kind,  # type: ignore[arg-type]
-        str(found.get("status") or ""),
-        str(found["name"]) if found.get("name") else None,
-        text if isinstance(text, str) else "",
-        parse_time(at) if isinstance(at, str) else None,
-        found,
-    )
+    def _name(self, found: Mapping[str, Any]) -> str | None:
+        """The step's name, which the end of a wait does not repeat."""
+        key, name = found.get("step"), found.get("name")
+        if key and name:
+            self._names[str(key)] = str(name)
+        return str(name) if name else self._names.get(str(key))
 
 
 def status_of(found: Mapping[str, Any]) -> RunStatus:
