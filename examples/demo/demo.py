@@ -71,7 +71,9 @@ def main() -> int:
         subprocess.run([*STEPWELL, "run", "show", run_id, "--url", url], check=True)
         print("\nThe result:\n")
         print(json.dumps(run["output"], indent=2))
-        print(f"\nLook around yourself:  stepwell dev --data {WORKPLACE / 'state'}    then open http://127.0.0.1:8288")
+        print("\nLook around yourself: start the server again, then ask it.\n")
+        print(f"    stepwell dev --data {WORKPLACE / 'state'}        # http://127.0.0.1:8288")
+        print(f"    stepwell runs; stepwell run show {run_id}")
         return 0 if run["status"] == "COMPLETED" and explained else 1
     finally:
         for process in (worker, server):
@@ -111,7 +113,7 @@ def print_ledger() -> bool:
 
 def recorded(url: str, run_id: str, step: str) -> bool:
     run = get(f"{url}/api/runs/{run_id}")
-    return bool(run) and any(one.get("name") == step and one["status"] == "COMPLETED" for one in run["changes"])
+    return bool(run) and any(one["name"] == step and one["status"] == "COMPLETED" for one in run["trace"]["children"])
 
 
 def ended(step: str) -> bool:
@@ -160,6 +162,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 def free_port(wished: int) -> int:
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", wished))
         except OSError:
