@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from queue import SimpleQueue
 from typing import Any
 
 from stepwell.model.ids import StepId
 from stepwell.model.op import StepDone, StepErrored
-from stepwell.sdk.errors import FunctionError
+from stepwell.sdk.errors import FunctionError, StepTimeout
 from stepwell.sdk.outcome import error_object, verdict
 from stepwell.sdk.parking import AnyTask, Parked
 from stepwell.sdk.request import Body, Request
@@ -77,6 +79,18 @@ def call(body: Body, replaced: bytes | None) -> Any:
         return body.function(*body.arguments, **body.options)
     arguments, options = body.read_input(replaced)
     return body.function(*arguments, **options)
+
+
+async def within(limit: timedelta, work: Awaitable[Any], name: str) -> Any:
+    """Await `work` for at most `limit`. Raises `StepTimeout` after it."""
+    scope = asyncio.timeout(limit.total_seconds())
+    try:
+        async with scope:
+            return await work
+    except TimeoutError as err:
+        if scope.expired():
+            raise StepTimeout(f"step {name!r} took longer than {limit}") from err
+        raise
 
 
 def succeeded(

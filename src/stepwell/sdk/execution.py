@@ -36,9 +36,9 @@ from stepwell.model.dispatch import Memo
 from stepwell.model.ids import RunId, StepId, derived_fraction, step_id, ulid_time
 from stepwell.model.op import StepDone, StepErrored
 from stepwell.sdk import notice
-from stepwell.sdk.attempt import Clock, StepUse, call, failed, step_threads, succeeded
+from stepwell.sdk.attempt import Clock, StepUse, call, failed, step_threads, succeeded, within
 from stepwell.sdk.branch import Answer, Branch, current_branch
-from stepwell.sdk.errors import AmbiguousStep, FunctionError, NestedStep, RecordedResultChanged, StepTimeout, Suspended
+from stepwell.sdk.errors import AmbiguousStep, FunctionError, NestedStep, RecordedResultChanged, Suspended
 from stepwell.sdk.outcome import Outcome, Raised, Returned, Stopped, error_object, raised, step_error
 from stepwell.sdk.parking import AnyTask, Parked, Roster, Site, frames_of, roster_of_context, try_internals, watching
 from stepwell.sdk.request import Request
@@ -116,6 +116,7 @@ class Execution:
         self._used: set[StepId] = set()
         self._next_index: dict[str, int] = {}
         self._parked: dict[StepId, StepUse] = {}
+        self._parked_by_name: dict[str, dict[StepId, StepUse]] = {}
         self._running: dict[StepId, StepUse] = {}
         self._ending: Outcome | None = None
         self._over = False
@@ -268,8 +269,7 @@ class Execution:
         self._used.add(key)
         use = StepUse(key, request.name, index, request, contextvars.copy_context(), inbox=inbox)
         if inbox is None:
-            if index:
-                self._refuse_ambiguity(request)
+            self._refuse_ambiguity(use)
             use.future = Parked(self._loop, partial(self._abandoned, use))
             use.task = asyncio.current_task()
         self._parked[key] = use
@@ -279,14 +279,25 @@ class Execution:
         self._roster.moved()
         return use
 
-    def _refuse_ambiguity(self, request: Request) -> None:
-        for other in self._parked.values():
-            if other.name == request.name and other.request.signature != request.signature:
-                raise AmbiguousStep(request.name)
+    def _refuse_ambiguity(self, use: StepUse) -> None:
+        alike = self._parked_by_name.setdefault(use.name, {})
+        for other in alike.values():  # they are equal to one another, so one tells for all
+            if other.request.signature != use.request.signature:
+                raise AmbiguousStep(use.name)
+            break
+        alike[use.id] = use
+
+    def _unpark(self, use: StepUse) -> bool:
+        """The step is not waited for any more; whether it was."""
+        alike = self._parked_by_name.get(use.name)
+        if alike is not None:
+            alike.pop(use.id, None)
+        self._roster.woke(use.future)
+        return self._parked.pop(use.id, None) is not None
 
     def _abandoned(self, use: StepUse) -> None:
         """The user's code cancelled the await of a step."""
-        if self._over or self._parked.pop(use.id, None) is None:
+        if self._over or not self._unpark(use):
             return
         if notice.cancelled_by_timeout(sys._getframe(2)):
             site = notice.sites_of(frames_of(use.task))[:1] if use.task else []
@@ -319,7 +330,7 @@ class Execution:
         self._settled(outside)
 
     def _feed(self, use: StepUse, memo: Memo) -> None:
-        del self._parked[use.id]
+        self._unpark(use)
         if memo.shape == "error":
             use.fail(step_error(use.name, memo.value))
         elif use.id in self._values:
@@ -384,21 +395,18 @@ class Execution:
             step_threads().submit(context.run, self._attempt_blocking, use, attempt)
 
     async def _attempt(self, use: StepUse, attempt: int, awaitable: Any = None) -> None:
-        body, clock = use.body, Clock()
-        limit = asyncio.timeout(body.timeout.total_seconds() if body.timeout else None)
+        clock = Clock()
         try:
-            async with limit:
-                value = await (awaitable if awaitable is not None else call(body, self._inputs.get(use.id)))
+            work = awaitable if awaitable is not None else call(use.body, self._inputs.get(use.id))
+            limit = use.body.timeout
+            value = await (work if limit is None else within(limit, work, use.name))
         except asyncio.CancelledError as err:
             task = asyncio.current_task()
             if use.id not in self._running or (task is not None and task.cancelling()):
                 raise  # by us: the function dropped the step, or the call was stopped
             self._attempt_ended(use, failed(use, attempt, err, clock), None)
         except (Exception, SystemExit) as err:
-            error: BaseException = err
-            if isinstance(err, TimeoutError) and limit.expired():
-                error = StepTimeout(f"step {use.name!r} took longer than {body.timeout}")
-            self._attempt_ended(use, failed(use, attempt, error, clock), None)
+            self._attempt_ended(use, failed(use, attempt, err, clock), None)
         else:
             self._attempt_ended(use, *succeeded(use, attempt, value, clock, self._inputs.get(use.id)))
 

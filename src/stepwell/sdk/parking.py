@@ -83,6 +83,9 @@ class Roster:
         is_waiting: Callable[[], bool],
     ) -> None:
         self.tasks: dict[AnyTask, Site] = {}
+        self._awake: dict[AnyTask, None] = {}  # in order; the others are parked, and need no look until woken
+        self._asleep: dict[Parked, AnyTask] = {}
+        self._gathers: dict[Any, _Gather] = {}
         self._loop = loop
         self._on_quiet = on_quiet
         self._is_waiting = is_waiting
@@ -97,7 +100,14 @@ class Roster:
     def add(self, task: AnyTask, created_at: Site) -> None:
         """Count `task` as one of the run's until it ends."""
         self.tasks[task] = created_at
+        self._awake[task] = None
         task.add_done_callback(self._ended, context=self._context)
+
+    def woke(self, parked: Parked | None) -> None:
+        """A parked future was completed or cancelled: its task can go on."""
+        task = self._asleep.pop(parked, None) if parked is not None else None
+        if task is not None:
+            self._awake[task] = None
 
     def moved(self) -> None:
         """A step was parked or got its result: whatever is outside gets its grace again."""
@@ -125,6 +135,7 @@ class Roster:
 
     def _ended(self, task: AnyTask) -> None:
         self.tasks.pop(task, None)
+        self._awake.pop(task, None)
         self.look_soon()
 
     def _look(self) -> None:
@@ -133,15 +144,21 @@ class Roster:
             self._busy_since = self._grace_since = None
             return
         outside: list[AnyTask] = []
-        for task in self.tasks:
-            waits = waits_for(task, self.tasks)
+        parked: list[AnyTask] = []
+        for task in self._awake:
+            waits = self._waits_for(task)
             if waits is Waits.RUNNABLE:
                 if self._still_busy():
                     return
                 break
-            if waits is Waits.OUTSIDE:
+            if waits is Waits.PARKED:
+                parked.append(task)
+            elif waits is Waits.OUTSIDE:
                 outside.append(task)
         else:
+            for task in parked:
+                del self._awake[task]
+                self._asleep[task._fut_waiter] = task  # type: ignore[attr-defined]
             self._busy_since = None
             self._calm_looks += 1
             if self._calm_looks < 2:
@@ -173,6 +190,46 @@ class Roster:
         self._calm_looks = 1
         self._next = self._loop.call_later(min(self._grace_step_s, left), self._look, context=self._context)
         self._grace_step_s *= 2
+        return True
+
+    def _waits_for(self, task: AnyTask) -> Waits:
+        if not _Internals.waiter:
+            return Waits.OUTSIDE
+        waiter: Any = task._fut_waiter  # type: ignore[attr-defined]
+        if waiter is None or waiter.done():
+            return Waits.RUNNABLE
+        if isinstance(waiter, Parked):
+            return Waits.PARKED
+        if waiter in self.tasks:
+            return Waits.INSIDE
+        if _Internals.gather and isinstance(waiter, _Gathering):
+            gather = self._gathers.get(waiter)
+            if gather is None:
+                gather = self._gathers[waiter] = _Gather(waiter, self.tasks)
+            if gather.is_completing():
+                return Waits.RUNNABLE
+            return Waits.INSIDE if gather.is_inside else Waits.OUTSIDE
+        frame = _innermost(task)
+        return Waits.INSIDE if frame is not None and _is_primitive(frame.f_code) else Waits.OUTSIDE
+
+
+class _Gather:
+    """A gather that a task waits for. What it gathers never changes, so most of it is looked at once."""
+
+    def __init__(self, future: Any, own: dict[AnyTask, Site]) -> None:
+        self._left = [child if not isinstance(child, _Gathering) else _Gather(child, own) for child in future._children]
+        self.is_inside: bool = all(
+            child.is_inside if isinstance(child, _Gather) else child in own or child.done() for child in self._left
+        )
+        self._left.reverse()
+
+    def is_completing(self) -> bool:
+        """Whether nothing is left to wait for: the gather ends in this turn or the next."""
+        while self._left:
+            last = self._left[-1]
+            if not (last.is_completing() if isinstance(last, _Gather) else last.done()):
+                return False
+            self._left.pop()
         return True
 
 
@@ -272,38 +329,6 @@ class _Internals:
 
     waiter: bool | None = None
     gather = False
-
-
-def waits_for(task: AnyTask, own: dict[AnyTask, Site]) -> Waits:
-    """What `task` waits for, seen from a run whose tasks are `own`."""
-    if not _Internals.waiter:
-        return Waits.OUTSIDE
-    waiter: Any = task._fut_waiter  # type: ignore[attr-defined]
-    if waiter is None or waiter.done():
-        return Waits.RUNNABLE
-    if isinstance(waiter, Parked):
-        return Waits.PARKED
-    if _is_completing(waiter):
-        return Waits.RUNNABLE
-    if _is_inside(waiter, own):
-        return Waits.INSIDE
-    frame = _innermost(task)
-    return Waits.INSIDE if frame is not None and _is_primitive(frame.f_code) else Waits.OUTSIDE
-
-
-def _is_completing(waiter: Any) -> bool:
-    """A gather with nothing left to wait for: it ends in this turn or the next."""
-    if not _Internals.gather or not isinstance(waiter, _Gathering):
-        return False
-    return all(child.done() or _is_completing(child) for child in waiter._children)
-
-
-def _is_inside(waiter: Any, own: dict[AnyTask, Site]) -> bool:
-    if waiter in own or isinstance(waiter, Parked) or waiter.done():
-        return True
-    if _Internals.gather and isinstance(waiter, _Gathering):
-        return all(_is_inside(child, own) for child in waiter._children)
-    return False
 
 
 def _is_primitive(code: CodeType) -> bool:

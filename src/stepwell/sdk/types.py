@@ -20,6 +20,7 @@ import types
 import typing
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -86,8 +87,18 @@ def plain(value: object) -> Any:
 # What a callable returns and takes
 
 
-@functools.lru_cache(maxsize=4096)
+_hints: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+"""Resolved annotations. Weak, because a closure may hold anything."""
+
+
 def _hint_of_function(function: Any, parameter: str) -> Any:
+    known = _hints.setdefault(function, {})
+    if parameter not in known:
+        known[parameter] = _resolved(function, parameter)
+    return known[parameter]
+
+
+def _resolved(function: Any, parameter: str) -> Any:
     try:
         annotation = function.__annotations__.get(parameter, UNTYPED)
         if annotation is UNTYPED:
@@ -121,7 +132,7 @@ def return_type(function: Callable[..., Any]) -> Any:
         target = getattr(type(function), "__call__", target)  # noqa: B004 - an instance with `__call__`
     try:
         hint = _hint_of_function(target, "return")
-    except TypeError:  # not hashable
+    except TypeError:  # not hashable, or without weak references
         return UNTYPED
     if get_origin(hint) in _AWAITABLES:
         hint = get_args(hint)[-1]
