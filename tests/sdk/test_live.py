@@ -449,14 +449,11 @@ async def test_no_thread_outlives_the_suspension_of_a_sync_function() -> None:
 
     started = Started(body, idle_ms=10)
     await started.reported(1)
-    assert _threads() == 1
+    (thread,) = [one for one in threading.enumerate() if one.name == "stepwell shop-body"]
     started.execution.acknowledge(1)
     assert await started.end() == Suspended(news=0)
-    assert _threads() == 0
-
-
-def _threads() -> int:
-    return sum(thread.name.startswith("stepwell shop") for thread in threading.enumerate() if thread.is_alive())
+    thread.join(1)  # it has said that it ends; the last of it is Python's
+    assert not thread.is_alive()
 
 
 async def test_the_steps_of_a_sync_function_run_in_its_own_thread() -> None:
@@ -595,6 +592,44 @@ async def test_a_declared_step_is_recorded_in_a_function_and_plain_elsewhere() -
     assert recorded.output == 10
     assert [op.name for op in recorded.ops] == ["charge", "again"]
     assert await Shop().charge(4) == 8
+
+
+async def test_an_async_step_on_another_loop_is_refused() -> None:
+    @stepwell.step
+    async def charge() -> int:
+        return 1
+
+    def body(ctx: SyncCtx) -> int:
+        return asyncio.run(charge())
+
+    outcome = await Started(body).end()
+    assert isinstance(outcome, Raised)
+    assert b"the async step 'charge' was awaited outside its function's event loop" in outcome.error
+
+
+async def test_a_fan_out_of_large_results_goes_in_several_reports() -> None:
+    async def large(number: int) -> str:
+        return str(number) * 1_500_000
+
+    async def body(ctx: Ctx) -> int:
+        return sum(map(len, await asyncio.gather(*(ctx.step.run(f"s{n}", large, n) for n in range(5)))))
+
+    started = Started(body)
+    reports = await started.reported(3)
+    assert [len(report) for report in reports] == [2, 2, 1]
+    started.execution.acknowledge(3)
+    assert await started.end() == Returned(b"7500000")
+
+
+async def test_a_result_too_large_for_any_frame_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepwell.sdk.types.LARGEST_RESULT_BYTES", 2 << 20)
+
+    async def body(ctx: Ctx) -> str:
+        return "x" * (3 << 20)
+
+    outcome = await Started(body).end()
+    assert isinstance(outcome, Raised)
+    assert b"its 3 MiB of JSON are more than 2 MiB; store them elsewhere" in outcome.error
 
 
 async def test_what_the_function_left_running_is_cancelled_with_it(caplog: pytest.LogCaptureFixture) -> None:

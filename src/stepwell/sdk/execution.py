@@ -190,6 +190,11 @@ class Execution:
 
     async def perform(self, request: Request) -> Any:
         """One step of an async function."""
+        if not self.function.is_async or asyncio.get_running_loop() is not self._loop:
+            raise FunctionError(
+                f"the async step {request.name!r} was awaited outside its function's event loop; "
+                f'in a sync function write ctx.step.run("{request.name}", ...)'
+            )
         use = self._begin(request, None)
         assert use.future is not None
         return await use.future

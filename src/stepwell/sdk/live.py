@@ -31,6 +31,9 @@ from stepwell.wire.worker import Call
 if TYPE_CHECKING:
     from stepwell.sdk.function import Function
 
+MAX_REPORT_BYTES = 4 * 1024 * 1024
+"""Results above this size together go in several reports, so that a wide fan-out stays within a frame."""
+MAX_REPORT_OPS = 500
 OUTSIDE_IDLE_FACTOR = 10
 """A function that also does something outside its steps is kept this many times longer."""
 
@@ -175,10 +178,13 @@ class LiveExecution(Execution):
             self._flush_handle = None
         if not self._outbox or self._ending is not None:
             return
-        sent, self._outbox = self._outbox, []
-        self._reports += 1
-        self._unacknowledged[self._reports] = sent
-        self._report(tuple(op for op, _ in sent))
+        outbox, self._outbox = self._outbox, []
+        while outbox:
+            count = _fitting(outbox)
+            sent, outbox = outbox[:count], outbox[count:]
+            self._reports += 1
+            self._unacknowledged[self._reports] = sent
+            self._report(tuple(op for op, _ in sent))
 
     # Idling
 
@@ -205,6 +211,16 @@ class LiveExecution(Execution):
             self._running or self._outbox or self._unacknowledged or self._memos.keys() & self._parked
         ):
             self._leave(Suspended(self._news))
+
+
+def _fitting(outbox: list[tuple[Op, StepUse]]) -> int:
+    """How many of these ops go into one report; one at least."""
+    size_bytes = 0
+    for count, (op, _) in enumerate(outbox):
+        size_bytes += len(_inline(op.output)) if isinstance(op, StepDone) else 0
+        if count and (size_bytes > MAX_REPORT_BYTES or count >= MAX_REPORT_OPS):
+            return count
+    return len(outbox)
 
 
 def _inline(output: Any) -> bytes:

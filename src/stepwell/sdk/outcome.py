@@ -20,6 +20,7 @@ from stepwell.model.payload import canonical
 from stepwell.sdk.errors import FunctionError, NonRetriableError, RetryAfterError, StepError, StepResultNotPortable
 
 _MAX_STACK_CHARACTERS = 16_000
+_MAX_TEXT_CHARACTERS = 100_000
 _SDK = os.path.dirname(__file__)
 
 
@@ -123,7 +124,7 @@ def _stack(error: BaseException) -> str:
 
 
 def _text(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text[:_MAX_TEXT_CHARACTERS].encode("utf-8", "backslashreplace").decode()
 
 
 def step_error(step_name: str, error: bytes) -> BaseException:

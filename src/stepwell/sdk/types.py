@@ -30,6 +30,9 @@ from stepwell.sdk.errors import StepResultNotPortable
 UNTYPED: Any = inspect.Parameter.empty
 """No usable annotation: the value must be plain JSON."""
 
+LARGEST_RESULT_BYTES = 32 * 1024 * 1024
+"""Of JSON. Servers set lower limits and name them; this one keeps a frame within what a connection carries."""
+
 _LARGEST_EXACT = 2**53
 _AWAITABLES = (collections.abc.Awaitable, collections.abc.Coroutine, types.CoroutineType)
 
@@ -57,6 +60,12 @@ def encode_result(value: object, annotation: Any, where: str) -> tuple[bytes, An
         raise StepResultNotPortable(
             where, f"a {_name(type(value))} cannot be stored as JSON ({err})", _fix(value, annotation)
         ) from err
+    if len(text) > LARGEST_RESULT_BYTES:
+        raise StepResultNotPortable(
+            where,
+            f"its {len(text) >> 20} MiB of JSON are more than {LARGEST_RESULT_BYTES >> 20} MiB",
+            "store them elsewhere and return where",
+        )
     if annotation is UNTYPED or annotation is Any:
         back = msgspec.json.decode(text)
         _refuse_changes(value, back, where)
