@@ -1,0 +1,164 @@
+"""A small workload that a child process runs until it is killed, and what must hold in the directory afterwards.
+
+Run as a program it reads lines `DIRECTORY <tab> POINT <tab> NTH` and forks for each: that child dies at the NTH pass of
+the point with that name (`list` dies nowhere and writes the names it passed, `-` is no point). Each child writes a line
+to `DIRECTORY.out` for every transition that the store acknowledged. When it is dead its line comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from stepwell.model.event import DEV_ENV
+from stepwell.model.function import Service, Transport
+from stepwell.model.ids import JobId
+from stepwell.model.job import Claim, RunStatus
+from stepwell.model.payload import blob_of
+from stepwell.store.base import COMMITTED, Node, Transition, Unique
+from stepwell.store.sqlite import SqliteStore
+from tests.store.cases import a_job, a_wait, an_event, event_key, moved, run_id, started, step
+
+if TYPE_CHECKING:
+    from stepwell.model.ids import RunId
+
+RUNS = 6
+STEPS = 3
+LARGE = bytes(300_000)
+
+
+async def work(store: SqliteStore) -> None:
+    """Uses every kind of statement. Each transition has a name, told when it is acknowledged."""
+    node = Node("alpha", 1, 10**15)
+    await store.heartbeat(node)
+    await store.put_service(Service(name="shop", transport=Transport.HTTP))
+    told("service")
+    await asyncio.gather(*[_run(store, number) for number in range(1, RUNS + 1)])
+    for job in await store.claim_due(node, 10_000, 100):
+        told(f"claimed {job.id} {job.fence}")
+        await store.release([Claim(job.id, job.fence)])
+    await store.heartbeat(Node("alpha", 2, 10**15))
+    await store.release_lost(0)
+    await store.remove_service(DEV_ENV, "shop")
+    told("no service")
+
+
+async def _run(store: SqliteStore, number: int) -> None:
+    text = LARGE + str(number).encode()
+    await commit(
+        store,
+        f"start {number}",
+        Transition(
+            run=started(number),
+            jobs=(a_job(f"{number}:0", number, owner="alpha"), a_job(f"{number}:timer", number)),
+            waits=(a_wait(number, 1), a_wait(number, 2)),
+            events=(an_event(number),),
+            blobs=((blob_of(text), text), (blob_of(b"small"), b"small")),
+            unique=(Unique(DEV_ENV, f"k{number}", "v", 10), Unique(DEV_ENV, f"l{number}", "v", 0)),
+            now=1,
+        ),
+    )
+    for i in range(STEPS):
+        await commit(
+            store,
+            f"step {number} {i}",
+            Transition(
+                run=moved(number, 1 + i, f"step {i}"),
+                ends=(Claim(JobId(f"{number}:{i}"), 1),),
+                jobs=(a_job(f"{number}:{i + 1}", number, owner="alpha"),),
+                drop_waits=((run_id(number), step(1)),),
+            ),
+        )
+    if number % 2:
+        end = moved(number, 1 + STEPS, "end", status=RunStatus.COMPLETED)
+        ends = (Claim(JobId(f"{number}:{STEPS}"), 1),)
+        await commit(store, f"end {number}", Transition(run=end, ends=ends, drop_all_of=run_id(number)))
+
+
+async def commit(store: SqliteStore, name: str, transition: Transition) -> None:
+    assert await store.commit(transition) == COMMITTED
+    told(name)
+
+
+def told(what: str) -> None:
+    os.write(1, f"{what}\n".encode())  # one write, so that a kill cannot leave half a line
+
+
+async def check(store: SqliteStore, acknowledged: set[str]) -> None:
+    """What was acknowledged is there; what was not is there whole or not at all."""
+    assert await store.stray_rows(100) == []
+    for number in range(1, RUNS + 1):
+        await _check_run(store, number, acknowledged)
+    assert bool(await store.services()) <= ("no service" not in acknowledged)
+    if "service" in acknowledged and not any(line.startswith("claimed") for line in acknowledged):
+        assert await store.services()
+
+
+async def _check_run(store: SqliteStore, number: int, acknowledged: set[str]) -> None:
+    run: RunId = run_id(number)
+    stored = await store.load_run(run)
+    jobs = {job.id for job in await store.jobs_of(run)}
+    waits = {wait.step for wait in await store.waits_of(run)}
+    if stored is None:
+        assert not {name for name in acknowledged if name.split()[:2] == ["start", str(number)]}
+        assert (jobs, waits) == (set(), set())
+        assert await store.read_events([event_key(number)]) == []
+        return
+    seq = stored.row.seq
+    assert len(stored.entries) == seq
+    known = sum(name.split()[0] in ("start", "step", "end") and name.split()[1] == str(number) for name in acknowledged)
+    assert known <= seq
+    text = LARGE + str(number).encode()
+    assert await store.read_blobs([blob_of(text), blob_of(b"small")]) == [text, b"small"]
+    assert await store.read_events([event_key(number)]) == [an_event(number)]
+    if stored.row.status is RunStatus.COMPLETED:
+        assert (seq, jobs, waits) == (2 + STEPS, set(), set())
+    else:
+        assert jobs == {f"{number}:{seq - 1}", f"{number}:timer"}
+        assert waits == ({step(2)} if seq > 1 else {step(1), step(2)})
+
+
+class Point:
+    """Dies at a named point, as by SIGKILL: no handler, no flush, no goodbye."""
+
+    def __init__(self, name: str, nth: int) -> None:
+        self._name = name
+        self._left = nth
+        self.names: dict[str, int] = {}
+
+    def __call__(self, name: str) -> None:
+        self.names[name] = self.names.get(name, 0) + 1
+        if name == self._name:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def main(directory: str, name: str, nth: int) -> None:
+    point = Point(name, nth)
+    store = SqliteStore(directory, point=point)
+    await store.open()
+    await work(store)
+    await store.close()
+    if name == "list":
+        for passed, count in point.names.items():
+            told(f"{passed}\t{count}")
+
+
+def fork(directory: str, name: str, nth: int) -> int:
+    """Run the workload in a child until it dies; its exit code, negative when it was killed."""
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(f"{directory}.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
+        asyncio.run(main(directory, name, nth))
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        asked_directory, asked_name, asked_nth = line.rstrip("\n").split("\t")
+        print(fork(asked_directory, asked_name, int(asked_nth)), flush=True)
