@@ -251,20 +251,26 @@ async def follow(ask: Ask) -> Response:
 
 
 async def _changes(site: Site, run: RunId, after: int) -> AsyncIterator[bytes]:
+    names: dict[str, str] = {}  # an entry that ends a wait does not repeat the name of its step
+    number = 0
     with site.watch.follow(run) as follower:
         while True:
-            stored = await site.node.store.load_run(run, after)
+            stored = await site.node.store.load_run(run, number)
             if stored is None:
                 return  # it was deleted
             row = stored.row
             for entry in stored.entries:
-                after += 1
+                number += 1
                 shown = _change(entry)
-                if shown is not None:
-                    yield _sse(shown["type"], after, {"number": after, "at": instant(entry.at), **shown})
-            if row.status.final and after >= row.seq:
+                if shown is None:
+                    continue
+                if "step" in shown:
+                    shown["name"] = names.setdefault(shown["step"], shown["name"]) or shown["name"]
+                if number > after:
+                    yield _sse(shown["type"], number, {"number": number, "at": instant(entry.at), **shown})
+            if row.status.final and number >= row.seq:
                 (last,) = await runs_shown(site, [row])
-                yield _sse("end", after, {"type": "end", **last})
+                yield _sse("end", number, {"type": "end", **last})
                 return
             while not site.watch.closed:
                 try:

@@ -17,9 +17,10 @@ import signal
 import time
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from stepwell.api.app import application
 from stepwell.api.gate import Gate, is_loopback
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("stepwell.server")
 
 _CLOSE_S = 3  # for requests that are being answered
-_SETTLE_S = 0.2  # for tasks of the node; what matters of them was waited for before
+_SETTLE_S = 0.05  # for tasks of the node; what matters of them was waited for before
 _NODE = "local"  # the one node of an embedded store; its epoch tells its lives apart
 
 
@@ -218,14 +219,13 @@ class Server:
     ) -> None:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=_Protocol,
             ws="websockets-sansio",
             ws_max_size=MAX_FRAME_BYTES,
             ws_per_message_deflate=False,
             lifespan="off",
             interface="asgi3",
             log_config=None,
-            access_log=False,  # addresses hold event keys
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=75,
@@ -277,6 +277,14 @@ class Server:
     def _in_flight(self) -> int:
         calls = self._http.in_flight if self._http is not None else 0
         return calls + self.node.turns.busy
+
+
+class _Protocol(HttpToolsProtocol):
+    """No access log, whoever listens: addresses hold event keys."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.access_log = False
 
 
 class _Web(uvicorn.Server):
