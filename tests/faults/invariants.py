@@ -1,0 +1,123 @@
+"""The global invariants, asked of a database that a scenario left behind.
+
+journals    counted here, entry by entry, without the engine: one beginning, one result a step, one end
+the auditor of the server, run by run over all that is stored, ended runs included
+ledger      what really ran, against what is recorded: every extra execution needs a kill in the middle of it
+"""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stepwell.model import journal
+from stepwell.model.ids import RunId
+from stepwell.node.auditor import audit_run
+from stepwell.store.batch import decode_entry
+from stepwell.store.sqlite import reads
+from tests.faults.harness import Line
+
+_ENDS = (journal.RunCompleted, journal.RunFailed, journal.RunCancelled)
+_RESULTS = (journal.StepCompleted, journal.StepFailed)
+_SHOWN = 10
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a database holds, counted."""
+
+    runs: int = 0
+    live: int = 0
+    results: int = 0
+    lost_calls: int = 0
+    findings: list[str] = field(default_factory=list)
+    results_of: dict[str, set[str]] = field(default_factory=dict)  # names of steps with a result, by run
+
+
+def tally(data: Path, *, quiet: bool = False) -> Tally:
+    """Count and audit everything. `quiet`: nothing is live any more, so nothing may be left to do."""
+    found = Tally()
+    with closing(sqlite3.connect(f"file:{data / 'stepwell.db'}?mode=ro", uri=True, timeout=10)) as on:
+        on.execute("BEGIN")  # everything as of one moment, also while a server writes
+        for (run,) in on.execute("SELECT id FROM run ORDER BY id").fetchall():
+            _look_at(on, RunId(run), found)
+        found.findings += [f"no ghost work: {text}" for text in reads.stray_rows(on, 100)]
+        if quiet:
+            if found.live:
+                found.findings.append(f"{found.live} runs are still live")
+            for table in ("job", "wait"):
+                left = on.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # the names are ours
+                if left:
+                    found.findings.append(f"{left} rows are left in {table}")
+    return found
+
+
+def assert_sound(data: Path, *, quiet: bool = False) -> Tally:
+    """Nothing in the database breaks an invariant."""
+    found = tally(data, quiet=quiet)
+    assert not found.findings, "\n".join([f"{len(found.findings)} findings:", *found.findings[:_SHOWN]])
+    return found
+
+
+def _look_at(on: sqlite3.Connection, run: RunId, found: Tally) -> None:
+    stored = reads.load_run(on, run, 0)
+    assert stored is not None
+    found.runs += 1
+    found.live += not stored.row.status.final
+    bodies = on.execute("SELECT body FROM entry WHERE run = ? ORDER BY seq", (run,)).fetchall()
+    entries = [decode_entry(body) for (body,) in bodies]
+    if len(entries) != stored.row.seq:
+        found.findings.append(f"run {run}: {len(entries)} entries, and its row says {stored.row.seq}")
+    results = Counter(entry.step for entry in entries if isinstance(entry, _RESULTS))
+    ends = sum(isinstance(entry, _ENDS) for entry in entries)
+    if repeated := [step for step, times in results.items() if times > 1]:
+        found.findings.append(f"one result: run {run}: several of steps {repeated}")
+    if ends != stored.row.status.final:
+        found.findings.append(f"one end: run {run} is {stored.row.status} and has {ends} ends")
+    if sum(isinstance(entry, journal.RunStarted) for entry in entries) != 1:
+        found.findings.append(f"one beginning: run {run} has several")
+    found.results += len(results)
+    found.lost_calls += sum(isinstance(entry, journal.CallEnded) and entry.outcome == "lost" for entry in entries)
+    names = {entry.step: entry.name for entry in entries if getattr(entry, "name", "")}
+    found.results_of[run] = {names.get(step, step) for step in results}
+    audited = audit_run(stored.row, stored.entries, reads.jobs_of(on, run), reads.waits_of(on, run))
+    found.findings += [str(finding) for finding in audited]
+
+
+def extra_executions(
+    ledger: Iterable[Line], kills: Sequence[float], *, on_the_way_s: float = 10.0, unnoticed_s: float = 1.0
+) -> tuple[int, list[str]]:
+    """Executions beyond the first of each step, and those of them that no kill explains.
+
+    A step may run again only if a kill came between: not long after it began, since its result must still have been on
+    its way, or a moment before, since the worker had not noticed yet.
+    """
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for line in ledger:
+        times[line.run, line.step].append(line.at)
+    extra, unexplained = 0, []
+    for (run, step), executed in times.items():
+        executed.sort()
+        for before, again in itertools.pairwise(executed):
+            extra += 1
+            if not any(before - unnoticed_s <= kill <= min(again, before + on_the_way_s) for kill in kills):
+                near = min((kill - before for kill in kills), key=abs, default=None)
+                unexplained.append(f"step {step} of run {run} ran again after {again - before:.3f} s; kill at {near} s")
+    return extra, unexplained
+
+
+def missing_executions(ledger: Iterable[Line], recorded: Tally) -> list[str]:
+    """Results of steps that never ran, according to the ledger, where the names of steps are the same."""
+    ran: dict[str, set[str]] = defaultdict(set)
+    for line in ledger:
+        ran[line.run].add(line.step)
+    return [
+        f"steps {sorted(steps - ran[run])} of run {run} have results and never ran"
+        for run, steps in recorded.results_of.items()
+        if ran[run] and steps - ran[run] - {"nap"}
+    ]

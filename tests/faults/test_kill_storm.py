@@ -1,0 +1,172 @@
+"""SIGKILL at random moments under load: nothing acknowledged is lost, nothing is done twice without a reason.
+
+Four clients post events in batches and keep the id of each one, acknowledged or not: ids are derived from the seed that
+a batch is sent with. Meanwhile the server is killed and started again and again. Two witnesses stand outside: the
+clients' ids, and a ledger to which every step appends when it begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import itertools
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from stepwell.wire.inngest.event import Seed
+from tests.faults.harness import Program, Server, WorkerProgram, free_port, until
+from tests.faults.invariants import assert_sound, extra_executions, missing_executions
+
+pytestmark = pytest.mark.slow
+
+BATCH = 50
+CLIENTS = 4
+CONCURRENCY = 100  # calls at a time of the connected worker; each has at most three steps in flight
+HTTP_SLOTS = 256  # calls at a time of a service over HTTP
+IN_FLIGHT = 3 * CONCURRENCY + HTTP_SLOTS
+FUNCTIONS = {"storm/short": {"storm-short"}, "storm/wide": {"storm-wide", "storm-slow", "storm-http-pair"}}
+STEPS = {"storm-short": 2, "storm-wide": 4, "storm-slow": 3, "storm-http-pair": 2}
+
+
+@dataclasses.dataclass(slots=True)
+class Sent:
+    """What the clients know: names of events by id, and which of them somebody promised to keep."""
+
+    names: dict[str, str] = dataclasses.field(default_factory=dict)
+    acknowledged: set[str] = dataclasses.field(default_factory=set)
+    repeated: int = 0  # batches that were sent again because nothing had come back
+
+
+@dataclasses.dataclass(slots=True)
+class Storm:
+    server: Server
+    worker: WorkerProgram
+    service: Program
+    sent: Sent = dataclasses.field(default_factory=Sent)
+
+
+@pytest.fixture
+async def storm(unstarted: Server, tmp_path: Path) -> AsyncIterator[Storm]:
+    server = unstarted
+    await server.start()
+    worker = WorkerProgram("storm", server, tmp_path, "--concurrency", str(CONCURRENCY))
+    port = free_port()
+    environment = {"PORT": str(port), "LEDGER": str(worker.ledger_file), "INNGEST_DEV": server.url}
+    command = [sys.executable, "-m", "tests.faults.apps.storm_http"]
+    service = Program("the service", command, tmp_path / "http.log", environment)
+    try:
+        await until("a registered service", lambda: _registers(port), 60, service.tail)
+        await server.serves(*STEPS)
+        yield Storm(server, worker, service)
+    finally:
+        await worker.stop()
+        await service.stop()
+
+
+async def _registers(port: int) -> bool:
+    async with httpx2.AsyncClient(timeout=10) as http:
+        try:
+            return (await http.put(f"http://127.0.0.1:{port}/api/inngest")).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+
+@pytest.mark.parametrize(
+    ("kills", "events"), [pytest.param(3, 1_000, id="quick"), pytest.param(40, 20_000, id="F1-F3")]
+)
+async def test_acknowledged_events_survive_any_number_of_kills(storm: Storm, kills: int, events: int) -> None:
+    """F1, F2 and F3 in one storm: at least `kills` kills while at least `events` events are acknowledged."""
+    server, sent = storm.server, storm.sent
+    draw = random.Random(kills)
+    enough = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        for client in range(CLIENTS):
+            tasks.create_task(_post(server, sent, enough, f"client {client}", events / kills))
+        begun = time.monotonic()
+        while len(server.kills) < kills or len(sent.acknowledged) < events:
+            await asyncio.sleep(draw.uniform(0.1, 2.0))
+            if len(server.kills) < kills + 20:
+                await server.restart()
+            assert time.monotonic() - begun < 600, f"{len(server.kills)} kills, {len(sent.acknowledged)} events"
+        enough.set()
+    stormy_s = time.monotonic() - begun
+    await server.all_ended(seconds=240)
+    await server.close()
+    ledger = storm.worker.ledger()
+
+    found = assert_sound(server.data, quiet=True)
+    _assert_one_run_each(server, sent)
+    _assert_all_completed(server)
+    assert found.results == sum(
+        STEPS[function] * runs for function, runs in server.sql("SELECT function, count(*) FROM run GROUP BY 1")
+    )
+    extra, unexplained = extra_executions(ledger, server.kills)
+    assert unexplained == []
+    assert extra <= len(server.kills) * IN_FLIGHT
+    assert missing_executions(ledger, found) == []
+    unknown = len(sent.names) - len(sent.acknowledged)
+    print(
+        f"{len(server.kills)} kills in {stormy_s:.0f} s, {len(sent.acknowledged)} events acknowledged, {unknown} not, "
+        f"{sent.repeated} batches repeated, {found.runs} runs, {found.results} results, {extra} extra executions"
+    )
+
+
+async def _post(server: Server, sent: Sent, enough: asyncio.Event, client: str, per_kill: float) -> None:
+    """Post batches until there are enough. Half of those that got no answer are sent again, the others left alone."""
+    draw = random.Random(client)
+    async with httpx2.AsyncClient(base_url=server.url, timeout=20) as http:
+        while not enough.is_set():
+            seed = Seed(time.time_ns() // 1_000_000, draw.randbytes(10))
+            header = f"{seed.at},{base64.b64encode(seed.entropy).decode()}"
+            names = ["storm/wide" if draw.random() < 0.1 else "storm/short" for _ in range(BATCH)]
+            ids = [seed.ulid(position + 1) for position in range(BATCH)]
+            sent.names.update(zip(ids, names, strict=True))
+            body = [{"name": name, "data": {"client": client}} for name in names]
+            for attempt in itertools.count():
+                try:
+                    answer = await http.post("/e/faults", json=body, headers={"x-inngest-event-id-seed": header})
+                except httpx2.TransportError:
+                    answer = None
+                if answer is not None and answer.status_code == 200:
+                    assert answer.json()["ids"] == ids
+                    sent.acknowledged.update(ids)
+                    break
+                if attempt == 0 and draw.random() < 0.5:
+                    break
+                sent.repeated += attempt == 0
+                await asyncio.sleep(0.2)
+            # About as many events between two kills as it takes for all of them to fall into the storm.
+            await asyncio.sleep(3.0 * CLIENTS * BATCH / per_kill * draw.uniform(0.5, 1.0))
+
+
+def _assert_one_run_each(server: Server, sent: Sent) -> None:
+    query = (
+        "SELECT event.internal_id, run.function, count(*) FROM run JOIN event ON event.key = run.event "
+        "WHERE event.name LIKE 'storm/%' GROUP BY 1, 2"
+    )
+    runs: Counter[tuple[str, str]] = Counter()
+    for event_id, function, count in server.sql(query):
+        runs[event_id, function] = count
+    assert {event_id for event_id, _ in runs} <= set(sent.names), "runs of events that nobody sent"
+    assert set(runs.values()) == {1}, "several runs of one event and function"
+    missing = [
+        (event_id, function)
+        for event_id in sent.acknowledged
+        for function in FUNCTIONS[sent.names[event_id]]
+        if (event_id, function) not in runs
+    ]
+    assert missing == [], f"{len(missing)} runs of acknowledged events are missing"
+    foreign = [pair for pair in runs if pair[1] not in FUNCTIONS[sent.names[pair[0]]]]
+    assert foreign == []
+
+
+def _assert_all_completed(server: Server) -> None:
+    assert server.sql("SELECT DISTINCT status FROM run") == [("COMPLETED",)]
