@@ -6,7 +6,9 @@ the entries it returns, so that several waiting messages can be decided one afte
 together; if that commit is refused, the run is loaded again.
 
 Two kinds of workers share these rules. One answers a call and forgets the function (HTTP): every new
-result makes another call, a *discovery*, except inside a planned group, which is joined first. The other
+result makes another call, a *discovery*, except inside a planned group, which is joined first. One discovery is
+under way at a time: a second one could run the very step that the first is running, so it is made when the first
+has answered. The other
 keeps the function in memory (a *live* call): it reports each step as it finishes and is handed results
 as they come; it is called again only after it dropped the function.
 
@@ -249,6 +251,8 @@ def _on_reply(turn: _Turn, msg: message.Replied) -> None:
     if call is None:
         return
     run = turn.run
+    joining = bool(run.pending)
+    missed = call.target is None and run.news > call.news
     steps = [o for o in msg.ops if not isinstance(o, (op.Discover, op.Completed, op.Unknown))]
     if len(steps) > 1:
         planned = any(isinstance(o, op.StepPlanned) for o in steps)
@@ -260,6 +264,8 @@ def _on_reply(turn: _Turn, msg: message.Replied) -> None:
         return
     if saved is not None:
         _rediscover(turn, race=saved)
+    elif missed and not joining:
+        _rediscover(turn, race=True)  # a result came while the function was looking at those before it
     if not run.calls and not run.open and not run.pending:
         _drive_again(turn, call)
 
@@ -295,10 +301,10 @@ def _take_ops(turn: _Turn, call: Call, ops: Sequence[op.Op]) -> tuple[bool | Non
             case op.StepDone():
                 _save(turn, call, one)
                 saved = bool(saved) or one.race
+            case op.StepErrored() if call.live and known is not None and _is_repeated(one, known):
+                pass
             case op.StepErrored():
-                if _retry_step(turn, call, one, known):
-                    called = called or call.target is None
-                else:
+                if not _retry_step(turn, call, one, known):
                     saved = bool(saved) or one.race
             case op.StepPlanned():
                 _plan(turn, one, known)
@@ -325,13 +331,27 @@ def _is_no_wait(one: op.Op) -> bool:
     return not isinstance(one, op.WaitForEvent)
 
 
+def _is_repeated(one: op.StepErrored, known: Step) -> bool:
+    """Whether a worker in memory tells of a failed attempt that is recorded: the report came twice."""
+    return known.phase is Phase.RETRYING or (one.started_at > 0 and one.started_at == known.tried_at)
+
+
 def _is_finished(run: Run, step_id: StepId) -> bool:
     step = run.steps.get(step_id)
     return step is not None and step.finished
 
 
+def _supersede(turn: _Turn, step_id: StepId) -> None:
+    """A step got its result from somewhere else than the call that was made for it."""
+    for call in tuple(turn.run.calls.values()):
+        if call.target == step_id:
+            turn.end_call(call.id, "superseded", message.CallInfo())
+            turn.do(effect.StopCall(call.id, "stale"))
+
+
 def _save(turn: _Turn, call: Call, one: op.StepDone) -> None:
     known = turn.run.steps.get(one.step)
+    _supersede(turn, one.step)
     if known is not None and known.timer is not None:
         turn.do(effect.DropJob(known.timer))
     turn.record(
@@ -365,6 +385,7 @@ def _retry_step(turn: _Turn, call: Call, one: op.StepErrored, known: Step | None
     attempt = _attempt(call, known)
     again = one.retry and attempt + 1 < turn.run.max_attempts
     if not again:
+        _supersede(turn, one.step)
         turn.record(
             journal.StepFailed(
                 at=turn.now,
@@ -401,19 +422,26 @@ def _retry_step(turn: _Turn, call: Call, one: op.StepErrored, known: Step | None
     if timer is not None:
         turn.do(effect.SetTimer(timer, one.step, retry_at))
     else:
-        turn.call(call.target, attempt=attempt + 1, due=retry_at, reason="step retry")
+        # The function as a whole is called again only if nothing else can want to call it in the meantime.
+        alone = call.target is None and not turn.run.calls and turn.run.open == {one.step}
+        turn.call(None if alone else one.step, attempt=attempt + 1, due=retry_at, reason="step retry")
     return True
 
 
 def _plan(turn: _Turn, one: op.StepPlanned, known: Step | None) -> None:
-    if known is not None and known.phase is not Phase.READY:
-        return  # its call is queued, under way, or due after a pause
+    if known is not None and known.phase is not Phase.READY and _has_call(turn.run, known):
+        return
     turn.record(
         journal.StepScheduled(
             at=turn.now, step=one.step, name=one.name, index=one.index, kind=one.kind, input=one.input
         )
     )
     turn.call(one.step, attempt=known.attempts if known is not None else 0)
+
+
+def _has_call(run: Run, step: Step) -> bool:
+    """Whether the next attempt of a step is queued, under way, or due after a pause."""
+    return step.timer is not None or any(call.target in (step.id, None) for call in run.calls.values())
 
 
 def _open_wait(turn: _Turn, one: op.Sleep | op.WaitForEvent | op.Invoke) -> None:
@@ -435,6 +463,7 @@ def _open_wait(turn: _Turn, one: op.Sleep | op.WaitForEvent | op.Invoke) -> None
                 journal.SleepStarted(at=now, step=one.step, until=until, timer=timer, name=one.name, index=one.index)
             )
         case op.WaitForEvent():
+            since = run.look_since()
             turn.record(
                 journal.WaitStarted(
                     at=now,
@@ -443,13 +472,13 @@ def _open_wait(turn: _Turn, one: op.Sleep | op.WaitForEvent | op.Invoke) -> None
                     until=until,
                     timer=timer,
                     expression=one.expression,
-                    since=run.look_since,
+                    since=since,
                     name=one.name,
                     index=one.index,
                 )
             )
             look = JobId(f"{timer}.look")
-            turn.do(effect.AddWait(one.step, one.event, one.expression, until, run.look_since, look))
+            turn.do(effect.AddWait(one.step, one.event, one.expression, until, since, look))
         case op.Invoke():
             if run.depth + 1 > turn.policy.max_depth:
                 turn.record(
@@ -516,6 +545,8 @@ def _rediscover(turn: _Turn, *, race: bool) -> None:
     run = turn.run
     if run.pending and not race and run.version >= 2:
         return
+    if run.discovering():
+        return  # made when that one has answered
     if run.planning and run.version >= 2:
         turn.record(journal.GroupClosed(at=turn.now))
     turn.call(None)
@@ -527,10 +558,10 @@ def _pass_on(turn: _Turn, step_id: StepId) -> None:
     live_call = run.live_call()
     if live_call is not None:
         turn.do(effect.Deliver(live_call.id, step_id, run.news))
-    elif turn.live:
-        turn.call(None)
-    else:
+    elif not turn.live:
         _rediscover(turn, race=False)
+    elif not run.discovering():
+        turn.call(None)
 
 
 def _drive_again(turn: _Turn, call: Call) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from stepwell.model import journal
 from stepwell.model.event import DEV_ENV
@@ -42,7 +42,11 @@ class Phase(Enum):
     FAILED = "failed"
 
 
-_OPEN = frozenset({Phase.SCHEDULED, Phase.RETRYING, Phase.SLEEPING, Phase.WAITING, Phase.INVOKING})
+SLOWEST_REPORT_MS = 30_000
+"""How long a report of a function in memory may be on its way before it is too late for an event to be found."""
+
+CLOCKS_AGREE_MS = 250
+"""How far the nodes' ideas of the store's time may be apart: an event has its time from one, a step from another."""
 
 
 @dataclass(slots=True)
@@ -58,6 +62,7 @@ class Step:
     output: Payload = NULL
     error: Payload | None = None
     attempts: int = 0  # that failed
+    tried_at: Instant = 0  # when the last of those began
     timer: JobId | None = None
     until: Instant = 0
     opened_at: Instant = 0
@@ -77,6 +82,15 @@ class Call:
     live: bool
     due: Instant
     scheduled_at: Instant
+    news: int = 0  # of the run when it was scheduled
+
+
+class Result(NamedTuple):
+    """A result that a wait may follow: which news it was, when it was recorded, since when its step was at work."""
+
+    news: int
+    at: Instant
+    since: Instant
 
 
 @dataclass(slots=True)
@@ -109,18 +123,25 @@ class Run:
     stack: list[StepId] = field(default_factory=list)  # finished steps, in the order of their results
     open: set[StepId] = field(default_factory=set)  # steps that will go on by themselves
     calls: dict[JobId, Call] = field(default_factory=dict)
-    news: int = 0  # results and readied retries so far
+    feed: list[StepId] = field(default_factory=list)  # results and readied retries, in the order they became known
     taken: set[str] = field(default_factory=set)  # internal ids of events that ended a wait
     state_bytes: int = 0
     output: Payload | None = None
     error: Payload | None = None
     error_status: int = 0
-    last_result_at: Instant = 0
-    look_since: Instant = 0  # from when on an event may end a wait that is stored now
+    recent: list[Result] = field(default_factory=list)  # what a wait that is reported now may follow
+    in_memory: bool = False  # the function was last called by a live call
+    seen: int = 0  # the news that the last answered call of the whole function knew
+    answered: Call | None = None  # the last call that ended
 
     @property
     def finished(self) -> bool:
         return self.status.final
+
+    @property
+    def news(self) -> int:
+        """How many results and readied retries there have been."""
+        return len(self.feed)
 
     def live_call(self) -> Call | None:
         """The call that holds the function in a worker's memory."""
@@ -128,6 +149,19 @@ class Run:
             if call.live:
                 return call
         return None
+
+    def look_since(self) -> Instant:
+        """From when on an event may end a wait that is reported now: since the step before it was dispatched.
+
+        Which step that is nobody tells us when branches run side by side. It is one that the function heard of
+        since it last reported all that it waits for, so the earliest of those counts.
+        """
+        return min([result.since for result in self.recent], default=self.created_at) - CLOCKS_AGREE_MS
+
+    def must_plan(self) -> bool:
+        """Whether a call of the whole function may not run a step by itself: it could be one that has a call of
+        its own, of which the function cannot know."""
+        return self.planning or any(call.target is not None for call in self.calls.values())
 
     def discovering(self) -> bool:
         """Whether the function is being called as a whole, or about to be."""
@@ -174,14 +208,19 @@ def apply(run: Run, entry: Entry) -> None:
             if entry.event is not None:
                 run.taken.add(entry.event)
         case journal.CallScheduled():
-            run.calls[entry.call] = Call(entry.call, entry.target, entry.attempt, entry.live, entry.due, entry.at)
+            run.calls[entry.call] = Call(
+                entry.call, entry.target, entry.attempt, entry.live, entry.due, entry.at, run.news
+            )
+            if entry.target is None:
+                run.in_memory = entry.live
         case journal.CallEnded():
             call = run.calls.pop(entry.call, None)
             if entry.version is not None and run.version == -1:
                 run.version = entry.version
             _start(run, entry.started_at or entry.at)
-            if call is not None and not call.live and entry.started_at:
-                run.last_result_at = entry.started_at
+            run.answered = call
+            if call is not None and call.target is None and not call.live and entry.outcome == "answered":
+                run.seen = call.news
         case journal.StepScheduled():
             step = _step(run, entry.step, entry.name, entry.index, entry.kind)
             _open(run, step, Phase.SCHEDULED, entry.at)
@@ -200,6 +239,7 @@ def apply(run: Run, entry: Entry) -> None:
         case journal.StepRetried():
             step = _step(run, entry.step, entry.name, entry.index, entry.kind)
             step.attempts = max(step.attempts, entry.attempt + 1)
+            step.tried_at = entry.started_at
             step.error = entry.error
             step.timer, step.until = entry.timer, entry.retry_at
             _open(run, step, Phase.RETRYING, entry.at)
@@ -207,7 +247,7 @@ def apply(run: Run, entry: Entry) -> None:
             step = run.steps[entry.step]
             step.phase, step.timer = Phase.READY, None
             run.open.discard(step.id)
-            run.news += 1
+            run.feed.append(step.id)
         case journal.StepFailed():
             step = _step(run, entry.step, entry.name, entry.index, entry.kind)
             step.error = entry.error
@@ -248,7 +288,7 @@ def _create(run: Run, entry: journal.RunStarted) -> None:
     run.parent_step = entry.parent_step
     run.depth = entry.depth
     run.listeners = entry.cancel_on
-    run.created_at = run.last_result_at = run.look_since = entry.at
+    run.created_at = entry.at
 
 
 def _step(run: Run, step_id: StepId, name: str, index: int, kind: str) -> Step:
@@ -271,24 +311,36 @@ def _start(run: Run, at: Instant) -> None:
 
 
 def _finish_step(run: Run, step: Step, phase: Phase, at: Instant, duration_ms: float, call_id: JobId | None) -> None:
-    before, step.phase, step.timer = step.phase, phase, None
+    since = _at_work_since(run, step, at, duration_ms, call_id)
+    step.phase, step.timer = phase, None
     run.open.discard(step.id)
     run.pending.discard(step.id)
     run.stack.append(step.id)
-    run.news += 1
+    run.feed.append(step.id)
+    if run.in_memory:
+        run.recent = [result for result in run.recent if result.at >= at - SLOWEST_REPORT_MS]
+    else:
+        run.recent = [result for result in run.recent if result.news > run.seen]
+    run.recent.append(Result(run.news, at, since))
     call = run.calls.get(call_id) if call_id is not None else None
     if call is not None:
         # The function got further in this very call: whatever fails next has its own attempts.
         call.attempt = 0
         _start(run, call.scheduled_at)
-        run.look_since = min(run.last_result_at, at - int(duration_ms))
-        run.last_result_at = at
-    elif before is Phase.SLEEPING or before is Phase.WAITING:
-        run.look_since = run.last_result_at = at
-    elif before is Phase.INVOKING:
-        run.look_since, run.last_result_at = step.opened_at, at
-    else:
-        run.look_since = run.last_result_at
+
+
+def _at_work_since(run: Run, step: Step, at: Instant, duration_ms: float, call_id: JobId | None) -> Instant:
+    """From when on the step may have caused an event. Judged by our own clock only, so rather too early."""
+    if step.phase is Phase.INVOKING:
+        return step.opened_at
+    if call_id is None:
+        return at
+    call = run.calls.get(call_id)
+    if call is not None:
+        return max(call.due, at - int(duration_ms) - SLOWEST_REPORT_MS)
+    if run.answered is not None and run.answered.id == call_id:
+        return run.answered.due
+    return at
 
 
 def _end(run: Run, status: RunStatus, at: Instant) -> None:

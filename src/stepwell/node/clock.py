@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from stepwell.model.ids import Instant
+    from stepwell.store.base import Store
 
 log = logging.getLogger("stepwell.node")
 
@@ -39,6 +40,9 @@ class World(Protocol):
     def now(self) -> Instant:
         """Milliseconds since 1970."""
 
+    def monotonic(self) -> int:
+        """Milliseconds since some moment, whatever happens to the wall clock."""
+
     def spawn(self, task: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine; an error that escapes it is a bug and is logged."""
 
@@ -58,6 +62,9 @@ class AsyncioWorld:
 
     def now(self) -> Instant:
         return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> int:
+        return time.monotonic_ns() // 1_000_000
 
     def spawn(self, task: Coroutine[Any, Any, None]) -> None:
         running = self._loop.create_task(task)
@@ -87,6 +94,45 @@ class AsyncioWorld:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the node failed", exc_info=error)
+
+
+class StoreTime:
+    """A world whose time is that of the store, which all nodes share.
+
+    Clocks of machines disagree and jump. So a node asks the store for the time when it starts and with each beat,
+    and reckons on from there with a clock that does not jump; its own wall clock is never looked at.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._ahead = world.now() - world.monotonic()
+
+    async def learn(self, store: Store) -> None:
+        """Ask the store for the time. Differences smaller than what asking costs are no news."""
+        asked = self._world.monotonic()
+        theirs = await store.now()
+        answered = self._world.monotonic()
+        ahead = theirs - (asked + answered) // 2
+        if abs(ahead - self._ahead) > (answered - asked) // 2 + 1:
+            self._ahead = ahead
+
+    def now(self) -> Instant:
+        return self._world.monotonic() + self._ahead
+
+    def monotonic(self) -> int:
+        return self._world.monotonic()
+
+    def spawn(self, task: Coroutine[Any, Any, None]) -> None:
+        self._world.spawn(task)
+
+    def call_at(self, at: Instant, callback: Callable[[], None]) -> Alarm:
+        return self._world.call_at(self._world.now() + at - self.now(), callback)
+
+    async def sleep(self, milliseconds: int) -> None:
+        await self._world.sleep(milliseconds)
+
+    def gate(self) -> Gate:
+        return self._world.gate()
 
 
 class _AsyncioGate:

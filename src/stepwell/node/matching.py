@@ -20,6 +20,7 @@ from stepwell.model.job import Claim, Job, JobKind
 from stepwell.model.journal import CancelListener
 from stepwell.model.payload import canonical
 from stepwell.node.mismatches import REASONS, Mismatches
+from stepwell.node.patience import patiently
 from stepwell.node.turns import Envelope, Plan, Turns
 from stepwell.store.base import Committed, Duplicate, RunMoved, Transition, Unique
 
@@ -77,6 +78,9 @@ class Matching:
 
     async def match(self, job: Job, events: Sequence[Event] | None = None) -> None:
         """Do what the events of a match job lead to, then end the job."""
+        await patiently(self._world, lambda: self._match(job, events))
+
+    async def _match(self, job: Job, events: Sequence[Event] | None) -> None:
         claim = Claim(job.id, job.fence)
         if events is None or len(events) != len(job.keys):
             events = await self._store.read_events(job.keys)
@@ -86,7 +90,7 @@ class Matching:
         for event in events:
             (text,) = await self._turns.texts((event.body,))
             body = read_body(text)
-            for function, parent in self._targets(event, body, now):
+            for function, parent in self._targets(event, body, now, pending):
                 plans.append(await self._beginning(event, body, function, parent, now))
             look = self._mismatches.of(event.name, now)
             self._look_at_triggers(event, body, now, look)
@@ -105,6 +109,9 @@ class Matching:
 
     async def look_back(self, job: Job) -> None:
         """Look for an event that came before the wait was stored."""
+        await patiently(self._world, lambda: self._look_back(job))
+
+    async def _look_back(self, job: Job) -> None:
         claim = Claim(job.id, job.fence)
         assert job.run is not None
         assert job.step is not None
@@ -127,7 +134,7 @@ class Matching:
     # runs to start
 
     def _targets(
-        self, event: Event, body: dict[str, Any], now: Instant
+        self, event: Event, body: dict[str, Any], now: Instant, pending: _Pending
     ) -> list[tuple[Function, tuple[RunId, StepId] | None]]:
         if event.name != INVOKED:
             return [(function, None) for function in self._registry.started_by(event.env, event.name, body, now)]
@@ -142,7 +149,7 @@ class Matching:
             return [(function, parent)]
         if parent is not None:
             error = canonical({"name": "Error", "message": f"could not find function with ID: {slug}"})
-            self._turns.post(parent[0], Envelope(message.ChildEnded(parent[1], error=error)))
+            self._turns.post(parent[0], Envelope(message.ChildEnded(parent[1], error=error), done=pending.expect()))
         return []
 
     def _look_at_triggers(self, event: Event, body: dict[str, Any], now: Instant, look: Look) -> None:
@@ -215,7 +222,7 @@ class Matching:
             unique=unique,
             now=self._world.now(),
         )
-        match await self._store.commit(whole):
+        match await patiently(self._world, lambda: self._store.commit(whole)):
             case Committed():
                 self._turns.perform(plan)
                 return True

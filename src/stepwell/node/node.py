@@ -20,7 +20,9 @@ from stepwell.model.ids import IdSource, JobId, RunId
 from stepwell.model.job import Claim, Job, JobKind
 from stepwell.model.payload import canonical
 from stepwell.node.calls import dispatch_of
+from stepwell.node.clock import StoreTime
 from stepwell.node.matching import Matching
+from stepwell.node.patience import patiently
 from stepwell.node.registry import Registry, merged
 from stepwell.node.turns import Envelope, Turns
 from stepwell.store.base import Node as NodeRow
@@ -74,7 +76,7 @@ class Node:
     ) -> None:
         self.name = name
         self.store = store
-        self.world = world
+        self.world = world = StoreTime(world)
         self.settings = settings or NodeSettings()
         self.registry = Registry()
         self._epoch = epoch
@@ -103,6 +105,7 @@ class Node:
 
     async def start(self) -> None:
         """Take part: prove life, know the services, free what a lost node left, begin to work."""
+        await self.world.learn(self.store)
         self.registry.load(await self.store.services())
         await self.store.heartbeat(self._row())
         await self.store.release_lost(self.world.now())
@@ -122,6 +125,7 @@ class Node:
         while not self.stopped:
             await self.world.sleep(self.settings.lease_ms // 3)
             try:
+                await self.world.learn(self.store)
                 if not await self.store.heartbeat(self._row()):
                     log.error("node %s was given up by the others; it stops taking part", self.name)
                     self.stop()
@@ -260,7 +264,7 @@ class Node:
         elif run is not None and all(isinstance(event, bytes) for event in run.events):
             self._dispatch(run, job, tuple(event for event in run.events if isinstance(event, bytes)))
         else:
-            self.world.spawn(self._load_and_dispatch(job))
+            self.world.spawn(patiently(self.world, lambda: self._load_and_dispatch(job)))
 
     async def _load_and_dispatch(self, job: Job) -> None:
         assert job.run is not None
@@ -278,4 +282,6 @@ class Node:
             lost = message.CallLost(job.id, error=canonical(error), code="function_not_found")
             self.turns.post(run.id, Envelope(lost, Claim(job.id, job.fence)))
             return
+        if job.live:
+            self.turns.telling.called(job.id, run.news)
         self._performer.perform(dispatch_of(run, job, function, events, self.turns.texts))

@@ -23,9 +23,9 @@ from stepwell.model.event import INVOKED, Event, read_body
 from stepwell.model.ids import EventKey, JobId, RunId, StepId, derived_ulid
 from stepwell.model.job import Claim, Job, JobKind, Wait
 from stepwell.model.payload import Blob, Payload, canonical, decode
-from stepwell.node.calls import memo_of, result_of
 from stepwell.node.endings import end_events
 from stepwell.node.large import interned, stored
+from stepwell.node.telling import Telling
 from stepwell.store.base import (
     ClaimLost,
     Committed,
@@ -129,6 +129,7 @@ class Turns:
         self._alarm = alarm
         self.policy = policy
         self._cached_runs = cached_runs
+        self.telling = Telling(world, performer, self.texts)
         self._cache: OrderedDict[RunId, Run] = OrderedDict()
         self._boxes: dict[RunId, list[Envelope]] = {}
         self.watch: Callable[[RunId], None] | None = None  # told of each commit of a run; see `stepwell.node.watch`
@@ -171,11 +172,14 @@ class Turns:
         pause_ms = 10
         while batch:
             try:
+                known = self._cache.get(run_id)
                 run = await self.run(run_id)
                 if run is None:
                     await self._give_up(batch)
                     return
                 plan = await self._plan(run, batch)
+                if not plan.entries and run is known and not await self._is_current(run):
+                    continue  # what changes nothing in a run that we remember may do so in the run as it is now
                 transition = plan.transition()
                 outcome = await self._store.commit(transition) if transition is not None else None
             except (StoreFull, StoreUnavailable):
@@ -207,6 +211,7 @@ class Turns:
                 left.append(envelope)
                 continue
             self.dropped += 1
+            self.telling.over(job)
             self._performer.stop(job, "stale")
             if envelope.done is not None:
                 envelope.done()
@@ -216,6 +221,7 @@ class Turns:
         """The run does not exist (any more)."""
         for envelope in batch:
             if envelope.claim is not None:
+                self.telling.over(envelope.claim.job)
                 self._performer.stop(envelope.claim.job, "stale")
                 await self._store.commit(Transition(ends=(envelope.claim,)))
             if envelope.done is not None:
@@ -245,6 +251,18 @@ class Turns:
                 return run  # a turn is going on with another copy
         self.remember(run)
         return run
+
+    async def _is_current(self, run: Run) -> bool:
+        """Whether a run from the cache is as the store has it; if not, it is forgotten.
+
+        A commit with entries asks the same by itself. A message that seems to change nothing is dropped without
+        one, and must not be dropped because of what another node did since.
+        """
+        stored = await self._store.load_run(run.id, run.seq)
+        if stored is not None and stored.row.seq == run.seq:
+            return True
+        self._cache.pop(run.id, None)
+        return False
 
     def remember(self, run: Run) -> None:
         """Keep a run that is known to be as the store has it."""
@@ -455,24 +473,17 @@ class Turns:
                 self._alarm(job.due)
         for one in plan.effects:
             match one:
-                case effect.Acknowledge():
-                    performer.acknowledge(one.call, one.number, one.news)
-                case effect.Deliver():
-                    self._world.spawn(self._hand_over(run, one))
-                case effect.DeliverRetry():
-                    performer.deliver_retry(one.call, one.step, one.attempt, one.news)
+                case effect.Acknowledge() | effect.Deliver() | effect.DeliverRetry():
+                    self.telling.tell(one, run, plan.entries)
                 case effect.EndCall():
+                    self.telling.over(one.call)
                     performer.ended(one.call)
                 case effect.StopCall():
+                    self.telling.over(one.call)
                     performer.stop(one.call, one.reason)
                 case _:
                     pass
         self.remember(run)
-
-    async def _hand_over(self, run: Run, one: effect.Deliver) -> None:
-        step = run.steps[one.step]
-        (text,) = await self.texts((result_of(step),))
-        self._performer.deliver_result(one.call, memo_of(step, text), one.news)
 
 
 def _index_key(expression: str, event: bytes) -> tuple[str, str] | None:
