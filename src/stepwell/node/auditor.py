@@ -1,0 +1,268 @@
+"""The invariants, checked against what is stored: nothing here trusts the code that wrote it.
+
+A run is sound when its journal folds to its row, tells of one beginning, one result for each step and at most
+one end, and when its jobs and waits are exactly those that its state asks for: none missing (it would never go
+on), none left over (it would do what nobody wants). All of that is a pure function of four reads.
+
+    RunAudit     one journal, entry by entry; the simulator keeps one for every run it watches
+    audit_run    the same from scratch
+    Auditor      walks the live runs of a store, a page at a time, every minute, in production too
+
+Invariants that no store can show (what really ran, what a clock said, memory) are checked by the simulator and the
+tests from outside.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stepwell.engine.run import Phase, Run, apply
+from stepwell.model import journal
+from stepwell.model.job import JobKind
+from stepwell.store.base import StoreFull, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stepwell.model.ids import Instant, JobId, RunId
+    from stepwell.model.job import Job, RunRow, Wait
+    from stepwell.model.journal import Entry
+    from stepwell.node.clock import World
+    from stepwell.store.base import Store
+
+log = logging.getLogger("stepwell.node")
+
+EVERY_MS = 60_000
+PAGE = 100
+MOST_FINDINGS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One broken invariant. `invariant` is its short name, the same everywhere."""
+
+    invariant: str
+    text: str
+    run: RunId | None = None
+
+    def __str__(self) -> str:
+        return (
+            f"{self.invariant}: {self.text}" if self.run is None else f"{self.invariant}: run {self.run}: {self.text}"
+        )
+
+
+ONE_RESULT = "one result"
+ONE_END = "one end"
+PROGRESS = "progress"
+NO_GHOST_WORK = "no ghost work"
+FOLD = "replay truth"
+TIME = "time"
+NO_SILENCE = "no silence"
+
+_RESULTS = frozenset({journal.StepCompleted, journal.StepFailed})
+_ABOUT_STEPS = _RESULTS | {
+    journal.StepScheduled,
+    journal.SleepStarted,
+    journal.WaitStarted,
+    journal.InvokeStarted,
+    journal.StepRetried,
+}
+_TIMED = frozenset({Phase.SLEEPING, Phase.WAITING, Phase.INVOKING})
+
+
+class RunAudit:
+    """A run folded once more, suspiciously."""
+
+    __slots__ = ("_used", "findings", "run")
+
+    def __init__(self, row: RunRow) -> None:
+        self.run = Run(row.id, env=row.env, shard=row.shard)
+        self.findings: list[Finding] = []
+        """What is wrong with the entries themselves."""
+        self._used: set[JobId] = set()
+
+    def take(self, entries: Iterable[Entry]) -> None:
+        """More entries of the journal."""
+        run = self.run
+        for entry in entries:
+            kind = type(entry)
+            if (kind is journal.RunStarted) != (run.seq == 0):
+                self._find(ONE_END, f"entry {run.seq + 1} is a {kind.__name__}")
+            elif run.finished and kind is not journal.Noted:
+                self._find(ONE_END, f"a {kind.__name__} follows the end")
+            elif kind in _ABOUT_STEPS:
+                step = run.steps.get(entry.step)  # type: ignore[union-attr, arg-type]
+                if step is not None and step.finished:
+                    what = ONE_RESULT if kind in _RESULTS else NO_GHOST_WORK
+                    self._find(what, f"a {kind.__name__} follows the result of step {step.name or step.id!r}")
+            elif isinstance(entry, journal.CallScheduled):
+                self._check_call(entry)
+            elif isinstance(entry, journal.CallEnded) and entry.call not in run.calls:
+                self._find(ONE_RESULT, f"call {entry.call} ends a second time")
+            apply(run, entry)
+
+    def _check_call(self, entry: journal.CallScheduled) -> None:
+        run = self.run
+        if entry.call in self._used:
+            self._find(NO_GHOST_WORK, f"two calls are called {entry.call}")
+        self._used.add(entry.call)
+        step = run.steps.get(entry.target) if entry.target is not None else None
+        if step is not None and step.finished:
+            self._find(NO_GHOST_WORK, f"step {step.name or step.id!r} is called again after its result")
+
+    def check(self, row: RunRow, jobs: Iterable[Job], waits: Iterable[Wait]) -> list[Finding]:
+        """Everything that is wrong with the run, given what else is stored of it."""
+        run = self.run
+        found = self.findings
+        if row != run.row():
+            self._find(FOLD, f"its row says {row}, its journal folds to {run.row()}")
+        if run.finished:
+            for job in jobs:
+                # A child may end after its parent; the parent's mailbox then takes the message and drops it.
+                if job.kind is not JobKind.WAKE:
+                    self._find(ONE_END, f"it has ended and still has the job {job.id} ({job.kind})")
+            for wait in waits:
+                self._find(ONE_END, f"it has ended and still waits for {wait.event!r}")
+        else:
+            self._check_live({job.id: job for job in jobs}, waits)
+        self.findings = []
+        return found
+
+    def _check_live(self, jobs: dict[JobId, Job], waits: Iterable[Wait]) -> None:
+        run = self.run
+        if not run.calls and not run.open:
+            self._find(PROGRESS, "it lives and nothing will ever happen to it")
+        needed = set(run.calls)
+        for call in run.calls.values():
+            job = jobs.get(call.id)
+            if job is None:
+                self._find(PROGRESS, f"the job of call {call.id} is missing")
+            elif job.kind is not JobKind.CALL or job.step != call.target or job.live != call.live:
+                self._find(PROGRESS, f"the job {job.id} is not that of its call")
+            if call.target is not None:
+                step = run.steps.get(call.target)
+                if step is not None and step.finished:
+                    self._find(NO_GHOST_WORK, f"step {step.name or step.id!r} has its result and will be called")
+        listening = {listener.step for listener in run.listeners}
+        for step_id in run.open:
+            step = run.steps[step_id]
+            if step.timer is not None:
+                needed.add(step.timer)
+                job = jobs.get(step.timer)
+                if job is None or job.kind is not JobKind.TIMER:
+                    self._find(PROGRESS, f"the timer of step {step.name!r} is missing")
+                elif job.due != step.until:
+                    self._find(TIME, f"the timer of step {step.name!r} is due at {job.due}, not at {step.until}")
+            elif step.phase in _TIMED:
+                self._find(PROGRESS, f"step {step.name!r} waits without a timer")
+            elif not any(call.target == step_id or call.target is None for call in run.calls.values()):
+                self._find(PROGRESS, f"nobody will call step {step.name!r}")
+            if step.phase is Phase.WAITING:
+                listening.add(step_id)
+        for step_id in run.pending:
+            if step_id not in run.open:
+                self._find(PROGRESS, f"a group waits for step {step_id}, which nobody runs")
+        for job in jobs.values():
+            if job.id not in needed and (job.kind is JobKind.CALL or job.kind is JobKind.TIMER):
+                self._find(NO_GHOST_WORK, f"nobody needs the job {job.id} ({job.kind})")
+        for wait in waits:
+            if wait.step not in listening:
+                self._find(NO_GHOST_WORK, f"nobody needs the wait for {wait.event!r}")
+            listening.discard(wait.step)
+        for step_id in listening:
+            self._find(PROGRESS, f"the wait of step {step_id} is missing")
+
+    def _find(self, invariant: str, text: str) -> None:
+        self.findings.append(Finding(invariant, text, self.run.id))
+
+
+def audit_run(row: RunRow, entries: Iterable[Entry], jobs: Iterable[Job], waits: Iterable[Wait]) -> list[Finding]:
+    """Everything that is wrong with one run, from all that is stored of it."""
+    audit = RunAudit(row)
+    audit.take(entries)
+    return audit.check(row, jobs, waits)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one walk over a store found."""
+
+    checked_at: Instant
+    runs: int  # live runs looked at
+    skipped: int  # that changed while they were looked at; the next walk sees them again
+    findings: tuple[Finding, ...] = ()  # at most `MOST_FINDINGS`
+
+    @property
+    def sound(self) -> bool:
+        return not self.findings
+
+
+@dataclass(slots=True)
+class Auditor:
+    """Walks a store again and again. It only reads, and lets others go first between runs.
+
+    `latest` is what the status page shows; a finding is also logged, once, when it is new.
+    """
+
+    store: Store
+    world: World
+    every_ms: int = EVERY_MS
+    latest: Report | None = None
+    stopped: bool = False
+    _known: set[Finding] = field(default_factory=set)
+
+    async def run(self) -> None:
+        """Audit until `stop`."""
+        while not self.stopped:
+            await self.world.sleep(self.every_ms)
+            try:
+                await self.audit()
+            except (StoreFull, StoreUnavailable) as err:
+                log.warning("the auditor could not read the store: %s", err)
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    async def audit(self) -> Report:
+        """One walk over all live runs, and over the rows that belong to none."""
+        checked_at = self.world.now()
+        findings = [Finding(NO_GHOST_WORK, text) for text in await self._strays()]
+        runs = skipped = 0
+        after: RunId | None = None
+        while page := await self.store.live_runs(after, PAGE):
+            for row in page:
+                found = await self._look_at(row.id)
+                runs += 1
+                if found is None:
+                    skipped += 1
+                elif len(findings) < MOST_FINDINGS:
+                    findings.extend(found)
+                await self.world.sleep(0)
+            after = page[-1].id
+        report = self.latest = Report(checked_at, runs, skipped, tuple(findings[:MOST_FINDINGS]))
+        for finding in report.findings:
+            if finding not in self._known:
+                log.error("broken invariant: %s", finding)
+        self._known = set(report.findings)
+        return report
+
+    async def _strays(self) -> list[str]:
+        """Rows that belong to nothing, if they still do at a second look: some are gone in a moment."""
+        first = set(await self.store.stray_rows(MOST_FINDINGS))
+        if not first:
+            return []
+        await self.world.sleep(1000)
+        return [text for text in await self.store.stray_rows(MOST_FINDINGS) if text in first]
+
+    async def _look_at(self, run: RunId) -> list[Finding] | None:
+        """The findings of one run; None if it changed while being read."""
+        stored = await self.store.load_run(run)
+        if stored is None:
+            return []
+        jobs, waits = await self.store.jobs_of(run), await self.store.waits_of(run)
+        again = await self.store.run_row(run)
+        if again is None or again.seq != stored.row.seq:
+            return None
+        return audit_run(stored.row, stored.entries, jobs, waits)
