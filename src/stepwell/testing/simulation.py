@@ -1,0 +1,415 @@
+"""One seed: a small universe with two nodes, workers, bad luck, and an end at which everything must be right.
+
+    trouble   nodes crash at commits and effects, pause, restart; the store refuses; messages get lost, doubled,
+              late; clocks are wrong; events, cancellations and children come at any moment
+    calm      faults stop, everybody is restarted, time passes until nothing is left to do
+    verdict   every run ended as its program must, the ledger agrees, no row is left over
+
+Nodes are the real ones (`stepwell.node`); everything around them is virtual, and every choice is drawn from one
+source, so a seed always tells the same story. `Simulation(seed).play()` raises `Violation` with that story.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from stepwell.engine.decide import Policy
+from stepwell.model.errors import Conflict, NotFound
+from stepwell.model.event import DEV_ENV, Event, event_body
+from stepwell.model.function import CancelOn, Function, Service, Transport, Trigger
+from stepwell.model.ids import EventKey, IdSource, RunId
+from stepwell.node.node import Node, NodeSettings
+from stepwell.store.base import StoreFull, StoreUnavailable
+from stepwell.store.memory import MemoryStore
+from stepwell.testing.faulty import EFFECT, FaultyStore, Removed, Trouble, message_type
+from stepwell.testing.ledger import Ledger
+from stepwell.testing.programs import DAY_MS, Author, Program
+from stepwell.testing.verdict import Verdict, Violation, Watcher
+from stepwell.testing.workers import Outside, ScriptedWorkers, Weather
+from stepwell.testing.world import START, Crashed, Scheduler, VirtualWorld
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stepwell.model.job import Job
+    from stepwell.store.base import Transition
+
+__all__ = ["Result", "Simulation", "Violation"]
+
+TROUBLE_MS = 45_000
+CALM_MS = 12 * DAY_MS // 24  # longer than all pauses of retries together
+
+
+@dataclass(slots=True)
+class Result:
+    """What a seed amounted to."""
+
+    transitions: int
+    runs: int
+    crashes: int
+    points: dict[tuple[str, str], int]
+    """How often a node died there: (message type, crash point)."""
+
+
+class Machine:
+    """One node through all its lives."""
+
+    def __init__(self, simulation: Simulation, name: str, skew_ms: int) -> None:
+        self._simulation = simulation
+        self.name = name
+        self.skew_ms = skew_ms
+        self.epoch = 0
+        self.world: VirtualWorld | None = None
+        self.node: Node | None = None
+        self.workers: ScriptedWorkers | None = None
+        self.ready = False
+
+    @property
+    def usable(self) -> bool:
+        return self.ready and self.world is not None and not self.world.held
+
+    def start(self, _: object = None) -> None:
+        """Begin a new life."""
+        simulation = self._simulation
+        self.epoch += 1
+        self.ready = False
+        world = self.world = VirtualWorld(simulation.scheduler, skew_ms=self.skew_ms)
+        world.on_crash = self._crashed
+        if simulation.trouble.effect_crash:
+            world.before_step = self._before_step
+        life = (self.name, self.epoch)
+        store = FaultyStore(simulation.store, world, simulation.random, simulation.trouble, simulation.removed, life)
+        workers = self.workers = ScriptedWorkers(simulation.outside, world, self._deliver)
+        self.node = Node(
+            self.name,
+            epoch=self.epoch,
+            store=store,
+            world=world,
+            performer=workers,
+            ids=IdSource(simulation.random.getrandbits(32)),
+            settings=simulation.settings,
+        )
+        world.do(world.spawn, self._start())
+
+    async def _start(self) -> None:
+        assert self.node is not None
+        try:
+            await self.node.start()
+        except (StoreFull, StoreUnavailable):
+            raise Crashed("while starting") from None
+        self.ready = True
+
+    def _deliver(self, *what: Any) -> None:
+        assert self.node is not None
+        self.node.deliver(*what)
+
+    def _before_step(self, name: str) -> None:
+        simulation, world = self._simulation, self.world
+        if simulation.random.random() < simulation.trouble.effect_crash and world is not None:
+            last = world.task.last if world.task is not None else None
+            kind = message_type(last[0], {job.id: job for job in last[1]}) if last is not None else None
+            raise Crashed(EFFECT, kind)
+
+    def _crashed(self, crash: Crashed) -> None:
+        simulation, workers = self._simulation, self.workers
+        simulation.crashed(self, crash)
+        if workers is not None:
+            for call in list(workers.live.values()):
+                call.on_stop(None)
+            workers.live.clear()
+        pause = simulation.random.choice((1, 50, 2_000, 15_000)) if not simulation.calm else 1_000
+        simulation.scheduler.after(pause, self.start)
+
+
+class Simulation:
+    """One seed."""
+
+    def __init__(self, seed: int, *, story: bool = False) -> None:
+        self.seed = seed
+        self.random = random = Random(seed)
+        self.scheduler = Scheduler(START)
+        self.store = MemoryStore(self, touched=self._touched)
+        self.ledger = Ledger()
+        self.trouble = Trouble()
+        self.removed = Removed([])
+        self.calm = False
+        self.crashes = 0
+        self.points: dict[tuple[str, str], int] = {}
+        self.outside = Outside(self.scheduler, random, Weather(), self.ledger, {}, self._send)
+        self.functions: dict[str, Function] = {}
+        self.watcher = Watcher(self.store, self.scheduler, story=story)
+        self.acknowledged: list[Event] = []
+        self.settings = NodeSettings(
+            policy=Policy(retry_interval_ms=None if random.random() < 0.15 else random.choice((200, 1_500))),
+            lease_ms=random.choice((6_000, 9_000)),
+            search_ms=random.choice((2_000, 5_000)),
+            cached_runs=random.choice((1, 3, 100)),
+        )
+        self.machines = [Machine(self, name, 0) for name in ("a", "b", "c")[: 3 if random.random() < 0.1 else 2]]
+        self.unsent = 0
+
+    def now(self) -> int:
+        """The clock of the store."""
+        return self.scheduler.now
+
+    def play(self) -> Result:
+        """Let it happen. Raises `Violation` if anything is wrong."""
+        self._write_functions()
+        self._begin_trouble()
+        for machine in self.machines:
+            machine.start()
+        self._plan_events()
+        scheduler = self.scheduler
+        scheduler.run_until(START + TROUBLE_MS, over=self._broken)
+        self._begin_calm()
+        if not scheduler.run_until(scheduler.now + CALM_MS, over=self._is_over):
+            self.watcher.fail("progress", "work is left over and nothing happens: " + self._leftovers())
+        Verdict(self).give()
+        return Result(self.watcher.transitions, len(self.store.run_rows), self.crashes, self.points)
+
+    # the beginning
+
+    def _write_functions(self) -> None:
+        random = self.random
+        slugs = ["parent", "other", *(["child", "leaf"][: random.randrange(1, 3)])]
+        live = random.random() < 0.5
+        for slug in slugs:
+            invoked = [one for one in slugs if one in ("child", "leaf") and one > slug] if slug != "leaf" else []
+            if slug in ("parent", "other"):
+                invoked = slugs[2:]
+            author = Author(random, slug, invoked, ["outside/x"] if random.random() < 0.5 else [])
+            main = slug == "parent"
+            program: Program = author.write(
+                random.randrange(1, 4) if main else random.randrange(1, 5), group=main, wait=main
+            )
+            self.outside.programs[slug] = program
+        by_service: dict[str, list[Function]] = {"http": [], "live": []}
+        for slug in slugs:
+            service = "live" if (live if slug == "parent" else random.random() < 0.5) else "http"
+            cancel_on = (CancelOn(event="outside/stop", expression="async.data.k == event.data.k"),)
+            function = Function(
+                slug=slug,
+                name=slug,
+                service=service,
+                triggers=(Trigger(event="go/" + ("parent" if slug in ("parent", "other") else slug)),),
+                cancel_on=cancel_on if random.random() < 0.3 else (),
+            )
+            self.functions[slug] = function
+            by_service[service].append(function)
+        for name, functions in by_service.items():
+            transport = Transport.SOCKET if name == "live" else Transport.HTTP
+            service_row = Service(name=name, transport=transport, functions=tuple(functions))
+            self.store._services[DEV_ENV, name] = service_row
+
+    def _begin_trouble(self) -> None:
+        random, trouble, weather = self.random, self.trouble, self.outside.weather
+        trouble.slow = random.choice((0.1, 0.3, 0.8))
+        if random.random() < 0.08:
+            return  # a quiet day
+        trouble.crash = random.choice((0.0, 0.01, 0.03))
+        trouble.effect_crash = random.choice((0.0, 0.01, 0.02))
+        trouble.refused = random.choice((0.0, 0.0, 0.03))
+        weather.lost = random.choice((0.0, 0.05, 0.15))
+        weather.doubled = random.choice((0.0, 0.05, 0.2))
+        weather.slow = random.choice((0.0, 0.05, 0.3))
+        weather.raised = random.choice((0.0, 0.03))
+        scheduler = self.scheduler
+        for _ in range(random.randrange(4)):
+            scheduler.at(START + random.randrange(TROUBLE_MS // 2), self._pause)
+        for _ in range(random.randrange(3)):
+            scheduler.at(START + random.randrange(TROUBLE_MS // 2), self._disconnect)
+        if random.random() < 0.2:
+            scheduler.at(START + random.randrange(TROUBLE_MS // 2), self._outage)
+        if random.random() < 0.3:
+            for _ in range(2):
+                scheduler.at(START + random.randrange(TROUBLE_MS // 2), self._jump)
+
+    def _plan_events(self) -> None:
+        random, scheduler = self.random, self.scheduler
+        for number in range(random.choice((1, 1, 2))):
+            scheduler.at(START + random.randrange(5_000), self._emit, ("go/parent", f"k{number}", ""))
+        if random.random() < 0.3 and hasattr(self.store, "unique_rows"):
+            self._twice()
+        for _ in range(random.randrange(4)):
+            scheduler.at(START + random.randrange(30_000), self._emit, ("outside/x", "x", ""))
+        if random.random() < 0.15:
+            scheduler.at(START + random.randrange(20_000), self._emit, ("outside/stop", "k0", ""))
+        if random.random() < 0.25:
+            scheduler.at(START + random.randrange(20_000), self._cancel)
+
+    def _twice(self) -> None:
+        """Somebody sends the same event again."""
+        for _ in range(2):
+            when = START + self.random.randrange(5_000)
+            self.scheduler.at(when, self._emit, ("go/parent", "twice", "the-same-id"))
+
+    # events from outside
+
+    def _emit(self, what: tuple[str, str, str]) -> None:
+        name, k, event_id = what
+        self._send(name, event_id, k, _nothing)
+
+    def _send(self, name: str, event_id: str, k: object, then: Callable[[], None]) -> None:
+        """Send an event until a node acknowledges it."""
+        _Sending(self, name, event_id, k, then).attempt()
+
+    # bad luck
+
+    def _pause(self, _: object) -> None:
+        machine = self._usable()
+        if machine is not None and machine.world is not None:
+            world = machine.world
+            world.pause()
+            self.scheduler.after(self.random.choice((500, 4_000, 12_000, 20_000)), _unpause, world)
+
+    def _disconnect(self, _: object) -> None:
+        machine = self._usable()
+        if machine is not None and machine.workers is not None:
+            machine.workers.disconnect()
+
+    def _outage(self, _: object) -> None:
+        if self.random.random() < 0.5:
+            self.trouble.full = True
+        else:
+            self.trouble.down = True
+        self.scheduler.after(self.random.choice((20, 700, 5_000)), self._outage_over)
+
+    def _outage_over(self, _: object) -> None:
+        self.trouble.full = self.trouble.down = False
+
+    def _jump(self, _: object) -> None:
+        machine = self.random.choice(self.machines)
+        machine.skew_ms += self.random.choice((-7_200_000, -300_000, -40, 300, 300_000, 3_600_000))
+        if machine.world is not None:
+            machine.world.skew_ms = machine.skew_ms
+
+    def _cancel(self, _: object) -> None:
+        machine = self._usable()
+        live = [run for run, row in self.store.run_rows.items() if not row.status.final]
+        if machine is None or machine.world is None or not live:
+            return
+        run = self.random.choice(live)
+        self.watcher.cancelled.add(run)
+        machine.world.do(machine.world.spawn, _cancel(machine, run))
+
+    def crashed(self, machine: Machine, crash: Crashed) -> None:
+        """A machine tells that it died."""
+        self.crashes += 1
+        self.watcher.tell("%s dies %s (%s)", machine.name, crash.point, crash.detail)
+        if isinstance(crash.detail, str):
+            key = (crash.detail, crash.point)
+            self.points[key] = self.points.get(key, 0) + 1
+
+    def _usable(self) -> Machine | None:
+        usable = [machine for machine in self.machines if machine.usable]
+        return self.random.choice(usable) if usable else None
+
+    # the end
+
+    def _begin_calm(self) -> None:
+        self.calm = True
+        trouble, weather = self.trouble, self.outside.weather
+        trouble.crash = trouble.effect_crash = trouble.refused = trouble.slow = 0.0
+        trouble.down = trouble.full = False
+        weather.lost = weather.doubled = weather.slow = weather.raised = 0.0
+        for machine in self.machines:
+            if machine.world is not None:
+                machine.world.before_step = None
+                machine.world.unpause()
+
+    def _broken(self) -> bool:
+        return self.watcher.violation is not None
+
+    def _is_over(self) -> bool:
+        store = self.store
+        if self.watcher.violation is not None:
+            return True
+        return not (store.job_rows or store.waits_by_run or store._live or self.unsent)
+
+    def _leftovers(self) -> str:
+        store = self.store
+        lines = [
+            f"job {job.id} {job.kind} of {job.run} owned by {job.owner}, fence {job.fence}"
+            for job in store.job_rows.values()
+        ]
+        lines += [f"run {run} {store.run_rows[run].function} {store.run_rows[run].status}" for run in store._live]
+        lines += [f"wait of {run}" for run in store.waits_by_run]
+        return "; ".join(lines[:20]) or f"{self.unsent} events nobody accepts"
+
+    def _touched(self, transition: Transition, removed: list[Job]) -> None:
+        self.removed.jobs = removed
+        self.watcher.on_transition(transition, removed)
+
+
+class _Sending:
+    """An event on its way. Whoever gets no answer sends again."""
+
+    __slots__ = ("_done", "_event_id", "_k", "_name", "_simulation", "_then")
+
+    def __init__(self, simulation: Simulation, name: str, event_id: str, k: object, then: Callable[[], None]) -> None:
+        self._simulation = simulation
+        self._name = name
+        self._event_id = event_id
+        self._k = k
+        self._then = then
+        self._done = False
+        simulation.unsent += 1
+
+    def attempt(self, _: object = None) -> None:
+        if self._done:
+            return
+        simulation = self._simulation
+        machine = simulation._usable()
+        if machine is None or machine.world is None:
+            simulation.scheduler.after(300, self.attempt)
+            return
+        world, coroutine = machine.world, self._accept(machine)
+        world.do(world.spawn, coroutine)
+        simulation.scheduler.after(4_000, self.attempt)
+
+    async def _accept(self, machine: Machine) -> None:
+        node = machine.node
+        assert node is not None
+        key = EventKey(node.new_key())
+        now = node.world.now()
+        event_id = self._event_id or key
+        event = Event(
+            key=key,
+            internal_id=key,
+            id=event_id,
+            name=self._name,
+            ts=now,
+            received_at=now,
+            body=event_body(name=self._name, id=event_id, ts=now, data={"k": self._k}),
+        )
+        try:
+            await node.accept(DEV_ENV, [event])
+        except (StoreFull, StoreUnavailable):
+            return
+        simulation = self._simulation
+        simulation.acknowledged.append(event)
+        simulation.scheduler.after(simulation.outside.latency(), self._acknowledged)
+
+    def _acknowledged(self, _: object) -> None:
+        if not self._done:
+            self._done = True
+            self._simulation.unsent -= 1
+            self._then()
+
+
+async def _cancel(machine: Machine, run: RunId) -> None:
+    assert machine.node is not None
+    try:
+        await machine.node.cancel(run, "somebody asked")
+    except (NotFound, Conflict, StoreFull, StoreUnavailable):
+        pass
+
+
+def _unpause(world: VirtualWorld) -> None:
+    world.unpause()
+
+
+def _nothing() -> None:
+    pass

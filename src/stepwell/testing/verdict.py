@@ -1,0 +1,322 @@
+"""What must be true of a simulated universe: after every transition, and at its end.
+
+The watcher audits each run that a transition touched and keeps a tail of what happened. The verdict compares the
+journals with the programs, with the ledger of what really ran, and with the events that were really accepted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from stepwell.model import journal
+from stepwell.model.dispatch import Memo
+from stepwell.model.ids import EventKey, RunId, StepId, derived_ulid
+from stepwell.model.job import RunStatus
+from stepwell.model.payload import NULL, decode
+from stepwell.node.auditor import ONE_END, ONE_RESULT, PROGRESS, RunAudit, audit_run
+from stepwell.testing.programs import Kind, Leaf, look
+
+if TYPE_CHECKING:
+    from stepwell.model.ids import JobId
+    from stepwell.model.job import Job, RunRow
+    from stepwell.model.journal import Entry
+    from stepwell.store.base import Transition
+    from stepwell.store.memory import MemoryStore
+    from stepwell.testing.ledger import Execution
+    from stepwell.testing.simulation import Simulation
+    from stepwell.testing.world import Scheduler
+
+TAIL = 80
+WHOLE_STORE_EVERY = 100
+CLOCK_MS = 20
+"""How far the time that a node reckons with may be from that of the store."""
+
+_WAITS = (journal.SleepStarted, journal.WaitStarted, journal.InvokeStarted)
+
+
+class Violation(AssertionError):
+    """A seed broke an invariant."""
+
+    def __init__(self, seed: int, invariant: str, text: str, tail: list[str]) -> None:
+        self.seed = seed
+        self.invariant = invariant
+        story = "\n".join(f"    {line}" for line in tail)
+        super().__init__(f"seed {seed}: {invariant}: {text}\n{story}")
+
+
+class Watcher:
+    """Looks at every transition as it is applied."""
+
+    def __init__(self, store: MemoryStore, scheduler: Scheduler, *, story: bool = False) -> None:
+        self.transitions = 0
+        self.violation: tuple[str, str] | None = None
+        self.cancelled: set[RunId] = set()
+        self._store = store
+        self._scheduler = scheduler
+        self._audits: dict[RunId, RunAudit] = {}
+        self._tail: deque[tuple[int, str, tuple[Any, ...]]] = deque(maxlen=None if story else TAIL)
+        self._begun = scheduler.now
+        self._suspect: RunId | None = None
+
+    def tell(self, text: str, *values: Any) -> None:
+        """Something worth reading if this seed fails."""
+        self._tail.append((self._scheduler.now, text, values))
+
+    def tail(self) -> list[str]:
+        return [f"{(at - self._begun) / 1000:8.3f} {text % values}" for at, text, values in self._tail]
+
+    def fail(self, invariant: str, text: str, run: RunId | None = None) -> None:
+        if self.violation is None:
+            self.violation = (invariant, text)
+            if run is not None:
+                self._suspect = run
+
+    def told(self) -> list[str]:
+        """The tail, and all of the run that is wrong."""
+        lines = self.tail()
+        if self._suspect is not None:
+            lines.append(f"the journal of {self._suspect}:")
+            for number, entry in enumerate(self._store.journals.get(self._suspect, ()), 1):
+                lines.append(f"{number:4} {(entry.at - self._begun) / 1000:8.3f} {_in_words(entry)}")
+        return lines
+
+    def on_transition(self, transition: Transition, removed: list[Job]) -> None:
+        self.transitions += 1
+        self._tail.append((self._scheduler.now, "%s", (_Told(transition, removed),)))
+        write = transition.run
+        if write is not None:
+            run = write.row.id
+            audit = self._audits.get(run)
+            if audit is None:
+                audit = self._audits[run] = RunAudit(write.row)
+            audit.take(write.entries)
+            store = self._store
+            jobs = store.jobs_by_run.get(run)
+            waits = store.waits_by_run.get(run)
+            found = audit.check(write.row, jobs.values() if jobs else (), waits.values() if waits else ())
+            if found:
+                self.fail(found[0].invariant, str(found[0]), run)
+        if self.transitions % WHOLE_STORE_EVERY == 0:
+            self.check_everything()
+
+    def check_everything(self) -> None:
+        """The whole store, from scratch."""
+        store = self._store
+        for run, row in store.run_rows.items():
+            jobs, waits = store.jobs_by_run.get(run, {}), store.waits_by_run.get(run, {})
+            for finding in audit_run(row, store.journals[run], jobs.values(), waits.values()):
+                self.fail(finding.invariant, str(finding), run)
+
+
+class _Told:
+    """One transition in words, put together only if somebody reads it."""
+
+    def __init__(self, transition: Transition, removed: list[Job]) -> None:
+        self._transition = transition
+        self._removed = removed
+
+    def __str__(self) -> str:
+        transition = self._transition
+        words = []
+        if (write := transition.run) is not None:
+            entries = "; ".join(map(_in_words, write.entries))
+            words.append(f"{write.row.function} {write.row.id[-6:]} @{write.expected_seq}: {entries}")
+        words += [f"event {event.name} {event.key[-6:]}" for event in transition.events]
+        words += [f"+{job.kind}({_short(job)})" for job in transition.jobs]
+        words += [f"-{job.kind}({_short(job)})" for job in self._removed]
+        return " ".join(words)
+
+
+def _short(job: Job) -> str:
+    return job.id[-10:] if job.run is None else f"{job.run[-6:]}{job.id[26:]}"
+
+
+def _in_words(entry: Entry) -> str:
+    parts = [type(entry).__name__]
+    for name in ("name", "index", "call", "target", "outcome", "attempt", "reason", "error", "output", "pending"):
+        value = getattr(entry, name, None)
+        if value not in (None, "", 0, ()):
+            parts.append(value[26:] if name == "call" else str(value)[:60])
+    return " ".join(parts)
+
+
+class Verdict:
+    """The end of a seed: is everything as it must be?"""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._store = simulation.store
+        self._watcher = simulation.watcher
+        self._run: RunId | None = None
+
+    def give(self) -> None:
+        """Raises `Violation` with the first thing that is wrong."""
+        watcher, simulation = self._watcher, self._simulation
+        if watcher.violation is None:
+            for machine in simulation.machines:
+                if machine.world is not None and machine.world.errors:
+                    error = machine.world.errors[0]
+                    text = f"an error escaped: {error!r}"
+                    raise Violation(simulation.seed, "no silence", text, watcher.told()) from error
+        if watcher.violation is None:
+            watcher.check_everything()
+            self._check_events()
+            for run in self._store.run_rows:
+                self._run = run
+                self._check_run(run)
+            self._check_rows()
+        if watcher.violation is not None:
+            raise Violation(simulation.seed, *watcher.violation, watcher.told())
+
+    def _fail(self, invariant: str, text: str) -> None:
+        self._watcher.fail(invariant, text, self._run)
+
+    def _check_rows(self) -> None:
+        store = self._store
+        if store.job_rows or store.waits_by_run:
+            self._fail(ONE_END, "jobs or waits are left over")
+
+    def _check_events(self) -> None:
+        """What was acknowledged is there and started what it had to, once."""
+        simulation, store = self._simulation, self._store
+        for event in simulation.acknowledged:
+            if event.key not in store.event_rows:
+                self._fail("durable acceptance", f"event {event.key} was acknowledged and is gone")
+        expected: dict[tuple[str, str], int] = {}
+        for event in store.event_rows.values():
+            for function in simulation.functions.values():
+                if function.triggers[0].event != event.name:
+                    continue
+                which = (function.slug, event.id)
+                expected[which] = expected.get(which, 0) + 1
+        started: dict[tuple[str, str], int] = {}
+        for row in store.run_rows.values():
+            if row.event is not None and row.event in store.event_rows:
+                event = store.event_rows[row.event]
+                which = (row.function, event.id)
+                started[which] = started.get(which, 0) + 1
+                if event.name.startswith("go/") and row.id != derived_ulid(event.received_at, event.key, row.function):
+                    self._fail(ONE_RESULT, f"run {row.id} is not the run of its event")
+        for which in expected:
+            if started.get(which, 0) != 1:
+                self._fail("durable acceptance", f"event {which[1]} started {started.get(which, 0)} runs of {which[0]}")
+
+    def _check_run(self, run: RunId) -> None:
+        simulation, store = self._simulation, self._store
+        row = store.run_rows[run]
+        entries = store.journals[run]
+        if not row.status.final:
+            self._fail(PROGRESS, f"run {run} never ended")
+            return
+        program = simulation.outside.programs[row.function]
+        memos: dict[StepId, Memo] = {}
+        order: dict[StepId, int] = {}
+        opened: dict[StepId, Any] = {}
+        for entry in entries:
+            if isinstance(entry, journal.StepCompleted):
+                order[entry.step] = len(order)
+                memos[entry.step] = Memo(entry.step, "data", entry.output if isinstance(entry.output, bytes) else b"")
+                self._check_result(run, program.leaves[entry.step], entry, opened.get(entry.step))
+            elif isinstance(entry, journal.StepFailed):
+                order[entry.step] = len(order)
+                memos[entry.step] = Memo(entry.step, "error", entry.error if isinstance(entry.error, bytes) else b"")
+            elif isinstance(entry, _WAITS):
+                opened[entry.step] = entry
+        self._check_end(row, entries, look(program, memos, order))
+        self._check_ledger(run, row, entries)
+
+    def _check_end(self, row: RunRow, entries: list[Entry], progress: Any) -> None:
+        end = entries[-1]
+        if isinstance(end, journal.RunCompleted):
+            if end.output != progress.output:
+                self._fail(
+                    "replay truth", f"run {row.id} returned {end.output!r}, its journal gives {progress.output!r}"
+                )
+        elif isinstance(end, journal.RunFailed):
+            if progress.error is None or end.error != progress.error:
+                self._fail("replay truth", f"run {row.id} failed of {end.error!r}, its journal gives {progress}")
+        elif row.status is RunStatus.CANCELLED:
+            asked = row.id in self._watcher.cancelled
+            listened = isinstance(end, journal.RunCancelled) and end.event is not None
+            if listened and EventKey(str(end.event)) not in self._store.event_rows:  # type: ignore[union-attr]
+                self._fail("no silence", f"run {row.id} was cancelled by an unknown event")
+            if not asked and not listened:
+                self._fail("no silence", f"run {row.id} was cancelled by nobody")
+
+    def _check_result(self, run: RunId, leaf: Leaf, entry: journal.StepCompleted, opened: Any) -> None:
+        if leaf.kind is Kind.STEP:
+            executions = self._simulation.ledger.executions.get((run, leaf.id), [])
+            if not any(one.result == entry.output and one.call == entry.call for one in executions):
+                self._fail(ONE_RESULT, f"run {run}: the result of {leaf.name} is not that of an execution")
+            return
+        if leaf.kind is Kind.SLEEP:
+            if entry.at < opened.until:
+                self._fail("time", f"run {run}: {leaf.name} woke {opened.until - entry.at} ms early")
+        elif leaf.kind is Kind.WAIT:
+            self._check_wait(run, leaf, entry, opened)
+
+    def _check_wait(self, run: RunId, leaf: Leaf, entry: journal.StepCompleted, opened: Any) -> None:
+        if entry.output == NULL:
+            if leaf.sure:
+                self._fail("event behind the wait", f"run {run}: {leaf.name} missed its event")
+            elif entry.at < opened.until:
+                self._fail("time", f"run {run}: {leaf.name} gave up {opened.until - entry.at} ms early")
+            return
+        event = self._store.event_rows.get(EventKey(entry.event or ""))
+        if event is None or event.name != leaf.event or event.body != entry.output:
+            self._fail(ONE_RESULT, f"run {run}: {leaf.name} got something that is not its event")
+            return
+        if leaf.expression is not None:
+            start = self._store.journals[run][0]
+            assert isinstance(start, journal.RunStarted)
+            mine, got = start.events[0], event.body
+            assert isinstance(mine, bytes)
+            assert isinstance(got, bytes)
+            if decode(mine)["data"].get("k") != decode(got)["data"].get("k"):
+                self._fail(ONE_RESULT, f"run {run}: {leaf.name} got somebody else's event")
+
+    def _check_ledger(self, run: RunId, row: RunRow, entries: list[Entry]) -> None:
+        """Each execution is the recorded one, or something that is recorded explains it."""
+        simulation = self._simulation
+        recorded: dict[tuple[StepId, JobId], int] = {}
+        outcomes: dict[JobId, str] = {}
+        scheduled: set[JobId] = set()
+        for entry in entries:
+            if isinstance(entry, (journal.StepCompleted, journal.StepFailed, journal.StepRetried)):
+                if entry.call is not None:
+                    recorded[entry.step, entry.call] = recorded.get((entry.step, entry.call), 0) + 1
+            elif isinstance(entry, journal.CallScheduled):
+                scheduled.add(entry.call)
+            elif isinstance(entry, journal.CallEnded):
+                outcomes[entry.call] = entry.outcome
+        program = simulation.outside.programs[row.function]
+        for leaf in program.leaves.values():
+            if leaf.kind is not Kind.STEP:
+                continue
+            seen: dict[JobId, int] = {}
+            for execution in simulation.ledger.executions.get((run, leaf.id), ()):
+                seen[execution.call] = seen.get(execution.call, 0) + 1
+                self._explain(leaf, execution, scheduled, recorded, outcomes, seen[execution.call], entries)
+
+    def _explain(
+        self,
+        leaf: Leaf,
+        execution: Execution,
+        scheduled: set[JobId],
+        recorded: dict[tuple[StepId, JobId], int],
+        outcomes: dict[JobId, str],
+        times: int,
+        entries: list[Entry],
+    ) -> None:
+        call = execution.call
+        outcome = outcomes.get(call)
+        end = entries[-2]
+        # What was still running when the call was lost, or when the function returned: the loser of a race.
+        unfinished = outcome in ("lost", "declined", "failed", "superseded", None) or (
+            isinstance(end, journal.CallEnded) and end.call == call
+        )
+        if call not in scheduled:
+            self._fail("no ghost work", f"{leaf.name} ran in call {call}, which was never scheduled")
+        elif call not in self._simulation.ledger.doubled and times > recorded.get((leaf.id, call), 0) + unfinished:
+            self._fail("no ghost work", f"{leaf.name} ran {times} times in call {call}, and nothing explains that")

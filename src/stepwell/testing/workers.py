@@ -1,0 +1,470 @@
+"""Scripted workers: they run the programs of `programs.py` behind both kinds of transport.
+
+    HttpCall   answers one call as an official SDK does, and forgets the function: memos in, ops out
+    LiveCall   keeps the function, reports step by step, waits for acknowledgements, is handed results,
+               lets go after a while of waiting
+
+Both write every execution into the ledger before anything else happens, and both live outside of the nodes: when a
+node dies they go on with what they are doing. What the network does to a call is drawn from `Weather`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stepwell.model import message, op
+from stepwell.model.dispatch import Dispatch, Memo
+from stepwell.model.payload import canonical, decode
+from stepwell.testing.programs import Kind, Leaf, Program, Progress, look, result_of
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from stepwell.model.dispatch import Deliver
+    from stepwell.model.ids import JobId, StepId
+    from stepwell.model.message import Message
+    from stepwell.testing.ledger import Execution, Ledger
+    from stepwell.testing.world import Scheduler, VirtualWorld
+
+LOSABLE_ATTEMPTS = 2
+"""Only the first attempts are lost, so that no run fails of bad luck: five are allowed, and steps fail two times."""
+
+IDLE_MS = 5_000
+
+Send = Callable[[str, str, object, Callable[[], None]], None]
+"""Sends an event (name, id, data) and calls back once it is acknowledged."""
+
+
+@dataclass(slots=True)
+class Weather:
+    """How bad things are. All are chances from 0 to 1."""
+
+    lost: float = 0.0  # a request or a reply gets lost, or comes late
+    doubled: float = 0.0  # a message is delivered twice
+    slow: float = 0.0  # a message takes seconds
+    raised: float = 0.0  # the function itself fails
+
+
+@dataclass(slots=True)
+class Outside:
+    """What the workers share."""
+
+    scheduler: Scheduler
+    random: Random
+    weather: Weather
+    ledger: Ledger
+    programs: dict[str, Program]
+    send: Send
+
+    def latency(self) -> int:
+        chance = self.random.random()
+        if chance < self.weather.slow:
+            return 200 + int(self.random.random() * 4_000)
+        return int(chance * 6)
+
+
+def _error(name: str, text: str) -> bytes:
+    return canonical({"name": name, "message": text})
+
+
+LOST = _error("ConnectionError", "the connection was reset")
+RAISED = _error("OSError", "the function could not even begin")
+
+
+class ScriptedWorkers:
+    """A `Performer`: the workers as one life of one node sees them.
+
+    Args:
+        outside: What all workers share.
+        world: Of the node. Messages to it wait while it is paused and are lost when it is dead.
+        deliver: The node's.
+    """
+
+    def __init__(self, outside: Outside, world: VirtualWorld, deliver: Deliver) -> None:
+        self.outside = outside
+        self.world = world
+        self.deliver = deliver
+        self.live: dict[JobId, LiveCall] = {}
+
+    def perform(self, dispatch: Dispatch) -> None:
+        self._step("perform")
+        outside = self.outside
+        if dispatch.live:
+            call = self.live[dispatch.job] = LiveCall(self, dispatch)
+            outside.scheduler.after(outside.latency(), call.begin)
+        else:
+            HttpCall(self, dispatch).send()
+
+    def deliver_result(self, call: JobId, memo: Memo, news: int) -> None:
+        self._step("deliver_result")
+        if (live := self.live.get(call)) is not None:
+            live.down(live.on_result, (memo, news))
+
+    def deliver_retry(self, call: JobId, step: StepId, attempt: int, news: int) -> None:
+        self._step("deliver_retry")
+        if (live := self.live.get(call)) is not None:
+            live.down(live.on_retry, (step, attempt, news))
+
+    def acknowledge(self, call: JobId, number: int, news: int) -> None:
+        self._step("acknowledge")
+        if (live := self.live.get(call)) is not None:
+            live.down(live.on_ack, (number, news))
+
+    def stop(self, call: JobId, reason: str) -> None:
+        self._step("stop")
+        if (live := self.live.pop(call, None)) is not None:
+            live.down(live.on_stop, None)
+
+    def ended(self, call: JobId) -> None:
+        self._step("ended")
+        if (live := self.live.pop(call, None)) is not None:
+            live.down(live.on_stop, None)
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    def disconnect(self) -> None:
+        """The worker loses its connection to this node."""
+        calls = list(self.live.values())
+        self.live.clear()
+        for call in calls:
+            call.lose()
+
+    def up(self, dispatch: Dispatch, msg: Message) -> None:
+        """A message has arrived at the node."""
+        self.world.do(self._arrive, (dispatch, msg))
+
+    def _arrive(self, what: tuple[Dispatch, Message]) -> None:
+        dispatch, msg = what
+        self.deliver(dispatch.run, dispatch.job, dispatch.fence, msg)
+
+    def _step(self, name: str) -> None:
+        if self.world.before_step is not None:
+            self.world.before_step(name)
+
+
+class _Running:
+    """A step that is being executed."""
+
+    __slots__ = ("_outside", "_then", "dispatch", "execution", "leaf", "started_at")
+
+    def __init__(
+        self, outside: Outside, dispatch: Dispatch, leaf: Leaf, then: Callable[[Leaf, Execution, bytes | None], None]
+    ) -> None:
+        self._outside = outside
+        self._then = then
+        self.dispatch = dispatch
+        self.leaf = leaf
+        self.execution = outside.ledger.record(dispatch.run, leaf.id, dispatch.job, outside.scheduler.now)
+        if leaf.sends:
+            outside.send(leaf.sends, f"{dispatch.run}.{leaf.id[:8]}", _k(dispatch), self._sent)
+        else:
+            outside.scheduler.after(leaf.ms, self._end)
+
+    def _sent(self) -> None:
+        self._outside.scheduler.after(self.leaf.ms, self._end)
+
+    def _end(self, _: object) -> None:
+        leaf, execution = self.leaf, self.execution
+        if execution.number < leaf.fails:
+            error: bytes | None = _error("TryAgain", f"{leaf.name} failed")
+        elif leaf.fatal:
+            error = _error("NeverAgain", f"{leaf.name} failed for good")
+        else:
+            error = None
+            execution.result = result_of(leaf, self.dispatch.run, execution.number)
+        self._then(leaf, execution, error)
+
+
+def _k(dispatch: Dispatch) -> object:
+    return decode(dispatch.events[0])["data"].get("k")
+
+
+def _wait_op(leaf: Leaf, dispatch: Dispatch) -> op.Op:
+    one = leaf.wait_op()
+    if isinstance(one, op.Invoke):
+        return op.Invoke(
+            step=one.step,
+            name=one.name,
+            index=one.index,
+            function=one.function,
+            data=canonical({"k": f"{dispatch.run}.{leaf.id[:8]}"}),
+            for_ms=one.for_ms,
+            race=one.race,
+        )
+    return one
+
+
+def _done(leaf: Leaf, execution: Execution, error: bytes | None, started: int, now: int) -> op.Op:
+    if error is None:
+        return op.StepDone(
+            step=leaf.id,
+            name=leaf.name,
+            index=leaf.index,
+            output=execution.result,
+            started_at=started,
+            duration_ms=now - started,
+            race=leaf.race,
+        )
+    return op.StepErrored(
+        step=leaf.id,
+        name=leaf.name,
+        index=leaf.index,
+        error=error,
+        retry=not leaf.fatal,
+        started_at=started,
+        duration_ms=now - started,
+        race=leaf.race,
+    )
+
+
+class HttpCall:
+    """One request and its reply."""
+
+    def __init__(self, workers: ScriptedWorkers, dispatch: Dispatch) -> None:
+        self._workers = workers
+        self._outside = workers.outside
+        self._dispatch = dispatch
+        self._begun = 0
+        self._lose_reply = False
+
+    def send(self) -> None:
+        outside, dispatch = self._outside, self._dispatch
+        weather, random = outside.weather, outside.random
+        chance = random.random()
+        if chance < weather.lost and dispatch.attempt < LOSABLE_ATTEMPTS:
+            kind = random.randrange(3)
+            if kind == 0:  # the request never arrives
+                outside.scheduler.after(outside.latency() + 50, self._lost)
+                return
+            # The worker does its work, the server learns nothing of it, or too late.
+            outside.scheduler.after(outside.latency() + random.choice((1, 100, 3_000)), self._lost)
+            self._lose_reply = kind == 1
+        outside.scheduler.after(outside.latency(), self._arrive)
+        if random.random() < weather.doubled:
+            outside.ledger.doubled.add(dispatch.job)
+            outside.scheduler.after(outside.latency() + random.choice((0, 30, 2_000)), self._arrive)
+
+    def _lost(self, _: object) -> None:
+        at_once = self._outside.random.random() < 0.5
+        self._workers.up(self._dispatch, message.CallLost(self._dispatch.job, error=LOST, at_once=at_once))
+
+    def _arrive(self, _: object) -> None:
+        """The worker has the request."""
+        outside, dispatch = self._outside, self._dispatch
+        self._begun = outside.scheduler.now
+        program = outside.programs[dispatch.function.slug]
+        if dispatch.target is not None:
+            _Running(outside, dispatch, program.leaves[dispatch.target], self._ran)
+            return
+        if outside.random.random() < outside.weather.raised and dispatch.attempt < LOSABLE_ATTEMPTS:
+            self._answer(message.Raised(dispatch.job, error=RAISED, version=2, info=self._info()))
+            return
+        memos = {memo.step: memo for memo in dispatch.memos}
+        order = {memo.step: place for place, memo in enumerate(dispatch.memos)}
+        progress = look(program, memos, order)
+        if progress.output is not None:
+            self._answer(message.Returned(dispatch.job, progress.output, version=2, info=self._info()))
+        elif progress.error is not None:
+            self._answer(message.Raised(dispatch.job, error=progress.error, retry=False, version=2, info=self._info()))
+        else:
+            self._found(program, progress)
+
+    def _found(self, program: Program, progress: Progress) -> None:
+        dispatch = self._dispatch
+        new = progress.new
+        at_once = len(new) == 1 and new[0].kind is Kind.STEP and not dispatch.disable_immediate_execution
+        if at_once and (program.eager or not new[0].grouped):
+            _Running(self._outside, dispatch, new[0], self._ran)
+            return
+        ops = tuple(
+            op.StepPlanned(step=leaf.id, name=leaf.name, index=leaf.index, race=leaf.race)
+            if leaf.kind is Kind.STEP
+            else _wait_op(leaf, dispatch)
+            for leaf in new
+        )
+        self._answer(message.Replied(dispatch.job, ops, version=2, info=self._info()))
+
+    def _ran(self, leaf: Leaf, execution: Execution, error: bytes | None) -> None:
+        one = _done(leaf, execution, error, execution.at, self._outside.scheduler.now)
+        self._answer(message.Replied(self._dispatch.job, (one,), version=2, info=self._info()))
+
+    def _info(self) -> message.CallInfo:
+        now = self._outside.scheduler.now
+        return message.CallInfo(started_at=self._begun, duration_ms=now - self._begun, worker="http", status=206)
+
+    def _answer(self, msg: Message) -> None:
+        if self._lose_reply:
+            return
+        outside = self._outside
+        outside.scheduler.after(outside.latency(), self._answered, msg)
+        if outside.random.random() < outside.weather.doubled:
+            outside.scheduler.after(outside.latency() + outside.random.choice((0, 50, 5_000)), self._answered, msg)
+
+    def _answered(self, msg: Any) -> None:
+        self._workers.up(self._dispatch, msg)
+
+
+class LiveCall:
+    """A function in the memory of a worker that is connected to one life of one node."""
+
+    def __init__(self, workers: ScriptedWorkers, dispatch: Dispatch) -> None:
+        self._workers = workers
+        self._outside = workers.outside
+        self._dispatch = dispatch
+        self._program = self._outside.programs[dispatch.function.slug]
+        self._memos = {memo.step: memo for memo in dispatch.memos}
+        self._order = {memo.step: place for place, memo in enumerate(dispatch.memos)}
+        self._parked = set(dispatch.waiting)
+        self._attempts = dict(dispatch.attempts)
+        self._news = dispatch.news
+        self._busy: set[StepId] = set()  # running, or reported and not acknowledged
+        self._unacknowledged: dict[int, list[tuple[Leaf, Execution | None, bytes | None]]] = {}
+        self._number = 0
+        self._over = False
+        self._up_at = 0
+        self._down_at = 0
+        self._changes = 0
+
+    def down(self, what: Callable[[Any], None], argument: object) -> None:
+        """A frame from the server, in the order in which they were sent."""
+        outside = self._outside
+        self._down_at = max(self._down_at, outside.scheduler.now + outside.latency())
+        outside.scheduler.at(self._down_at, what, argument)
+
+    def begin(self, _: object) -> None:
+        outside, dispatch = self._outside, self._dispatch
+        if self._over:
+            return
+        chance = outside.random.random()
+        if chance < outside.weather.lost:
+            if chance < outside.weather.lost / 2 and dispatch.attempt < LOSABLE_ATTEMPTS:
+                self.lose()
+            else:
+                self._up(message.CallLost(dispatch.job, error=LOST, free=True, code="declined"), last=True)
+            return
+        if outside.random.random() < outside.weather.raised and dispatch.attempt < LOSABLE_ATTEMPTS:
+            self._up(message.Raised(dispatch.job, error=RAISED), last=True)
+            return
+        self._go_on()
+
+    def lose(self) -> None:
+        """The connection breaks: the node is told, the worker goes on with the steps it runs."""
+        if self._over:
+            return
+        self._over = True
+        self._workers.live.pop(self._dispatch.job, None)
+        outside = self._outside
+        if self._dispatch.attempt < LOSABLE_ATTEMPTS:
+            lost = message.CallLost(self._dispatch.job, error=LOST, at_once=outside.random.random() < 0.5)
+        else:
+            lost = message.CallLost(self._dispatch.job, error=LOST, free=True, code="declined")
+        outside.scheduler.after(outside.latency(), self._arrived, lost)
+
+    # frames from the server
+
+    def on_ack(self, what: tuple[int, int]) -> None:
+        number, news = what
+        reported = self._unacknowledged.pop(number, None)
+        if self._over or reported is None:
+            return
+        self._news = max(self._news, news)
+        for leaf, execution, error in reported:
+            self._busy.discard(leaf.id)
+            if execution is None:
+                if leaf.id not in self._memos:
+                    self._parked.add(leaf.id)
+            elif error is None:
+                self._take(Memo(leaf.id, "data", execution.result, leaf.name))
+            else:
+                attempt = self._attempts.get(leaf.id, 0)
+                if leaf.fatal or attempt + 1 >= self._dispatch.max_attempts:
+                    self._take(Memo(leaf.id, "error", error, leaf.name))
+                else:
+                    self._parked.add(leaf.id)
+        self._go_on()
+
+    def on_result(self, what: tuple[Memo, int]) -> None:
+        memo, news = what
+        if self._over:
+            return
+        self._news = max(self._news, news)
+        self._take(memo)
+        self._go_on()
+
+    def on_retry(self, what: tuple[StepId, int, int]) -> None:
+        step, attempt, news = what
+        if self._over:
+            return
+        self._news = max(self._news, news)
+        self._attempts[step] = attempt
+        self._parked.discard(step)
+        self._go_on()
+
+    def on_stop(self, _: object) -> None:
+        self._over = True
+
+    # the function
+
+    def _take(self, memo: Memo) -> None:
+        self._parked.discard(memo.step)
+        if memo.step not in self._memos:
+            self._order[memo.step] = len(self._order)
+            self._memos[memo.step] = memo
+
+    def _go_on(self) -> None:
+        self._changes += 1
+        progress = look(self._program, self._memos, self._order)
+        if progress.output is not None or progress.error is not None:
+            if progress.output is not None:
+                self._up(message.Returned(self._dispatch.job, progress.output), last=True)
+            elif progress.error is not None:
+                self._up(message.Raised(self._dispatch.job, error=progress.error, retry=False), last=True)
+            return
+        waits: list[tuple[Leaf, Execution | None, bytes | None]] = []
+        for leaf in progress.new:
+            if leaf.id in self._parked or leaf.id in self._busy:
+                continue
+            self._busy.add(leaf.id)
+            if leaf.kind is Kind.STEP:
+                _Running(self._outside, self._dispatch, leaf, self._ran)
+            else:
+                waits.append((leaf, None, None))
+        if waits:
+            self._report(waits)
+        elif not self._busy:
+            self._outside.scheduler.after(IDLE_MS, self._idle, self._changes)
+
+    def _ran(self, leaf: Leaf, execution: Execution, error: bytes | None) -> None:
+        if not self._over:
+            self._report([(leaf, execution, error)])
+
+    def _report(self, what: list[tuple[Leaf, Execution | None, bytes | None]]) -> None:
+        self._number += 1
+        self._unacknowledged[self._number] = what
+        now = self._outside.scheduler.now
+        ops = tuple(
+            _wait_op(leaf, self._dispatch) if execution is None else _done(leaf, execution, error, execution.at, now)
+            for leaf, execution, error in what
+        )
+        self._up(message.Reported(self._dispatch.job, ops, self._number))
+
+    def _idle(self, changes: int) -> None:
+        if not self._over and changes == self._changes:
+            self._up(message.Suspended(self._dispatch.job, self._news), last=True)
+
+    def _up(self, msg: Message, *, last: bool = False) -> None:
+        """A frame to the server, in the order in which they were sent."""
+        if self._over:
+            return
+        self._over = last
+        outside = self._outside
+        self._up_at = max(self._up_at, outside.scheduler.now + outside.latency())
+        outside.scheduler.at(self._up_at, self._arrived, msg)
+        if outside.random.random() < outside.weather.doubled:
+            outside.scheduler.at(self._up_at + outside.random.choice((0, 20, 3_000)), self._arrived, msg)
+
+    def _arrived(self, msg: Any) -> None:
+        self._workers.up(self._dispatch, msg)
