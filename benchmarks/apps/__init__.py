@@ -1,0 +1,6 @@
+"""The functions under test, the same ones for each SDK.
+
+bench/seq   {"key", "steps"}   steps one after another; marks s0, s1, ... and done
+bench/fan   {"key", "width"}   steps all at once; marks s0, s1, ... and done after the last
+bench/nap   {"key"}            one step, then a long sleep; marks s0
+"""

@@ -1,0 +1,54 @@
+"""The functions on the official Python SDK, served by FastAPI: `uvicorn benchmarks.apps.official:app`."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import logging
+
+import fastapi
+import inngest
+import inngest.fast_api
+
+from benchmarks.marks import mark
+
+_log = logging.getLogger("inngest")
+_log.setLevel(logging.ERROR)
+client = inngest.Inngest(app_id="bench", is_production=False, logger=_log)
+app = fastapi.FastAPI()
+
+
+async def step(key: str, number: int) -> dict[str, int]:
+    mark(key, f"s{number}")
+    return {"number": number}
+
+
+@client.create_function(fn_id="seq", trigger=inngest.TriggerEvent(event="bench/seq"))
+async def seq(ctx: inngest.Context) -> None:
+    key = str(ctx.event.data["key"])
+    for number in range(int(str(ctx.event.data["steps"]))):
+        await ctx.step.run(f"s{number}", functools.partial(step, key, number))
+    mark(key, "done")
+
+
+@client.create_function(fn_id="fan", trigger=inngest.TriggerEvent(event="bench/fan"))
+async def fan(ctx: inngest.Context) -> None:
+    key = str(ctx.event.data["key"])
+    width = int(str(ctx.event.data["width"]))
+    await ctx.group.parallel(
+        tuple(
+            functools.partial(ctx.step.run, f"s{number}", functools.partial(step, key, number))
+            for number in range(width)
+        )
+    )
+    mark(key, "done")
+
+
+@client.create_function(fn_id="nap", trigger=inngest.TriggerEvent(event="bench/nap"))
+async def nap(ctx: inngest.Context) -> None:
+    key = str(ctx.event.data["key"])
+    await ctx.step.run("s0", functools.partial(step, key, 0))
+    await ctx.step.sleep("nap", datetime.timedelta(hours=1))
+
+
+inngest.fast_api.serve(app, client, [seq, fan, nap])

@@ -1,0 +1,57 @@
+"""The functions on our own SDK: `stepwell worker benchmarks/apps/own.py`, or `uvicorn benchmarks.apps.own:app`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TypedDict
+
+import stepwell
+from benchmarks.marks import mark
+
+service = stepwell.Service("bench")
+
+
+class Sequence(TypedDict):
+    key: str
+    steps: int
+
+
+class Fan(TypedDict):
+    key: str
+    width: int
+
+
+class Nap(TypedDict):
+    key: str
+
+
+async def step(key: str, number: int) -> dict[str, int]:
+    mark(key, f"s{number}")
+    return {"number": number}
+
+
+@service.function(on=stepwell.event("bench/seq", Sequence))
+async def seq(ctx: stepwell.Context[Sequence]) -> None:
+    key = ctx.event.data["key"]
+    for number in range(ctx.event.data["steps"]):
+        await ctx.step.run(f"s{number}", step, key, number)
+    mark(key, "done")
+
+
+@service.function(on=stepwell.event("bench/fan", Fan))
+async def fan(ctx: stepwell.Context[Fan]) -> None:
+    key = ctx.event.data["key"]
+    width = ctx.event.data["width"]
+    await asyncio.gather(*[ctx.step.run(f"s{number}", step, key, number) for number in range(width)])
+    mark(key, "done")
+
+
+@service.function(on=stepwell.event("bench/nap", Nap))
+async def nap(ctx: stepwell.Context[Nap]) -> None:
+    key = ctx.event.data["key"]
+    await ctx.step.run("s0", step, key, 0)
+    await ctx.step.sleep("nap", "1h")
+
+
+app = service.asgi() if os.environ.get("STEPWELL_DEV") else None
