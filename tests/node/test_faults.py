@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from msgspec.structs import replace
 
 from stepwell.model import message
 from stepwell.model.dispatch import Dispatch
 from stepwell.model.function import Transport
+from stepwell.model.job import Claim
 from stepwell.model.op import Invoke, Sleep, StepErrored
 from stepwell.model.payload import INLINE_LIMIT_BYTES
 from stepwell.node.large import stored
@@ -94,6 +97,26 @@ def test_a_call_of_a_lost_node_is_made_again_by_one_that_remembers_an_older_stat
 
     assert len(first.worker.calls) == 1
     assert names(first)[-2:] == ["CallEnded", "CallScheduled"]
+
+
+def test_an_answer_from_before_a_long_pause_does_not_take_the_next_attempt_with_it() -> None:
+    """F13: the frozen node is given the same job again while the old answer still lies in its mailbox."""
+    node = InMemoryNode(service())
+    node.send("go/f")
+    (call,) = node.worker.calls
+    node.store.give_back([Claim(call.job, 1)])
+    (job,) = node.store.claim(node.store.nodes["node"], node.now(), 1)
+    node.deliver_together(
+        (call, message.Returned(call.job, b"1")),
+        (replaced(call, fence=job.fence), message.CallLost(call.job, b"{}", free=True)),
+    )
+
+    assert [one.run for one in node.worker.calls] == [call.run]
+    assert names(node) == ["RunStarted", "CallScheduled", "CallEnded", "CallScheduled"]
+
+
+def replaced(call: Dispatch, *, fence: int) -> Dispatch:
+    return dataclasses.replace(call, fence=fence)
 
 
 @pytest.mark.parametrize("method", ["wait_paths", "commit", "read_events"])

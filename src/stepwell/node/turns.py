@@ -200,19 +200,20 @@ class Turns:
                 case ClaimLost(job):
                     self.refused += 1
                     self._cache.pop(run_id, None)
-                    batch = self._without(batch, job)
+                    batch = self._without(batch, plan.ends.get(job) or plan.holds[job])
                 case Duplicate():
                     raise AssertionError("a turn takes no unique keys")
 
-    def _without(self, batch: list[Envelope], job: JobId) -> list[Envelope]:
+    def _without(self, batch: list[Envelope], claim: Claim) -> list[Envelope]:
+        """The messages that do not rely on a claim that is lost. A later claim of the same job may be ours again."""
         left = []
         for envelope in batch:
-            if envelope.claim is None or envelope.claim.job != job:
+            if envelope.claim != claim:
                 left.append(envelope)
                 continue
             self.dropped += 1
-            self.telling.over(job)
-            self._performer.stop(job, "stale")
+            self.telling.over(claim.job)
+            self._performer.stop(claim.job, "stale")
             if envelope.done is not None:
                 envelope.done()
         return left
@@ -295,9 +296,9 @@ class Turns:
             claim = envelope.claim
             if claim is not None:
                 if envelope.ends:
-                    plan.ends[claim.job] = claim
+                    plan.ends.setdefault(claim.job, claim)
                 elif decision.entries:
-                    plan.holds[claim.job] = claim
+                    plan.holds.setdefault(claim.job, claim)  # the oldest: no late message passes by a newer claim
             await self.add(plan, decision, now)
         return plan
 
