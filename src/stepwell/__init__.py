@@ -16,7 +16,8 @@ Names are loaded when they are first used, so that `import stepwell` costs next 
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+__version__: str
+"""Of the installation; `0.0.0` in a source tree that was never installed."""
 
 TYPE_CHECKING = False  # as checkers understand it; `typing` would be most of the import's time
 
@@ -100,6 +101,9 @@ _MODULES = ("serve",)
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        globals()[name] = _installed_version()
+        return globals()[name]
     from importlib import import_module
 
     if name in _MODULES:
@@ -110,6 +114,15 @@ def __getattr__(name: str) -> object:
     value: object = getattr(import_module(home), name)
     globals()[name] = value
     return value
+
+
+def _installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("stepwell")
+    except PackageNotFoundError:
+        return "0.0.0"
 
 
 def __dir__() -> list[str]:

@@ -24,7 +24,6 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
@@ -447,7 +446,9 @@ def http_url(url: str) -> str:
 
 def sdk_name() -> str:
     """How we name ourselves to servers."""
-    return f"stepwell-py:v{version('stepwell')}"
+    from stepwell import __version__
+
+    return f"stepwell-py:v{__version__}"
 
 
 async def serve(services: Sequence[Service], url: str = DEFAULT_URL, *, stop: asyncio.Event, **options: Any) -> None:
