@@ -1,14 +1,15 @@
-"""Servers to break. Each is audited when its test is over, whatever the test itself looked at."""
+"""Servers to break. What each holds is audited when a test is over, whatever the test itself looked at."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.harness import Server
-from tests.faults.invariants import assert_sound
+from tests.faults.invariants import assert_sound, settled
 
 
 @pytest.fixture
@@ -24,7 +25,33 @@ async def unstarted(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-async def server(unstarted: Server) -> Server:
-    """A server that runs."""
+async def own(unstarted: Server) -> Server:
+    """A server that runs and that nobody else uses."""
     await unstarted.start()
     return unstarted
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The process behind `server`."""
+
+    async def start() -> Server:
+        server = Server(tmp_path_factory.mktemp("shared"))
+        await server.start(within=60)
+        await server.http.aclose()
+        return server
+
+    server = asyncio.run(start())
+    yield server
+    asyncio.run(server.program.stop())
+
+
+@pytest.fixture
+async def server(shared: Server) -> AsyncIterator[Server]:
+    """A server that runs and is used by one test after the other: not to be killed."""
+    again = shared.seen_again()
+    try:
+        yield again
+    finally:
+        await again.http.aclose()
+    await settled(shared.data)

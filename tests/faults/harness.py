@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import os
 import signal
@@ -176,6 +177,12 @@ class Server:
     async def restart(self, *options: str) -> None:
         self.kill()
         await self.start(*options)
+
+    def seen_again(self) -> Server:
+        """The same process, for another event loop."""
+        again = copy.copy(self)
+        again.http = httpx2.AsyncClient(base_url=self.url, timeout=30)
+        return again
 
     async def close(self) -> None:
         """Stop it if it runs; its folder stays."""

@@ -7,8 +7,10 @@ ledger      what really ran, against what is recorded: every extra execution nee
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import sqlite3
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -62,6 +64,21 @@ def assert_sound(data: Path, *, quiet: bool = False) -> Tally:
     found = tally(data, quiet=quiet)
     assert not found.findings, "\n".join([f"{len(found.findings)} findings:", *found.findings[:_SHOWN]])
     return found
+
+
+async def settled(data: Path, seconds: float = 10) -> None:
+    """The same while a server runs: some rows are there for a moment only."""
+    deadline = time.monotonic() + seconds
+    while (found := tally(data)).findings and time.monotonic() < deadline:  # noqa: ASYNC110 - of another process
+        await asyncio.sleep(0.2)
+    assert not found.findings, "\n".join([f"{len(found.findings)} findings:", *found.findings[:_SHOWN]])
+
+
+def entries_of(data: Path, run: str) -> list[journal.Entry]:
+    """The journal of one run."""
+    with closing(sqlite3.connect(f"file:{data / 'stepwell.db'}?mode=ro", uri=True, timeout=10)) as on:
+        bodies = on.execute("SELECT body FROM entry WHERE run = ? ORDER BY seq", (run,)).fetchall()
+    return [decode_entry(body) for (body,) in bodies]
 
 
 def _look_at(on: sqlite3.Connection, run: RunId, found: Tally) -> None:

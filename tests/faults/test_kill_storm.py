@@ -144,7 +144,7 @@ async def _post(server: Server, sent: Sent, enough: asyncio.Event, client: str, 
                 sent.repeated += attempt == 0
                 await asyncio.sleep(0.2)
             # About as many events between two kills as it takes for all of them to fall into the storm.
-            await asyncio.sleep(3.0 * CLIENTS * BATCH / per_kill * draw.uniform(0.5, 1.0))
+            await asyncio.sleep(2.0 * CLIENTS * BATCH / per_kill * draw.uniform(0.5, 1.0))
 
 
 def _assert_one_run_each(server: Server, sent: Sent) -> None:
