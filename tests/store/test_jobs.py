@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from stepwell.model.job import JobKind
 from stepwell.store.base import COMMITTED, ClaimLost, Node, Transition
+from stepwell.store.sqlite import SqliteStore
 from tests.store.cases import NODE, OTHER, Clock, a_claim, a_job, event_key, run_id, started, store_all
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from stepwell.store.base import Store
 
 
@@ -145,3 +148,16 @@ async def test_more_jobs_than_fit_into_one_statement_are_claimed_at_once(store: 
 async def test_the_store_tells_the_time_of_its_clock(store: Store, clock: Clock) -> None:
     clock.at = 12_345
     assert await store.now() == 12_345
+
+
+async def test_a_restarted_store_knows_whose_jobs_may_be_lost(tmp_path: Path, clock: Clock) -> None:
+    store = SqliteStore(tmp_path, clock)
+    await store.open()
+    await store.heartbeat(Node("alpha", 1, 9000))
+    await store_all(store, Transition(jobs=(a_job("a", owner="alpha"), a_job("b", owner="beta"))))
+    await store.close()
+    await store.open()
+    assert await store.release_lost(1000) == 1  # of beta, which nobody knows
+    assert await store.heartbeat(Node("alpha", 2, 9000))
+    assert await store.release_lost(1000) == 1
+    await store.close()

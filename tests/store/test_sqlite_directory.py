@@ -56,7 +56,7 @@ def test_a_lock_file_left_by_a_killed_server_does_no_harm(tmp_path: Path) -> Non
 
 def open_and_close(directory: Path) -> None:
     store = SqliteStore(directory)
-    store._prepare().close()
+    store._open().close()
     store._lock.drop()
 
 

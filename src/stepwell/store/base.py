@@ -32,7 +32,8 @@ class RunWrite:
     """New entries of one run and its row as it is after them.
 
     `expected_seq` is the number of entries the run had when it was decided on: 0 creates it. Entries get the
-    numbers after it, in order.
+    numbers after it, in order; the first write of a run has at least one. Environment, shard, function, service, event,
+    parent and creation time of the row never change after it, and neither does a final status.
     """
 
     row: RunRow
@@ -52,7 +53,11 @@ class Unique:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One decision. Everything in it is stored together, or nothing is."""
+    """One decision. Everything in it is stored together, or nothing is.
+
+    Whether it still fits is judged in this order: `ends`, `holds`, `run`, `unique`. Then the removals are made, then
+    the additions.
+    """
 
     run: RunWrite | None = None
     holds: tuple[Claim, ...] = ()
@@ -125,7 +130,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class RunQuery:
-    """Which runs to list, newest first. Every field narrows; `before` is the id of the last run seen."""
+    """Which runs to list, newest first. Every field narrows; `before` is the id of the last run seen.
+
+    `created_from` is included, `created_until` is not. Counting takes no notice of `before` and `limit`.
+    """
 
     env: str
     functions: tuple[str, ...] | None = None
@@ -142,7 +150,10 @@ class RunQuery:
 
 @dataclass(frozen=True, slots=True)
 class EventQuery:
-    """Which events to list, newest first. `before` is the key of the last event seen."""
+    """Which events to list, newest first. `before` is the key of the last event seen.
+
+    `received_from` is included, `received_until` is not.
+    """
 
     env: str
     names: tuple[str, ...] | None = None
@@ -186,7 +197,11 @@ class Store(Protocol):
     # the hot path
 
     async def commit(self, transition: Transition) -> Outcome:
-        """Apply the transition. Raises `StoreFull` or `StoreUnavailable`; then nothing was stored."""
+        """Apply the transition. Raises `StoreFull` or `StoreUnavailable`; then nothing was stored.
+
+        An id that is used twice (job, wait, event) and a row that does not count its entries are bugs of the caller:
+        `AssertionError`, for that caller alone, and nothing was stored.
+        """
 
     async def load_run(self, run: RunId, after_seq: int = 0) -> StoredRun | None: ...
 
@@ -205,7 +220,8 @@ class Store(Protocol):
         """Renew the lease of this node. False: others have taken its place, it must stop."""
 
     async def release_lost(self, now: Instant) -> int:
-        """Free the jobs of nodes whose lease ran out, and of earlier epochs. Returns how many."""
+        """Free the jobs of nodes whose lease ran out, of earlier epochs and of nodes that never had a lease. Returns how
+        many. A job that was born claimed counts as of the epoch that its owner had when it was committed."""
 
     async def release(self, claims: Sequence[Claim]) -> None:
         """Give claimed jobs back so that anybody may claim them now; claims that are not current are ignored."""

@@ -7,12 +7,12 @@ has no statistics here and a wrong guess reads a million rows.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
 
-from stepwell.model.job import RunStatus
 from stepwell.store.base import StoredRun
 from stepwell.store.batch import (
     decode_entry,
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from stepwell.store.base import EventQuery, RunQuery
     from stepwell.store.sqlite.directory import BlobFiles
 
-_FINAL = frozenset(status for status in RunStatus if status.final)
+MOST_PARTS = 64
+_END_OF_TIME = 1 << 62
 
 
 def load_run(on: sqlite3.Connection, run: RunId, after_seq: int) -> StoredRun | None:
@@ -128,64 +129,92 @@ def run_row(on: sqlite3.Connection, run: RunId) -> RunRow | None:
 
 
 def runs(on: sqlite3.Connection, query: RunQuery) -> list[RunRow]:
-    if () in (query.functions, query.services, query.statuses):
-        return []  # one of none; SQLite finds no way along an index to that
-    source, condition, values = _runs_where(query)
-    if query.before is not None:
-        condition += " AND id > ?" if query.ascending else " AND id < ?"
-        values.append(query.before)
+    found: list[tuple[str, bytes]] = []
     order = "ASC" if query.ascending else "DESC"
-    found = on.execute(
-        f"SELECT body FROM {source} WHERE {condition} ORDER BY id {order} LIMIT ?", [*values, query.limit]
-    ).fetchall()
-    return [decode_run(body) for (body,) in found]
+    for part in _parts(query):
+        source, condition, values = _where(part)
+        if part.before is not None:
+            condition += " AND id > ?" if part.ascending else " AND id < ?"
+            values.append(part.before)
+        if part.created_from is not None or part.created_until is not None:
+            first, last = _created(on, part)
+            if first is None:
+                continue
+            condition += " AND id BETWEEN ? AND ?"  # nothing outside need be looked at
+            values += [first, last]
+        sql = f"SELECT id, body FROM {source} WHERE {condition} ORDER BY id {order} LIMIT ?"
+        found += on.execute(sql, [*values, part.limit]).fetchall()
+    found.sort(reverse=not query.ascending)
+    return [decode_run(body) for _, body in found[: query.limit]]
 
 
 def count_runs(on: sqlite3.Connection, query: RunQuery) -> int:
-    if () in (query.functions, query.services, query.statuses):
-        return 0
-    source, condition, values = _runs_where(query)
-    count: int = on.execute(f"SELECT count(*) FROM {source} WHERE {condition}", values).fetchone()[0]
+    count = 0
+    for part in _parts(query):
+        source, condition, values = _where(part, counted=True)
+        count += on.execute(f"SELECT count(*) FROM {source} WHERE {condition}", values).fetchone()[0]
     return count
 
 
-def _runs_where(query: RunQuery) -> tuple[str, str, list[Any]]:
-    """Table with its index, condition and values. Whatever the index, it yields runs in the order of their ids."""
-    conditions = ["env = ?"]
-    values: list[Any] = [query.env]
-    index = ""
+def _parts(query: RunQuery) -> list[RunQuery]:
+    """Questions whose answers together are that of `query`, each of which can go along one index, in order."""
+    if () in (query.functions, query.services, query.statuses):
+        return []
+    if query.event is not None or query.parent is not None:
+        return [query]
+    if query.functions is not None and len(query.functions) <= MOST_PARTS:
+        return [dataclasses.replace(query, functions=(function,)) for function in dict.fromkeys(query.functions)]
     if query.statuses is not None:
-        _among("status", query.statuses, conditions, values)
-        if len(query.statuses) == 1 and query.statuses[0].final:
-            index = "run_ended"
-            conditions.append("ending = ?")
-            values.append(query.statuses[0].value)
-        elif not _FINAL.intersection(query.statuses):
-            index = "run_live"
-            conditions.append("ending IS NULL")
-    if query.services is not None:
-        _among("service", query.services, conditions, values)
-    if query.functions is not None:
-        _among("function", query.functions, conditions, values)
-        if len(query.functions) == 1:
-            index = "run_by_function"
-    for column, value in (("event", query.event), ("parent", query.parent)):
+        live = tuple(status for status in query.statuses if not status.final)
+        sets = [(status,) for status in dict.fromkeys(query.statuses) if status.final] + ([live] if live else [])
+        return [dataclasses.replace(query, statuses=statuses) for statuses in sets]
+    return [query]
+
+
+def _where(query: RunQuery, counted: bool = False) -> tuple[str, str, list[Any]]:
+    """Table with its index, condition and values. Unless counted, the index yields runs in the order of their ids."""
+    # `+env`: not along an index that begins with it; the table itself is in the order of ids.
+    index, conditions = "", ["+env = ?"]
+    values: list[Any] = [query.env]
+    statuses = query.statuses
+    if query.event is not None or query.parent is not None:
+        index = "run_by_event" if query.event is not None else "run_by_parent"
+    elif query.functions is not None and len(query.functions) == 1:
+        index, conditions = "run_by_function", ["env = ?"]
+    elif statuses is not None and len(statuses) == 1 and statuses[0].final:
+        index, conditions = "run_ended", ["env = ?", "ending = ?"]
+        values.append(statuses[0].value)
+        statuses = None
+    elif statuses is not None and not any(status.final for status in statuses):
+        index = "run_live"
+        conditions.append("ending IS NULL")
+    elif counted:
+        index, conditions = "run_by_creation", ["env = ?"]
+    for column, wanted in (("function", query.functions), ("service", query.services), ("status", statuses)):
+        if wanted is not None:
+            conditions.append(f"{column} = ?" if len(wanted) == 1 else f"{column} IN ({', '.join('?' * len(wanted))})")
+            values += [str(value) for value in wanted]
+    for condition, value in (
+        ("event = ?", query.event),
+        ("parent = ?", query.parent),
+        ("created_at >= ?", query.created_from),
+        ("created_at < ?", query.created_until),
+    ):
         if value is not None:
-            index = f"run_by_{column}"
-            conditions.append(f"{column} = ?")
+            conditions.append(condition)
             values.append(value)
-    if query.created_from is not None:
-        conditions.append("created_at >= ?")
-        values.append(query.created_from)
-    if query.created_until is not None:
-        conditions.append("created_at < ?")
-        values.append(query.created_until)
-    return f"run INDEXED BY {index}" if index else "run NOT INDEXED", " AND ".join(conditions), values
+    return f"run INDEXED BY {index}" if index else "run", " AND ".join(conditions), values
 
 
-def _among(column: str, wanted: Sequence[str], conditions: list[str], values: list[Any]) -> None:
-    conditions.append(f"{column} = ?" if len(wanted) == 1 else f"{column} IN ({', '.join('?' * len(wanted))})")
-    values.extend(str(value) for value in wanted)
+def _created(on: sqlite3.Connection, query: RunQuery) -> tuple[RunId | None, RunId | None]:
+    """The first and the last id of the runs created in the time asked for."""
+    sql = (
+        "SELECT min(id), max(id) FROM run INDEXED BY run_by_creation"
+        " WHERE env = ? AND created_at >= ? AND created_at < ?"
+    )
+    until = _END_OF_TIME if query.created_until is None else query.created_until
+    first, last = on.execute(sql, (query.env, query.created_from or 0, until)).fetchone()
+    return first, last
 
 
 def events(on: sqlite3.Connection, query: EventQuery) -> list[Event]:

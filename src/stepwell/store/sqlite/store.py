@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepwell.model.errors import ConfigurationError
-from stepwell.store.base import StoreUnavailable
+from stepwell.store.base import Node, StoreUnavailable
 from stepwell.store.batch import prepare
 from stepwell.store.clock import WallClock
 from stepwell.store.sqlite import changes, reads
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from stepwell.model.ids import EventKey, Instant, RunId, StepId
     from stepwell.model.job import Claim, Job, RunRow, Wait
     from stepwell.model.payload import Blob
-    from stepwell.store.base import EventQuery, Node, Outcome, RunQuery, StoredRun, Transition
+    from stepwell.store.base import EventQuery, Outcome, RunQuery, StoredRun, Transition
+    from stepwell.store.batch import Prepared
     from stepwell.store.clock import Clock
     from stepwell.store.sqlite.statements import Point
 
@@ -77,19 +78,21 @@ class SqliteStore:
         self._lock = DirectoryLock(self.directory)
         self._files = BlobFiles(self.directory / "blobs", point or no_point)
         self._file_system = "unknown"
-        self._epochs: dict[str, int] = {}
+        self._nodes: dict[str, Node] = {}
+        self._epochs: dict[str, int] = {}  # of those nodes
+        self._owners: set[tuple[str, int]] = set()  # name and epoch of whoever may own a job
         self._writer: Writer | None = None
         self._readers: Readers | None = None
 
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
-        connection = await loop.run_in_executor(None, self._prepare)
+        connection = await loop.run_in_executor(None, self._open)
         fair = FairShare(loop)
         readers = self._readers = Readers(self._connect_reader, fair)
         statements = Statements(connection, self._point)
         self._writer = Writer(statements, self.file, loop, fair, self._clock.now, readers.held_back)
 
-    def _prepare(self) -> sqlite3.Connection:
+    def _open(self) -> sqlite3.Connection:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old: 3.40 or newer is needed")
         try:
@@ -103,7 +106,11 @@ class SqliteStore:
             self._files.prepare()
             connection = self._connect_writer()
             migrate(connection, migrations(), self._point or no_point)
-            self._epochs = dict(connection.execute("SELECT name, epoch FROM node"))
+            self._nodes = {
+                row[0]: Node(*row) for row in connection.execute("SELECT name, epoch, lease_until FROM node")
+            }
+            self._epochs = {node.name: node.epoch for node in self._nodes.values()}
+            self._owners = set(connection.execute("SELECT DISTINCT owner, epoch FROM job WHERE owner IS NOT NULL"))
         except BaseException as err:
             if connection is not None:
                 connection.close()
@@ -182,8 +189,14 @@ class SqliteStore:
     async def commit(self, transition: Transition) -> Outcome:
         if transition.blobs:
             transition = await self._with_files(transition)
-        outcome: Outcome = await self._write.commit(partial(prepare, transition, self._epochs))
+        outcome: Outcome = await self._write.commit(partial(self._prepared, transition))
         return outcome
+
+    def _prepared(self, transition: Transition) -> Prepared:
+        for job in transition.jobs:
+            if job.owner is not None:
+                self._owners.add((job.owner, self._epochs.get(job.owner, 0)))
+        return prepare(transition, self._epochs)
 
     async def _with_files(self, transition: Transition) -> Transition:
         """Store its large texts as files, now; an empty text stands for "in a file" from here on."""
@@ -204,6 +217,7 @@ class SqliteStore:
     # jobs and nodes
 
     async def claim_due(self, node: Node, now: Instant, limit: int) -> list[Job]:
+        self._owners.add((node.name, node.epoch))
         claimed = await self._write.run(lambda on: changes.claim_due(on, node, now, limit))
         return [reads.read_job(body, node.name, fence) for fence, body in claimed]
 
@@ -213,12 +227,25 @@ class SqliteStore:
     async def heartbeat(self, node: Node) -> bool:
         renewed: bool = await self._write.run(lambda on: changes.heartbeat(on, node))
         if renewed:
+            self._nodes[node.name] = node
             self._epochs[node.name] = node.epoch
         return renewed
 
     async def release_lost(self, now: Instant) -> int:
-        freed: int = await self._write.run(lambda on: changes.release_lost(on, now))
+        lost = {(owner, epoch) for owner, epoch in self._owners if not self._is_alive(owner, epoch, now)}
+        if not lost:
+            return 0  # asked every few seconds, and to look through all jobs takes a while
+        self._owners -= lost
+        try:
+            freed: int = await self._write.run(lambda on: changes.release_lost(on, now))
+        except BaseException:
+            self._owners |= lost
+            raise
         return freed
+
+    def _is_alive(self, owner: str, epoch: int, now: Instant) -> bool:
+        node = self._nodes.get(owner)
+        return node is not None and node.epoch == epoch and node.lease_until > now
 
     async def release(self, claims: Sequence[Claim]) -> None:
         await self._write.run(lambda on: changes.release(on, claims))

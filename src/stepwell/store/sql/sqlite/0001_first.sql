@@ -60,6 +60,7 @@ CREATE TABLE run (
 ) WITHOUT ROWID;
 
 CREATE INDEX run_by_function ON run (env, function, id);
+CREATE INDEX run_by_creation ON run (env, created_at, id);
 CREATE INDEX run_by_event ON run (event, id) WHERE event IS NOT NULL;
 CREATE INDEX run_by_parent ON run (parent, id) WHERE parent IS NOT NULL;
 CREATE INDEX run_ended ON run (env, ending, id) WHERE ending IS NOT NULL;
