@@ -17,7 +17,9 @@ T = TypeVar("T")
 class Api:
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.http = httpx2.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=10, trust_env=False)
+        self.http = httpx2.AsyncClient(
+            base_url=f"http://127.0.0.1:{server.port}", timeout=10, trust_env=False, verify=False
+        )
 
     async def get(self, path: str, **query: Any) -> Any:
         response = await self.http.get(path, params=query)

@@ -82,27 +82,26 @@ async def test_a_function_that_is_gone_starts_no_more_runs(api: Api, shop: Scrip
     assert (await api.get(f"/v1/events/{event}/runs"))["data"] == []
 
 
-@pytest.mark.parametrize(
-    ("sent", "headers", "error"),
-    [
-        (b"{", {}, "Invalid request"),
-        (b"[]", {}, "Invalid request"),
-        (b"\xff", {}, "Invalid request"),
-        (b'{"url": "http://localhost:1/x"}', {}, "App ID required"),
-        (b'{"appName": "a"}', {}, "`url` is missing"),
-        (b'{"appName": "a", "url": "ftp://x"}', {}, "cannot be called"),
-        (b'{"appName": "a", "url": "http://x/", "functions": [{}]}', {}, "At least one function is invalid"),
-        (b'{"appName": "a", "url": "http://x/", "sdk": "js:v3.30.0"}', {}, "security defect"),
-        (b"{}", {"x-inngest-expected-server-kind": "cloud"}, "Expected server kind cloud, got dev"),
-    ],
-)
-async def test_a_refused_registration_says_why_and_its_status(
-    plain: Api, sent: bytes, headers: dict[str, str], error: str
-) -> None:
-    response = await plain.http.post("/fn/register", content=sent, headers=headers)
-    assert response.status_code == 400
-    assert response.json()["status"] == 400, "without it JS reports success (trap 2)"
-    assert error in response.json()["error"]
+REFUSED = [
+    (b"{", {}, "Invalid request"),
+    (b"[]", {}, "Invalid request"),
+    (b"\xff", {}, "Invalid request"),
+    (b'{"url": "http://localhost:1/x"}', {}, "App ID required"),
+    (b'{"appName": "a"}', {}, "`url` is missing"),
+    (b'{"appName": "a", "url": "ftp://x"}', {}, "cannot be called"),
+    (b'{"appName": "a", "url": "http://x/", "functions": [{}]}', {}, "At least one function is invalid"),
+    (b'{"appName": "a", "url": "http://x/", "sdk": "js:v3.30.0"}', {}, "security defect"),
+    (b"{}", {"x-inngest-expected-server-kind": "cloud"}, "Expected server kind cloud, got dev"),
+]
+
+
+async def test_a_refused_registration_says_why_and_its_status(plain: Api, subtests: pytest.Subtests) -> None:
+    for sent, headers, error in REFUSED:
+        with subtests.test(sent=sent):
+            response = await plain.http.post("/fn/register", content=sent, headers=headers)
+            assert response.status_code == 400
+            assert response.json()["status"] == 400, "without it JS reports success (trap 2)"
+            assert error in response.json()["error"]
 
 
 async def test_an_option_that_would_silently_not_work_is_refused_by_name(plain: Api) -> None:

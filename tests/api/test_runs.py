@@ -78,28 +78,29 @@ async def test_trap_54_cancelling_answers_200_on_v1_and_204_on_v0(api: Api, shop
     assert (await api.http.delete(f"/v1/runs/{first}")).status_code == 409
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/v1/runs/{}"),
-        ("DELETE", "/v1/runs/{}"),
-        ("GET", "/v1/runs/{}/jobs"),
-        ("DELETE", "/v0/runs/{}"),
-        ("GET", "/v0/runs/{}/actions"),
-        ("GET", "/v0/runs/{}/batch"),
-        ("GET", "/api/runs/{}"),
-        ("GET", "/api/runs/{}/lines"),
-        ("GET", "/api/runs/{}/follow"),
-        ("POST", "/api/runs/{}/cancel"),
-    ],
-)
-async def test_an_unknown_run_is_404_and_a_malformed_id_400(plain: Api, method: str, path: str) -> None:
-    response = await plain.http.request(method, path.format(NOWHERE))
-    assert (response.status_code, response.json()["status"]) == (404, 404)
-    for malformed in ("nonsense", "8" * 26, "'; drop table run --"):
-        response = await plain.http.request(method, path.format(malformed))
-        assert response.status_code == 400
-        assert "Invalid run ID" in response.json()["error"]
+ABOUT_ONE_RUN = [
+    ("GET", "/v1/runs/{}"),
+    ("DELETE", "/v1/runs/{}"),
+    ("GET", "/v1/runs/{}/jobs"),
+    ("DELETE", "/v0/runs/{}"),
+    ("GET", "/v0/runs/{}/actions"),
+    ("GET", "/v0/runs/{}/batch"),
+    ("GET", "/api/runs/{}"),
+    ("GET", "/api/runs/{}/lines"),
+    ("GET", "/api/runs/{}/follow"),
+    ("POST", "/api/runs/{}/cancel"),
+]
+
+
+async def test_an_unknown_run_is_404_and_a_malformed_id_400(plain: Api, subtests: pytest.Subtests) -> None:
+    for method, path in ABOUT_ONE_RUN:
+        with subtests.test(method=method):
+            response = await plain.http.request(method, path.format(NOWHERE))
+            assert (response.status_code, response.json()["status"]) == (404, 404)
+            for malformed in ("nonsense", "8" * 26, "'; drop table run --"):
+                response = await plain.http.request(method, path.format(malformed))
+                assert response.status_code == 400
+                assert "Invalid run ID" in response.json()["error"]
 
 
 async def test_trap_14_a_run_too_large_to_send_is_fetched(api: Api, shop: Scripted) -> None:
@@ -261,22 +262,23 @@ async def test_many_runs_are_cancelled_at_once(api: Api, shop: Scripted) -> None
     assert (await api.http.delete(f"/v1/cancellations/{done['id']}")).status_code == 404
 
 
-@pytest.mark.parametrize(
-    ("sent", "status", "error"),
-    [
-        ({}, 400, "started_before"),
-        ({"started_before": 1}, 400, "function_id"),
-        ({"started_before": "x"}, 400, "started_before"),
-        ({"started_before": 5, "started_after": 9}, 400, "started_after"),
-        ({"started_before": 5, "function_id": "f", "app_id": 7}, 400, "app_id"),
-        ({"started_before": 5, "function_id": "f", "if": 7}, 400, "if"),
-        ({"started_before": 5, "function_id": "f"}, 404, "no function"),
-    ],
-)
-async def test_a_wrong_cancellation_is_a_clear_error(plain: Api, sent: dict[str, Any], status: int, error: str) -> None:
-    response = await plain.http.post("/v1/cancellations", content=json.dumps(sent))
-    assert response.status_code == status
-    assert error in response.json()["error"]
+WRONG_CANCELLATIONS = [
+    ({}, 400, "started_before"),
+    ({"started_before": 1}, 400, "function_id"),
+    ({"started_before": "x"}, 400, "started_before"),
+    ({"started_before": 5, "started_after": 9}, 400, "started_after"),
+    ({"started_before": 5, "function_id": "f", "app_id": 7}, 400, "app_id"),
+    ({"started_before": 5, "function_id": "f", "if": 7}, 400, "if"),
+    ({"started_before": 5, "function_id": "f"}, 404, "no function"),
+]
+
+
+async def test_a_wrong_cancellation_is_a_clear_error(plain: Api, subtests: pytest.Subtests) -> None:
+    for sent, status, error in WRONG_CANCELLATIONS:
+        with subtests.test(sent=sent):
+            response = await plain.http.post("/v1/cancellations", content=json.dumps(sent))
+            assert response.status_code == status
+            assert error in response.json()["error"]
 
 
 async def test_a_bug_is_told_without_its_inside(plain: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,8 @@ def _address(host: str) -> tuple[socket.AddressFamily, str]:
 
 def _bound(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        # Without the protocol asyncio does not switch off Nagle's algorithm, which costs 40 ms a request.
+        listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
         if sys.platform != "win32":  # there it would let two servers have one port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

@@ -241,7 +241,7 @@ class Server:
             raise ConfigurationError("the HTTP server could not start; its log says why")
 
         async def close() -> None:
-            web.should_exit = True
+            web.end()
             await serving
 
         stack.push_async_callback(close)
@@ -293,6 +293,18 @@ class _Web(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self._asked = asyncio.Event()
+
+    def end(self) -> None:
+        """Stop soon."""
+        self.should_exit = True
+        self._asked.set()
+
+    async def main_loop(self) -> None:
+        """Once a second for the Date header, and not ten times to see whether it is over."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), 1)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
