@@ -125,6 +125,7 @@ class Execution:
         self._done: asyncio.Future[Outcome] = self._loop.create_future()
         self._roster = Roster(self._loop, self._on_quiet, lambda: bool(self._parked))
         self._root: AnyTask | None = None
+        self._insisting: asyncio.TimerHandle | None = None
         self._thread: int | None = None
 
     @property
@@ -172,6 +173,8 @@ class Execution:
             except asyncio.CancelledError:
                 self.stop("cancelled")
                 raise
+            if self._insisting is not None:
+                self._insisting.cancel()  # it would keep the whole execution in memory until it fires
             await self._report_leftovers()
         return outcome
 
@@ -536,7 +539,7 @@ class Execution:
         else:
             self._stood_at = notice.sites_of(frames_of(self._root))
             self._root.cancel()  # first the root, then what it waits for: see the module's docstring
-            self._loop.call_later(CLEANUP_PATIENCE_S, self._insist, 2)
+            self._insisting = self._loop.call_later(CLEANUP_PATIENCE_S, self._insist, 2)
         for use in list(self._parked.values()):
             use.fail(Suspended())
 
@@ -546,7 +549,7 @@ class Execution:
         if times:
             self._report_swallowed(None)
             self._root.cancel()
-            self._loop.call_later(CLEANUP_PATIENCE_S, self._insist, times - 1)
+            self._insisting = self._loop.call_later(CLEANUP_PATIENCE_S, self._insist, times - 1)
         else:
             self._done.set_result(self._ending)
 
