@@ -220,8 +220,10 @@ class Store(Protocol):
         """Renew the lease of this node. False: others have taken its place, it must stop."""
 
     async def release_lost(self, now: Instant) -> int:
-        """Free the jobs of nodes whose lease ran out, of earlier epochs and of nodes that never had a lease. Returns how
-        many. A job that was born claimed counts as of the epoch that its owner had when it was committed."""
+        """Free the jobs of nodes whose lease ran out, of earlier epochs and of nodes that never had a lease.
+
+        Returns how many. A job that was born claimed is of the epoch that its owner had when it was committed.
+        """
 
     async def release(self, claims: Sequence[Claim]) -> None:
         """Give claimed jobs back so that anybody may claim them now; claims that are not current are ignored."""

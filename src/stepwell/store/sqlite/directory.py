@@ -55,8 +55,9 @@ class DirectoryLock:
                 "Stop it first, or give this one a directory of its own (--data)."
             ) from err
         self._file = file
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"{os.getpid()}\n".encode(), 0) if sys.platform != "win32" else None
+        if sys.platform != "win32":  # there the lock covers what would be written
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
 
     def drop(self) -> None:
         if self._file >= 0:
