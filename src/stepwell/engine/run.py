@@ -317,11 +317,10 @@ def _finish_step(run: Run, step: Step, phase: Phase, at: Instant, duration_ms: f
     run.pending.discard(step.id)
     run.stack.append(step.id)
     run.feed.append(step.id)
-    if run.in_memory:
-        run.recent = [result for result in run.recent if result.at >= at - SLOWEST_REPORT_MS]
-    else:
-        run.recent = [result for result in run.recent if result.news > run.seen]
-    run.recent.append(Result(run.news, at, since))
+    recent = run.recent
+    while recent and (recent[0].at < at - SLOWEST_REPORT_MS if run.in_memory else recent[0].news <= run.seen):
+        del recent[0]
+    recent.append(Result(len(run.feed), at, since))
     call = run.calls.get(call_id) if call_id is not None else None
     if call is not None:
         # The function got further in this very call: whatever fails next has its own attempts.

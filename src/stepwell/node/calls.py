@@ -46,7 +46,7 @@ def dispatch_of(
     finished = [run.steps[step_id] for step_id in run.stack]
     results = [result_of(step) for step in finished]
     large = any(isinstance(result, Blob) for result in results)
-    blanks = [memo_of(step, b"") for step in finished]
+    blanks = [memo_of(step, b"") for step in finished] if large else []
 
     async def load_memos() -> tuple[Memo, ...]:
         found = await texts(results)

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="stop after so many seconds")
     parser.add_argument("--no-coverage", action="store_true", help="do not demand that every crash point was hit")
     options = parser.parse_args(arguments)
-    logging.getLogger("stepwell").setLevel(logging.CRITICAL)  # refusals are what we came for
+    logging.getLogger("stepwell.node").setLevel(logging.ERROR)
     warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that die before their first step
     if options.seed is not None:
         return _play_one(options.seed)
