@@ -231,12 +231,29 @@ async def test_a_function_is_run_by_hand_and_its_run_is_known_at_once(api: Api, 
     assert (await api.http.post("/api/functions/shop-echo/invoke", json={"id": "x"})).status_code == 400
 
 
+async def test_a_start_that_is_repeated_with_its_seed_is_the_same_run(api: Api, shop: Scripted) -> None:
+    shop.answers["echo"] = lambda call: returned(call["event"]["data"]["n"])
+    await shop.register()
+    seed = {"x-inngest-event-id-seed": "1790000000000,AAAAAAAAAAAAAA=="}
+    asked = [
+        await api.http.post("/api/functions/shop-echo/invoke", json={"data": {"n": 5}}, headers=seed) for _ in range(3)
+    ]
+    assert {response.status_code for response in asked} == {201}
+    (run,) = {response.json()["run_id"] for response in asked}
+    (event,) = {response.json()["event_id"] for response in asked}
+    assert (await api.finished(event))["run_id"] == run
+    assert len((await api.get("/api/runs"))["runs"]) == 1
+
+
 async def test_the_invoke_route_of_the_protocol_names_the_event(api: Api, shop: Scripted) -> None:
     shop.answers["echo"] = lambda call: returned([call["event"]["name"], call["event"]["data"]["n"]])
     await shop.register()
     response = await api.http.post("/invoke/shop-echo", json={"name": "ignored", "data": {"n": 1}})
     assert response.json()["status"] == 200
     assert (await api.finished(response.json()["id"]))["output"] == ["inngest/function.invoked", 1]
+    unknown = await api.http.post("/invoke/shop-none", json={})
+    assert unknown.status_code == 404
+    assert "there are: shop-echo" in unknown.json()["error"]
 
 
 async def test_many_runs_are_cancelled_at_once(api: Api, shop: Scripted) -> None:

@@ -17,7 +17,7 @@ from stepwell.api import answers
 from stepwell.api.body import Disconnected
 from stepwell.api.keys import Access
 from stepwell.api.routes import Ask, Route
-from stepwell.model.errors import InvalidInput, Overloaded, StepwellError, Unauthorized
+from stepwell.model.errors import InvalidInput, NotFound, Overloaded, StepwellError, Unauthorized
 from stepwell.model.event import INVOKED
 from stepwell.model.payload import INLINE_LIMIT_BYTES
 from stepwell.node.large import stored
@@ -131,9 +131,26 @@ async def invoke(ask: Ask) -> Response:
     return answers.json({"id": event.internal_id, "status": 200})
 
 
+def check_function(site: Site, slug: str) -> None:
+    """Raise `NotFound`, naming what there is, unless the function can be run."""
+    function = site.node.registry.function(site.env, slug)
+    if function is None or function.archived:
+        known = ", ".join(one.slug for one in site.node.registry.functions(site.env)[:20]) or "none"
+        raise NotFound(f"no function {slug!r}; there are: {known}")
+
+
 async def invoked(ask: Ask, slug: str, *, with_id: bool = True) -> Event:
-    """Accept the event that runs the function. Raises `InvalidInput` and what `Node.accept` raises."""
+    """Accept the event that runs the function.
+
+    Args:
+        with_id: Whether the sender may name the event, so that it runs the function only once.
+
+    Raises:
+        NotFound: No such function.
+        InvalidInput: The body is not an event, or it names itself and may not.
+    """
     site = ask.site
+    check_function(site, slug)
     text = await ask.body()
     try:
         value = read(text) if text.strip() else {}
@@ -144,8 +161,12 @@ async def invoked(ask: Ask, slug: str, *, with_id: bool = True) -> Event:
     if not with_id and value.get("id") is not None:
         raise InvalidInput("an id is not accepted here: every request starts a run of its own", field="id")
     now, key = site.node.world.now(), site.node.new_key()
-    seed = read_seed(ask.request.headers.get(SEED_HEADER)) if with_id else None
+    seed = read_seed(ask.request.headers.get(SEED_HEADER))
     shown = seed.ulid(0) if seed is not None else key
+    if seed is not None and not with_id:
+        known = await site.node.store.event_by_id(site.env, shown)
+        if known is not None and known.name == INVOKED:
+            return known
     given = read_event(value, now=now, key=key, internal_id=shown, env=site.env, name=INVOKED)
     assert isinstance(given.body, bytes)
     members = read(given.body)
