@@ -1,4 +1,4 @@
-"""What answers look like: JSON bodies, errors in the envelope that each API's callers expect.
+"""What answers look like: JSON bodies, and errors as callers of this protocol expect them.
 
 An error on purpose (`StepwellError`) carries its status and a message for the caller. Anything else is a bug: it is
 logged with a reference, and the caller gets the reference and nothing of the inside.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,13 +24,6 @@ JSON = "application/json"
 
 encode = msgspec.json.Encoder().encode
 Raw = msgspec.Raw
-
-
-class Envelope(Enum):
-    """How an API writes its errors."""
-
-    V1 = "v1"  # {"error": text, "status": 404, "code": ...}
-    TEXT = "text"  # the message alone
 
 
 def json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -62,10 +54,10 @@ def retry_after(err: StepwellError) -> dict[str, str]:
     return {"retry-after": str(max(1, math.ceil(seconds)))}
 
 
-def error(err: StepwellError, envelope: Envelope) -> Response:
-    """The answer to a request that was refused on purpose."""
-    if envelope is Envelope.TEXT or err.http_status == 401:
-        return Response(str(err), err.http_status, retry_after(err), "text/plain")
+def error(err: StepwellError) -> Response:
+    """The answer to a request that was refused on purpose. Without a key it is plain text, as SDKs expect."""
+    if err.http_status == 401:
+        return Response(str(err), 401, media_type="text/plain")
     return json(error_members(err), err.http_status, retry_after(err))
 
 

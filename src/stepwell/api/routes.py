@@ -17,7 +17,6 @@ from starlette.routing import BaseRoute, Router
 from starlette.routing import Route as StarletteRoute
 
 from stepwell.api import answers
-from stepwell.api.answers import Envelope
 from stepwell.api.keys import Access
 from stepwell.model.errors import InvalidInput, NotFound, StepwellError
 from stepwell.model.payload import decode
@@ -40,7 +39,6 @@ class Route:
     path: str
     handler: Handler
     access: Access = Access.SIGNING_KEY
-    envelope: Envelope = Envelope.V1
 
 
 @dataclass(slots=True)
@@ -114,7 +112,7 @@ def _endpoint(site: Site, methods: dict[str, Route]) -> Callable[[Request], Awai
             return await route.handler(ask)
         except StepwellError as err:
             site.counts[f"refused:{err.code.lower()}"] += 1
-            return answers.error(err, route.envelope)
+            return answers.error(err)
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:
@@ -140,4 +138,4 @@ async def _not_found(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "websocket.close", "code": 1008, "reason": "nothing answers at this path"})
         return
     err = NotFound(f"nothing answers at {scope['path'][:200]}")
-    await answers.error(err, Envelope.V1)(scope, receive, send)
+    await answers.error(err)(scope, receive, send)

@@ -11,7 +11,6 @@ from stepwell.api.answers import Raw, instant
 from stepwell.api.inngest.dev import triggers_of
 from stepwell.api.inngest.events import invoked
 from stepwell.api.routes import Ask, Route
-from stepwell.model.errors import NotFound
 from stepwell.model.ids import derived_ulid
 from stepwell.node.reads.functions import list_functions
 from stepwell.node.reads.services import list_services
@@ -76,12 +75,7 @@ def _function(function: Function) -> dict[str, Any]:
 
 async def invoke(ask: Ask) -> Response:
     """Run a function. The id of its run is known at once, since it is derived from the event."""
-    site = ask.site
     slug = ask.part("slug")
-    function = site.node.registry.function(site.env, slug)
-    if function is None or function.archived:
-        known = ", ".join(one.slug for one in site.node.registry.functions(site.env)[:20]) or "none"
-        raise NotFound(f"no function {slug!r}; there are: {known}")
     event = await invoked(ask, slug, with_id=False)
     run = derived_ulid(event.received_at, event.key, slug)
     return answers.json({"run_id": run, "event_id": event.internal_id}, 201)

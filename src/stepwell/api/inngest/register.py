@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 
 from stepwell.api import answers
-from stepwell.api.answers import Envelope
 from stepwell.api.routes import Ask, Route
 from stepwell.model.errors import InvalidInput, NotFound
 from stepwell.model.ids import derived_uuid
@@ -33,7 +32,7 @@ audit = logging.getLogger("stepwell.audit")
 
 def routes() -> list[Route]:
     return [
-        Route("POST", "/fn/register", register, envelope=Envelope.TEXT),
+        Route("POST", "/fn/register", register),
         Route("DELETE", "/fn/remove", remove),
     ]
 
@@ -48,7 +47,7 @@ async def register(ask: Ask) -> Response:
         log.warning("a registration was refused: %s", err)
         return Response(err.answer(), err.http_status, media_type=answers.JSON)
     except InvalidInput as err:
-        return answers.error(err, Envelope.V1)
+        return answers.error(err)
     modified = await keep(site, service, warnings)
     sync_id = derived_uuid("sync", service.id, service.checksum)
     return Response(accepted_answer(service, modified=modified, sync_id=sync_id), media_type=answers.JSON)
