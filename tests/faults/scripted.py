@@ -175,8 +175,8 @@ class Scripted:
                 if b"connection: close" in answer[:2000].lower():
                     writer.close()  # after all that was written, whether it is all that was promised or not
                     return
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the other side is gone, or this service is
         finally:
             self._tasks.discard(task)
             if not writer.is_closing():
