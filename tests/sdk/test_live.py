@@ -371,6 +371,22 @@ async def test_attempts_made_elsewhere_are_counted() -> None:
     await started.end()
 
 
+async def test_the_attempt_is_that_of_the_step_inside_a_step_and_that_of_the_body_outside() -> None:
+    seen: list[tuple[str, int]] = []
+
+    async def body(ctx: Ctx) -> None:
+        seen.append(("step", ctx.attempt))
+        if ctx.attempt < 2:
+            raise ConnectionError
+
+    async def function(ctx: Ctx) -> None:
+        await ctx.step.run("a", body, ctx)
+        seen.append(("body", ctx.attempt))
+
+    await Server(a_function(function)).run_live()
+    assert seen == [("step", 0), ("step", 1), ("step", 2), ("body", 0)]
+
+
 async def test_draining_finishes_what_runs_and_gives_the_call_back() -> None:
     go = asyncio.Event()
 

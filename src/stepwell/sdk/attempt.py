@@ -41,6 +41,7 @@ class StepUse:
     task: AnyTask | None = None  # the user's task that waits for it
     runs_in_caller: bool = False
     running: bool = False
+    attempt: int = 0
     runner: AnyTask | None = None
     shown: asyncio.Handle | None = None
 

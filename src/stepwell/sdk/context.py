@@ -29,16 +29,19 @@ class _Base(Generic[T_co]):
         event: What started the run; the first of `events`.
         events: All of them, when the function takes batches.
         run_id: The run's id, the same in every execution of it.
-        attempt: Which attempt of the body this is, from 0.
     """
 
     def __init__(self, execution: Execution, events: tuple[Event[T_co], ...]) -> None:
         self.event: Event[T_co] = events[0]
         self.events = events
         self.run_id: str = execution.start.run
-        self.attempt = execution.start.attempt
         self._execution = execution
         self._uuids = random.Random(f"{self.run_id} uuid4")
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 0: inside a step of the step, outside of the function's body."""
+        return self._execution.attempt()
 
     @cached_property
     def logger(self) -> FunctionLogger:

@@ -142,6 +142,11 @@ class Execution:
         use = inside_step.get()
         return use.id if use is not None else None
 
+    def attempt(self) -> int:
+        """Which attempt the code that calls this belongs to: of a step, or of the function's body."""
+        use = inside_step.get()
+        return use.attempt if use is not None else self.start.attempt
+
     @cached_property
     def started_at(self) -> datetime:
         """When the run began, the same in every execution of it."""
@@ -389,6 +394,7 @@ class Execution:
     def _run_body(self, use: StepUse, attempt: int) -> None:
         body = use.body
         use.running = True
+        use.attempt = attempt
         self._running[use.id] = use
         use.shown = self._loop.call_later(RUNNING_AFTER_S, self.observer.running, use.id, use.name)
         context = use.context.copy()
