@@ -1,13 +1,15 @@
 """A server in a few lines: it records what an execution reports and calls again, as a real one would.
 
 `run_live` speaks the frames of the worker protocol, `run_replay` the rules of call and response (section 5.3
-of the Inngest wire protocol). Waits end in the order of their length, steps are retried without a pause.
+of the Inngest wire protocol). Waits end in the order of their length, each when nothing else is left to do, so that
+no result depends on how fast the machine is. Steps are retried without a pause.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +17,7 @@ import msgspec
 
 from stepwell.model.dispatch import Memo
 from stepwell.model.ids import JobId, RunId, StepId
-from stepwell.model.op import Invoke, Op, Sleep, StepDone, StepErrored, StepPlanned, WaitForEvent
+from stepwell.model.op import Invoke, Op, StepDone, StepErrored, StepPlanned
 from stepwell.model.payload import canonical
 from stepwell.sdk.function import Function
 from stepwell.sdk.live import LiveExecution
@@ -51,6 +53,17 @@ class Recorded:
     def error(self) -> dict[str, Any]:
         assert isinstance(self.outcome, Raised), self.outcome
         return msgspec.json.decode(self.outcome.error)  # type: ignore[no-any-return]
+
+
+class _Watched(LiveExecution):
+    """Says when it only waits."""
+
+    on_idle: Callable[[], object] | None = None
+
+    def _start_idling(self, for_s: float) -> None:
+        super()._start_idling(for_s)
+        if self.on_idle is not None:
+            self.on_idle()
 
 
 @dataclass
@@ -151,13 +164,10 @@ class Server:
                 execution.resolve(memo, self.news)
             for step in again:
                 execution.retry(step, self.attempts[step], self.news)
-            if in_memory:
-                for op in ops:
-                    if isinstance(op, Sleep | WaitForEvent | Invoke):
-                        loop.call_later(min(_due(op), 50) / 1000, resolve, op)
 
-        def resolve(op: Op) -> None:
-            if op.step in self.waits:
+        def resolve() -> None:
+            op = self.soonest()
+            if op is not None:
                 memo = self.answer(op)
                 self.record(memo)
                 execution.resolve(memo, self.news)
@@ -174,7 +184,9 @@ class Server:
             attempts=dict(self.attempts),
             news=self.news,
         )
-        execution = LiveExecution(self.function, call, report, idle_ms=idle_ms, send=self.send)
+        execution = _Watched(self.function, call, report, idle_ms=idle_ms, send=self.send)
+        if in_memory:
+            execution.on_idle = lambda: loop.call_soon(resolve)
         return await execution.run()
 
     # Replay
