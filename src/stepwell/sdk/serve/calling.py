@@ -13,11 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import msgspec
-
 from stepwell.model.errors import StepwellError
 from stepwell.model.ids import StepId
-from stepwell.model.op import StepDone, StepErrored
+from stepwell.model.op import StepErrored
 from stepwell.sdk.client.exchange import SDK, AsyncExchange
 from stepwell.sdk.client.requests import get_text, send
 from stepwell.sdk.outcome import Outcome, Raised, Replied, Returned
@@ -28,7 +26,6 @@ from stepwell.wire.inngest.call import Call, InvalidCall, read_actions, read_bat
 from stepwell.wire.inngest.reply import Response, respond_error, respond_ops, respond_result
 
 if TYPE_CHECKING:
-    from stepwell.sdk.attempt import StepUse
     from stepwell.sdk.function import Function
 
 
@@ -48,28 +45,10 @@ async def serve_call(
         raise Refusal(400, "invalid_call", str(err)) from err
     sender = _Sender(settings)
     try:
-        outcome = await ServedExecution(function, _replay(call), send=sender).run()
+        outcome = await ReplayExecution(function, _replay(call), send=sender).run()
     finally:
         await sender.close()
     return answer(outcome)
-
-
-class ServedExecution(ReplayExecution):
-    """A replay that also says of a finished step whether it races others.
-
-    A server that waits for a whole group calls again early only if the op that it has just been given says so:
-    the result of a step that was planned in a race must be marked as its plan was (section 5.3, rule 3).
-    """
-
-    _races = False
-
-    def _answer_with(self, use: StepUse) -> None:
-        waiting = list(self._parked.values())
-        self._races = len(waiting) > 1 and self._is_race(waiting)
-        super()._answer_with(use)
-
-    def _finished(self, use: StepUse, op: StepDone | StepErrored) -> None:
-        super()._finished(use, msgspec.structs.replace(op, race=self._races))
 
 
 def answer(outcome: Outcome) -> Response:
