@@ -19,8 +19,8 @@ from random import Random
 from typing import TYPE_CHECKING, TypeAlias
 
 from stepwell.model import op
-from stepwell.model.ids import Instant, StepId, step_id
-from stepwell.model.payload import canonical
+from stepwell.model.ids import StepId, step_id
+from stepwell.model.payload import INLINE_LIMIT_BYTES, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +51,7 @@ class Leaf:
     fails: int = 0  # the first executions that fail
     fatal: bool = False  # fails for good at its first success
     caught: bool = True  # the function goes on if it fails for good
+    large: bool = False  # returns more than fits into an entry
     sends: str = ""  # the event that the step sends while it runs
     ms: int = 0  # how long a step runs, a sleep sleeps, a wait waits
     event: str = ""
@@ -283,7 +284,13 @@ class Author:
         elif chance < 0.14:
             fatal, caught = True, random.random() < 0.8
         return self._leaf(
-            Kind.STEP, name=name, fails=fails, fatal=fatal, caught=caught, ms=random.choice((1, 5, 40, 300, 2_000))
+            Kind.STEP,
+            name=name,
+            fails=fails,
+            fatal=fatal,
+            caught=caught,
+            large=random.random() < 0.02,
+            ms=random.choice((1, 5, 40, 300, 2_000)),
         )
 
     def _sent_wait(self) -> Tree:
@@ -352,9 +359,5 @@ def _mark(tree: Tree, race: bool) -> None:
 
 def result_of(leaf: Leaf, run: str, execution: int) -> bytes:
     """What an execution of a step returns: other than any other."""
-    return canonical(f"{leaf.name}:{leaf.index}#{execution}@{run[-6:]}")
-
-
-def deadline(leaf: Leaf, opened: Instant) -> Instant:
-    """When a wait that was opened then ends by itself."""
-    return opened + leaf.ms
+    padding = "." * INLINE_LIMIT_BYTES if leaf.large else ""
+    return canonical(f"{leaf.name}:{leaf.index}#{execution}@{run[-6:]}{padding}")

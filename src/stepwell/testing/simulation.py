@@ -20,7 +20,7 @@ from stepwell.engine.decide import Policy
 from stepwell.model.errors import Conflict, NotFound
 from stepwell.model.event import DEV_ENV, Event, event_body
 from stepwell.model.function import CancelOn, Function, Service, Transport, Trigger
-from stepwell.model.ids import EventKey, IdSource, RunId
+from stepwell.model.ids import EventKey, IdSource, RunId, StepId
 from stepwell.node.node import Node, NodeSettings
 from stepwell.store.base import StoreFull, StoreUnavailable
 from stepwell.store.memory import MemoryStore
@@ -138,7 +138,7 @@ class Simulation:
         self.calm = False
         self.crashes = 0
         self.points: dict[tuple[str, str], int] = {}
-        self.outside = Outside(self.scheduler, random, Weather(), self.ledger, {}, self._send)
+        self.outside = Outside(self.scheduler, random, Weather(), self.ledger, {}, self._send, self._acknowledged)
         self.functions: dict[str, Function] = {}
         self.watcher = Watcher(self.store, self.scheduler, story=story)
         self.acknowledged: list[Event] = []
@@ -247,7 +247,7 @@ class Simulation:
         random, scheduler = self.random, self.scheduler
         for number in range(random.choice((1, 1, 2))):
             scheduler.at(START + random.randrange(5_000), self._emit, ("go/parent", f"k{number}", ""))
-        if random.random() < 0.3 and hasattr(self.store, "unique_rows"):
+        if random.random() < 0.3:
             self._twice()
         for _ in range(random.randrange(4)):
             scheduler.at(START + random.randrange(30_000), self._emit, ("outside/x", "x", ""))
@@ -271,6 +271,10 @@ class Simulation:
     def _send(self, name: str, event_id: str, k: object, then: Callable[[], None]) -> None:
         """Send an event until a node acknowledges it."""
         _Sending(self, name, event_id, k, then).attempt()
+
+    def _acknowledged(self, run: RunId, step: StepId) -> None:
+        if not self.watcher.is_recorded(run, step):
+            self.watcher.fail("durable acceptance", f"run {run}: step {step} was acknowledged, not recorded", run)
 
     # bad luck
 

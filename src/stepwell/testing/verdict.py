@@ -14,14 +14,15 @@ from stepwell.model.dispatch import Memo
 from stepwell.model.ids import EventKey, RunId, StepId, derived_ulid
 from stepwell.model.job import RunStatus
 from stepwell.model.payload import NULL, decode
-from stepwell.node.auditor import ONE_END, ONE_RESULT, PROGRESS, RunAudit, audit_run
+from stepwell.node.auditor import NO_GHOST_WORK, ONE_END, ONE_RESULT, PROGRESS, RunAudit, audit_run
 from stepwell.testing.programs import Kind, Leaf, look
 
 if TYPE_CHECKING:
     from stepwell.model.ids import JobId
     from stepwell.model.job import Job, RunRow
     from stepwell.model.journal import Entry
-    from stepwell.store.base import Transition
+    from stepwell.model.payload import Payload
+    from stepwell.store.base import RunWrite, Transition
     from stepwell.store.memory import MemoryStore
     from stepwell.testing.ledger import Execution
     from stepwell.testing.simulation import Simulation
@@ -32,6 +33,9 @@ WHOLE_STORE_EVERY = 100
 CLOCK_MS = 20
 """How far the time that a node reckons with may be from that of the store."""
 
+FENCE = "fence"
+
+_SAID = frozenset({journal.StepCompleted, journal.StepFailed, journal.StepRetried})
 _WAITS = (journal.SleepStarted, journal.WaitStarted, journal.InvokeStarted)
 
 
@@ -58,6 +62,7 @@ class Watcher:
         self._tail: deque[tuple[int, str, tuple[Any, ...]]] = deque(maxlen=None if story else TAIL)
         self._begun = scheduler.now
         self._suspect: RunId | None = None
+        self._job_ids: set[JobId] = set()
 
     def tell(self, text: str, *values: Any) -> None:
         """Something worth reading if this seed fails."""
@@ -83,6 +88,10 @@ class Watcher:
 
     def on_transition(self, transition: Transition, removed: list[Job]) -> None:
         self.transitions += 1
+        for job in transition.jobs:
+            if job.id in self._job_ids:
+                self.fail(NO_GHOST_WORK, f"job id {job.id} is used a second time", job.run)
+            self._job_ids.add(job.id)
         self._tail.append((self._scheduler.now, "%s", (_Told(transition, removed),)))
         write = transition.run
         if write is not None:
@@ -90,6 +99,7 @@ class Watcher:
             audit = self._audits.get(run)
             if audit is None:
                 audit = self._audits[run] = RunAudit(write.row)
+            self._check_fences(transition, write)
             audit.take(write.entries)
             store = self._store
             jobs = store.jobs_by_run.get(run)
@@ -99,6 +109,27 @@ class Watcher:
                 self.fail(found[0].invariant, str(found[0]), run)
         if self.transitions % WHOLE_STORE_EVERY == 0:
             self.check_everything()
+
+    def _check_fences(self, transition: Transition, write: RunWrite) -> None:
+        """What a worker said is recorded only with the claim of the call that it said it about."""
+        claimed: set[JobId] | None = None
+        for entry in write.entries:
+            if type(entry) is journal.CallEnded:
+                if entry.outcome == "superseded":
+                    continue
+            elif type(entry) not in _SAID or entry.call is None:  # type: ignore[union-attr]
+                continue
+            if claimed is None:
+                claimed = {claim.job for claim in (*transition.ends, *transition.holds)}
+            if entry.call not in claimed:  # type: ignore[union-attr, operator]
+                text = f"run {write.row.id}: a {type(entry).__name__} was recorded without the claim of its call"
+                self.fail(FENCE, text, write.row.id)
+
+    def is_recorded(self, run: RunId, step: StepId) -> bool:
+        """Whether the store has the result of a step."""
+        audit = self._audits.get(run)
+        known = audit.run.steps.get(step) if audit is not None else None
+        return known is not None and (known.finished or known.attempts > 0)
 
     def check_everything(self) -> None:
         """The whole store, from scratch."""
@@ -172,6 +203,9 @@ class Verdict:
     def _fail(self, invariant: str, text: str) -> None:
         self._watcher.fail(invariant, text, self._run)
 
+    def _text(self, payload: Payload) -> bytes:
+        return payload if isinstance(payload, bytes) else self._store.blobs[payload.hash]
+
     def _check_rows(self) -> None:
         store = self._store
         if store.job_rows or store.waits_by_run:
@@ -216,11 +250,11 @@ class Verdict:
         for entry in entries:
             if isinstance(entry, journal.StepCompleted):
                 order[entry.step] = len(order)
-                memos[entry.step] = Memo(entry.step, "data", entry.output if isinstance(entry.output, bytes) else b"")
+                memos[entry.step] = Memo(entry.step, "data", self._text(entry.output))
                 self._check_result(run, program.leaves[entry.step], entry, opened.get(entry.step))
             elif isinstance(entry, journal.StepFailed):
                 order[entry.step] = len(order)
-                memos[entry.step] = Memo(entry.step, "error", entry.error if isinstance(entry.error, bytes) else b"")
+                memos[entry.step] = Memo(entry.step, "error", self._text(entry.error))
             elif isinstance(entry, _WAITS):
                 opened[entry.step] = entry
         self._check_end(row, entries, look(program, memos, order))
@@ -229,7 +263,7 @@ class Verdict:
     def _check_end(self, row: RunRow, entries: list[Entry], progress: Any) -> None:
         end = entries[-1]
         if isinstance(end, journal.RunCompleted):
-            if end.output != progress.output:
+            if self._text(end.output) != progress.output:
                 self._fail(
                     "replay truth", f"run {row.id} returned {end.output!r}, its journal gives {progress.output!r}"
                 )
@@ -247,7 +281,8 @@ class Verdict:
     def _check_result(self, run: RunId, leaf: Leaf, entry: journal.StepCompleted, opened: Any) -> None:
         if leaf.kind is Kind.STEP:
             executions = self._simulation.ledger.executions.get((run, leaf.id), [])
-            if not any(one.result == entry.output and one.call == entry.call for one in executions):
+            output = self._text(entry.output)
+            if not any(one.result == output and one.call == entry.call for one in executions):
                 self._fail(ONE_RESULT, f"run {run}: the result of {leaf.name} is not that of an execution")
             return
         if leaf.kind is Kind.SLEEP:

@@ -10,12 +10,13 @@ node dies they go on with what they are doing. What the network does to a call i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stepwell.model import message, op
 from stepwell.model.dispatch import Dispatch, Memo
+from stepwell.model.errors import StepwellError
 from stepwell.model.payload import canonical, decode
 from stepwell.testing.programs import Kind, Leaf, Program, Progress, look, result_of
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from stepwell.model.dispatch import Deliver
-    from stepwell.model.ids import JobId, StepId
+    from stepwell.model.ids import JobId, RunId, StepId
     from stepwell.model.message import Message
     from stepwell.testing.ledger import Execution, Ledger
     from stepwell.testing.world import Scheduler, VirtualWorld
@@ -57,6 +58,7 @@ class Outside:
     ledger: Ledger
     programs: dict[str, Program]
     send: Send
+    acknowledged: Callable[[RunId, StepId], None]  # a worker was told that this is recorded
 
     def latency(self) -> int:
         chance = self.random.random()
@@ -90,12 +92,29 @@ class ScriptedWorkers:
 
     def perform(self, dispatch: Dispatch) -> None:
         self._step("perform")
-        outside = self.outside
         if dispatch.live:
-            call = self.live[dispatch.job] = LiveCall(self, dispatch)
-            outside.scheduler.after(outside.latency(), call.begin)
+            self.live[dispatch.job] = LiveCall(self, dispatch)
+        if dispatch.load_memos is not None:
+            self.world.spawn(self._load(dispatch, dispatch.load_memos))
         else:
+            self._call(dispatch)
+
+    async def _load(self, dispatch: Dispatch, load: Callable[[], Awaitable[tuple[Memo, ...]]]) -> None:
+        try:
+            memos = await load()
+        except StepwellError:
+            self.live.pop(dispatch.job, None)
+            lost = message.CallLost(dispatch.job, error=LOST, free=True, code="declined")
+            self._arrive((dispatch, lost))
+            return
+        self._call(replace(dispatch, memos=memos))
+
+    def _call(self, dispatch: Dispatch) -> None:
+        outside = self.outside
+        if not dispatch.live:
             HttpCall(self, dispatch).send()
+        elif (call := self.live.get(dispatch.job)) is not None:
+            outside.scheduler.after(outside.latency(), call.begin, dispatch.memos)
 
     def deliver_result(self, call: JobId, memo: Memo, news: int) -> None:
         self._step("deliver_result")
@@ -315,8 +334,10 @@ class LiveCall:
         self._outside = workers.outside
         self._dispatch = dispatch
         self._program = self._outside.programs[dispatch.function.slug]
-        self._memos = {memo.step: memo for memo in dispatch.memos}
-        self._order = {memo.step: place for place, memo in enumerate(dispatch.memos)}
+        self._memos: dict[StepId, Memo] = {}
+        self._order: dict[StepId, int] = {}
+        self._begun = False
+        self._held: list[tuple[Callable[[Any], None], object]] = []  # said before the worker had the call
         self._parked = set(dispatch.waiting)
         self._attempts = dict(dispatch.attempts)
         self._news = dispatch.news
@@ -330,12 +351,21 @@ class LiveCall:
 
     def down(self, what: Callable[[Any], None], argument: object) -> None:
         """A frame from the server, in the order in which they were sent."""
+        if not self._begun:
+            self._held.append((what, argument))
+            return
         outside = self._outside
         self._down_at = max(self._down_at, outside.scheduler.now + outside.latency())
         outside.scheduler.at(self._down_at, what, argument)
 
-    def begin(self, _: object) -> None:
+    def begin(self, memos: tuple[Memo, ...]) -> None:
+        """The worker has the call."""
         outside, dispatch = self._outside, self._dispatch
+        self._begun = True
+        for memo in memos:
+            self._take(memo)
+        for what, argument in self._held:
+            self.down(what, argument)
         if self._over:
             return
         chance = outside.random.random()
@@ -373,6 +403,8 @@ class LiveCall:
         self._news = max(self._news, news)
         for leaf, execution, error in reported:
             self._busy.discard(leaf.id)
+            if execution is not None:
+                self._outside.acknowledged(self._dispatch.run, leaf.id)
             if execution is None:
                 if leaf.id not in self._memos:
                     self._parked.add(leaf.id)
