@@ -114,10 +114,11 @@ def _run(main: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _start(settings: ServerSettings) -> None:
-    from stepwell.server import Server
+    from stepwell.server import Server, spare_collector
 
     server = Server(settings)
     await server.start()
+    spare_collector()
     stopped = _on_signals()
     _banner(server, settings, "start")
     await stopped.wait()
@@ -126,7 +127,7 @@ async def _start(settings: ServerSettings) -> None:
 
 
 async def _dev(settings: ServerSettings, target: str | None, *, reload: bool) -> None:
-    from stepwell.server import Server
+    from stepwell.server import Server, spare_collector
 
     if target is not None:
         place = Path(target.partition(":")[0])
@@ -134,6 +135,7 @@ async def _dev(settings: ServerSettings, target: str | None, *, reload: bool) ->
             raise ConfigurationError(f"no file {place}")
     server = Server(settings)
     await server.start()
+    spare_collector()
     stopped = _on_signals()
     _banner(server, settings, "dev")
     child = WorkerProcess(target, server.url, settings.signing_key) if target is not None else None

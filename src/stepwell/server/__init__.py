@@ -4,7 +4,7 @@
 port, `performers.py` sends each call to the transport of its service.
 """
 
-from stepwell.server.server import Server, serve
+from stepwell.server.server import Server, serve, spare_collector
 from stepwell.server.settings import ServerSettings
 
-__all__ = ["Server", "ServerSettings", "serve"]
+__all__ = ["Server", "ServerSettings", "serve", "spare_collector"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import shutil
 import signal
@@ -149,6 +150,7 @@ class Server:
             with contextlib.suppress(NotImplementedError):
                 loop.add_signal_handler(number, asked.set)
         await self.start()
+        spare_collector()
         try:
             await asked.wait()
         finally:
@@ -320,6 +322,18 @@ def serve(settings: ServerSettings) -> None:
     import uvloop
 
     uvloop.run(Server(settings).serve())
+
+
+def spare_collector() -> None:
+    """Tell the garbage collector that what is loaded by now stays; for a process that does nothing but serve.
+
+    A full collection goes through every module there is and takes 40 ms, in which no step is acknowledged. A small one
+    for every 700 new objects finds next to nothing, since nearly all of ours are freed without it; together they take
+    a tenth of a busy server's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def version() -> str:
