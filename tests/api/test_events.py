@@ -11,6 +11,7 @@ import pytest
 
 from stepwell.api.body import Bodies, Limits
 from stepwell.model.errors import Overloaded
+from stepwell.store.base import StoreFull
 from tests.api.api import Api
 from tests.api.conftest import Start
 
@@ -167,6 +168,19 @@ async def test_a_sender_that_stops_in_the_middle_gives_its_place_back(start: Sta
     response = await api.http.post("/e/any", content=endless())
     assert response.status_code == 408
     assert (await api.http.post("/e/any", json={"name": "a/b"})).status_code == 200
+
+
+async def test_a_full_disk_is_told_to_come_back(plain: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(transition: object) -> None:
+        raise StoreFull("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plain.server.node.store, "commit", full)
+        response = await plain.http.post("/e/any", json={"name": "a/b"})
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert response.json() == {"ids": [], "status": 503, "error": "the disk is full"}
+    assert (await plain.http.post("/e/any", json={"name": "a/b"})).status_code == 200
+    assert len((await plain.get("/v1/events"))["data"]) == 1
 
 
 async def test_bodies_in_progress_are_bounded_together() -> None:

@@ -114,6 +114,27 @@ async def test_a_service_nobody_named_is_found(start: Start, stack: AsyncExitSta
     assert 3000 in discovery_ports()
 
 
+async def test_a_remembered_service_that_is_gone_does_not_end_the_search(
+    start: Start, stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    first = await start(data=tmp_path)
+    async with scripted("old", first.server.url) as old:
+        old.answers["f"] = lambda call: returned(1)
+        await old.register()
+    await first.server.stop()
+
+    api = await start(data=tmp_path)
+    shop = await stack.enter_async_context(scripted("shop", api.server.url))
+    shop.answers["f"] = lambda call: returned(1)
+    client = SyncClient()
+    stack.push_async_callback(client.close)
+    looking = api.server.site.sync = ServiceSync(
+        api.server.site, client, ports=(int(shop.url.split(":")[2].split("/")[0]),)
+    )
+    await looking.round()
+    assert list(await services(api)) == ["old", "shop"]
+
+
 async def test_graphql_can_add_a_service_by_its_url(start: Start, stack: AsyncExitStack) -> None:
     api = await start()
     shop = await stack.enter_async_context(scripted("shop", api.server.url))

@@ -58,7 +58,7 @@ async def keep(site: Site, service: Service, warnings: tuple[str, ...]) -> bool:
     async with site.registering:
         before = site.node.registry.service(service.env, service.name)
         stored = await site.node.register(service)
-    if site.sync is not None and service.url:
+    if site.sync is not None:
         site.sync.registered(service.url)
     if before is not None and before.url != service.url:
         audit.warning("service %r is now called at %s, before at %s", service.name, service.url, before.url)

@@ -2,7 +2,7 @@
 
     named URLs        at start, then every interval until they have registered
     known services    every interval, so that changed code is noticed; those that failed even without polling
-    local ports       every interval until some service has registered (discovery)
+    local ports       every interval until some service has registered in this life of the server (discovery)
 
 What goes wrong is kept where people look: on the service when there is one, else beside the URL. It is logged when it
 changes, not each time. A service is not removed because it does not answer: its runs wait for it.
@@ -121,7 +121,7 @@ class ServiceSync:
         """Ask everybody who is due, once."""
         try:
             await asyncio.gather(*(self._ask(url) for url in self._due()))
-            if self._ports and not self._site.node.registry.services():
+            if not self._registrations:  # one that is remembered may be gone for good
                 await asyncio.gather(*(self._discover(port) for port in self._ports))
         except Exception:
             log.exception("services could not be asked; trying again in %g s", self._interval_s)
@@ -144,7 +144,7 @@ class ServiceSync:
         ]
 
     def registered(self, url: str) -> None:
-        """A service has just registered with that URL."""
+        """A service has just registered with that URL, which is empty when it dialled in."""
         self._registrations += 1
         target = self._targets.get(url)
         if target is not None:
