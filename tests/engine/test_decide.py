@@ -153,6 +153,32 @@ def test_two_branches_of_two_steps_that_race_take_nine_calls() -> None:
     assert story.calls_made == 9
 
 
+def test_branches_that_race_take_nine_calls_also_when_they_end_at_the_same_moment() -> None:
+    story = Story()
+    story.reply(planned("a1", race=True), planned("b1", race=True))
+    story.reply(done("a1", race=True), to="a1")
+    story.reply(done("b1", race=True), to="b1")
+    assert story.calls() == [None, None]
+    assert all(call.plans for call in story.run.calls.values())
+    story.reply(planned("a2", race=True), planned("b1", race=True))
+    story.reply(planned("a2", race=True), planned("b2", race=True))
+    story.reply(done("a2", race=True), to="a2")
+    story.reply(done("b2", race=True), to="b2")
+    story.reply()
+    story.returns()
+    assert story.calls_made == 9
+
+
+def test_a_result_that_comes_while_the_function_may_run_a_step_waits_for_its_answer() -> None:
+    story = Story()
+    story.reply(sleep("s", SECOND), sleep("t", 2 * SECOND))
+    story.tell(story.timer("s"))
+    story.tell(story.timer("t"))
+    assert story.calls() == [None], "a second call could run the step that the first one is running"
+    story.reply(sleep("t", 2 * SECOND))
+    assert story.calls() == [None], "now the function is told of both"
+
+
 def test_more_than_one_op_makes_the_function_plan_from_then_on() -> None:
     story = Story()
     assert not story.run.must_plan()

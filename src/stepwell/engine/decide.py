@@ -6,9 +6,9 @@ the entries it returns, so that several waiting messages can be decided one afte
 together; if that commit is refused, the run is loaded again.
 
 Two kinds of workers share these rules. One answers a call and forgets the function (HTTP): every new
-result makes another call, a *discovery*, except inside a planned group, which is joined first. One discovery is
-under way at a time: a second one could run the very step that the first is running, so it is made when the first
-has answered. The other
+result makes another call, a *discovery*, except inside a planned group, which is joined first. Two discoveries
+could run the very same new step, so while others are under way a discovery only plans; and while one is under way
+that may run a step itself, the next is made when it has answered. The other kind
 keeps the function in memory (a *live* call): it reports each step as it finishes and is handed results
 as they come; it is called again only after it dropped the function.
 
@@ -174,11 +174,19 @@ class _Turn:
     def call(self, target: StepId | None, *, attempt: int = 0, due: Instant | None = None, reason: str = "") -> None:
         """Schedule a call of the function, or of one step of it."""
         live = self.live and target is None
+        plans = target is None and not live and (self.run.must_plan() or self.run.discovering())
         when = self.now if due is None else due
         job = self.next_job()
         self.record(
             journal.CallScheduled(
-                at=self.now, call=job, target=target, attempt=attempt, due=when, live=live, reason=reason
+                at=self.now,
+                call=job,
+                target=target,
+                attempt=attempt,
+                due=when,
+                live=live,
+                plans=plans,
+                reason=reason,
             )
         )
         self.do(effect.CallWorker(job, target, attempt, when, live))
@@ -252,7 +260,7 @@ def _on_reply(turn: _Turn, msg: message.Replied) -> None:
         return
     run = turn.run
     joining = bool(run.pending)
-    missed = call.target is None and run.news > call.news
+    missed = call.target is None and run.news > run.covered
     steps = [o for o in msg.ops if not isinstance(o, (op.Discover, op.Completed, op.Unknown))]
     if len(steps) > 1:
         planned = any(isinstance(o, op.StepPlanned) for o in steps)
@@ -545,7 +553,7 @@ def _rediscover(turn: _Turn, *, race: bool) -> None:
     run = turn.run
     if run.pending and not race and run.version >= 2:
         return
-    if run.discovering():
+    if run.executing():
         return  # made when that one has answered
     if run.planning and run.version >= 2:
         turn.record(journal.GroupClosed(at=turn.now))

@@ -83,6 +83,7 @@ class Call:
     due: Instant
     scheduled_at: Instant
     news: int = 0  # of the run when it was scheduled
+    plans: bool = False  # it may name new steps but not run one
 
 
 class Result(NamedTuple):
@@ -132,6 +133,7 @@ class Run:
     recent: list[Result] = field(default_factory=list)  # what a wait that is reported now may follow
     in_memory: bool = False  # the function was last called by a live call
     seen: int = 0  # the news that the last answered call of the whole function knew
+    covered: int = 0  # the news that the last scheduled call of the whole function will know
     answered: Call | None = None  # the last call that ended
 
     @property
@@ -166,6 +168,10 @@ class Run:
     def discovering(self) -> bool:
         """Whether the function is being called as a whole, or about to be."""
         return any(call.target is None for call in self.calls.values())
+
+    def executing(self) -> bool:
+        """Whether the function is being called as a whole and may run a new step in that very call."""
+        return any(call.target is None and not call.plans for call in self.calls.values())
 
     def row(self) -> RunRow:
         return RunRow(
@@ -209,10 +215,11 @@ def apply(run: Run, entry: Entry) -> None:
                 run.taken.add(entry.event)
         case journal.CallScheduled():
             run.calls[entry.call] = Call(
-                entry.call, entry.target, entry.attempt, entry.live, entry.due, entry.at, run.news
+                entry.call, entry.target, entry.attempt, entry.live, entry.due, entry.at, run.news, entry.plans
             )
             if entry.target is None:
                 run.in_memory = entry.live
+                run.covered = run.news
         case journal.CallEnded():
             call = run.calls.pop(entry.call, None)
             if entry.version is not None and run.version == -1:

@@ -52,6 +52,7 @@ class CallScheduled(_Entry, frozen=True, kw_only=True):
     attempt: int = 0
     due: Instant = 0
     live: bool = False  # the function stays in the worker's memory and reports step by step
+    plans: bool = False  # it may name new steps but not run one
     reason: str = ""
 
 

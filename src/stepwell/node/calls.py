@@ -72,7 +72,7 @@ def dispatch_of(
         attempts={step.id: step.attempts for step in run.steps.values() if step.attempts and not step.finished},
         stack=tuple(run.stack),
         version=run.version,
-        disable_immediate_execution=run.must_plan(),
+        disable_immediate_execution=run.must_plan() or (job.id in run.calls and run.calls[job.id].plans),
         news=run.news,
         started_at=run.created_at,
         memo_bytes=sum(map(size_of, results)) if large else 0,
