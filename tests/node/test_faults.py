@@ -318,3 +318,17 @@ def test_an_event_sent_by_a_step_is_found_although_another_branch_finished_in_be
     reply(node, call, wait("w", "paid"))
 
     assert names(node).count("StepCompleted") == 3
+
+
+def test_two_waits_find_an_event_each_when_both_came_before_them() -> None:
+    """F22: what one of them takes, the other must not take too, nor be left without."""
+    node = InMemoryNode(service())
+    node.send("go/f")
+    (call,) = node.worker.calls
+    node.send("paid", {"n": 1})
+    node.send("paid", {"n": 2})
+    reply(node, call, wait("first", "paid"), wait("second", "paid"))
+
+    run = node.do(node.node.turns.run(call.run))
+    assert run is not None
+    assert sorted(step.output[9:14] for step in run.steps.values()) == [b'"n":1', b'"n":2']  # type: ignore[index]

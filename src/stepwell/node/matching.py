@@ -8,6 +8,7 @@ event and the function, and a wait is taken by a commit that only one can win.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stepwell.engine import expr
@@ -127,9 +128,14 @@ class Matching:
                 (text,) = await self._turns.texts((event.body,))
                 if await self._fits(wait, read_body(text), now, look):
                     msg = message.EventMatched(wait.step, event.body, event.internal_id, back=True)
-                    self._turns.post(job.run, Envelope(msg, claim, ends=True))
+                    # If another wait of the run took that very event in the meantime, there may be one more.
+                    again = partial(self._look_again, job)
+                    self._turns.post(job.run, Envelope(msg, claim, ends=True, again=again))
                     return
         await self._store.commit(Transition(ends=(claim,)))
+
+    def _look_again(self, job: Job) -> None:
+        self._world.spawn(self.look_back(job))
 
     # runs to start
 

@@ -62,6 +62,7 @@ class Envelope:
     claim: Claim | None = None  # of the call that it answers, or of the job that it is the doing of
     ends: bool = False  # the job is done once the message is taken in, whatever it changed
     done: Callable[[], None] | None = None  # called once that is durable, or proved to be of no use
+    again: Callable[[], None] | None = None  # called instead of ending the job when nothing came of it
 
 
 @dataclass(slots=True)
@@ -81,6 +82,7 @@ class Plan:
     drop_all: bool = False
     events: list[Event] = field(default_factory=list)
     blobs: dict[Blob, bytes] = field(default_factory=dict)
+    again: list[Callable[[], None]] = field(default_factory=list)
 
     def transition(self) -> Transition | None:
         """None when there is nothing to store."""
@@ -193,6 +195,8 @@ class Turns:
                     for envelope in batch:
                         if envelope.done is not None:
                             envelope.done()
+                    for again in plan.again:
+                        again()
                     return
                 case RunMoved():
                     self.refused += 1
@@ -295,7 +299,9 @@ class Turns:
             decision = decide(run, msg, now, live=live, policy=self.policy)
             claim = envelope.claim
             if claim is not None:
-                if envelope.ends:
+                if envelope.again is not None and not decision.entries and not run.finished:
+                    plan.again.append(envelope.again)
+                elif envelope.ends:
                     plan.ends.setdefault(claim.job, claim)
                 elif decision.entries:
                     plan.holds.setdefault(claim.job, claim)  # the oldest: no late message passes by a newer claim

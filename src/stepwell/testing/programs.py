@@ -53,6 +53,7 @@ class Leaf:
     caught: bool = True  # the function goes on if it fails for good
     large: bool = False  # returns more than fits into an entry
     sends: str = ""  # the event that the step sends while it runs
+    copies: int = 1  # how many of them
     ms: int = 0  # how long a step runs, a sleep sleeps, a wait waits
     event: str = ""
     expression: str | None = None
@@ -260,9 +261,13 @@ class Author:
         if chance < 0.44:
             return self._step()
         if chance < 0.54:
-            return self._leaf(Kind.SLEEP, ms=self._random.choice((0, 500, 3_000, 20_000)))
-        if chance < 0.64:
+            return self._leaf(Kind.SLEEP, ms=self._random.choice((0, 300, 3_000, 20_000)))
+        if chance < 0.60:
             return self._sent_wait()
+        if chance < 0.62:
+            return self._twin_waits()
+        if chance < 0.64:
+            return self._early_wait()
         if chance < 0.70 and self._outside:
             event = self._random.choice(self._outside)
             return self._leaf(Kind.WAIT, event=event, ms=self._random.choice((1_000, 8_000, 30_000)))
@@ -313,6 +318,31 @@ class Author:
             )
         )
         return Sequence(parts)
+
+    def _twin_waits(self) -> Tree:
+        """A step that sends two events, and right behind it two waits, one for each."""
+        name = self._new_name("twin")
+        event = f"sent/{self._slug}.{name}"
+        send = self._leaf(Kind.STEP, name=f"send-{name}", sends=event, copies=2, ms=1)
+        expression = "async.data.k == event.data.k"
+        waits: list[Tree] = [
+            self._leaf(Kind.WAIT, event=event, expression=expression, sure=True, ms=ENOUGH_MS, grouped=True)
+            for _ in range(2)
+        ]
+        return Sequence([send, Parallel(waits)])
+
+    def _early_wait(self) -> Tree:
+        """A wait, and beside it a branch that sends its event a while later."""
+        name = self._new_name("early")
+        event = f"sent/{self._slug}.{name}"
+        expression = self._random.choice((None, "async.data.k == event.data.k"))
+        wait = self._leaf(
+            Kind.WAIT, name=name, event=event, expression=expression, sure=True, ms=ENOUGH_MS, grouped=True
+        )
+        nap = self._leaf(Kind.SLEEP, ms=self._random.choice((300, 3_000, 20_000)), grouped=True)
+        # In a group the wait is joined with what stands beside it, so the event has to come from before the join.
+        send = self._leaf(Kind.STEP, name=f"send-{name}", sends=event, ms=self._random.choice((1, 500)), grouped=True)
+        return Parallel([wait, Sequence([send, nap])])
 
     def _loop(self, depth: int) -> Tree:
         """The same ids again and again."""

@@ -167,7 +167,7 @@ class ScriptedWorkers:
 class _Running:
     """A step that is being executed."""
 
-    __slots__ = ("_outside", "_then", "dispatch", "execution", "leaf", "started_at")
+    __slots__ = ("_outside", "_then", "_unsent", "dispatch", "execution", "leaf", "started_at")
 
     def __init__(
         self, outside: Outside, dispatch: Dispatch, leaf: Leaf, then: Callable[[Leaf, Execution, bytes | None], None]
@@ -177,13 +177,17 @@ class _Running:
         self.dispatch = dispatch
         self.leaf = leaf
         self.execution = outside.ledger.record(dispatch.run, leaf.id, dispatch.job, outside.scheduler.now)
+        self._unsent = leaf.copies
         if leaf.sends:
-            outside.send(leaf.sends, f"{dispatch.run}.{leaf.id[:8]}", _k(dispatch), self._sent)
+            for number in range(leaf.copies):
+                outside.send(leaf.sends, f"{dispatch.run}.{leaf.id[:8]}.{number}", _k(dispatch), self._sent)
         else:
             outside.scheduler.after(leaf.ms, self._end)
 
     def _sent(self) -> None:
-        self._outside.scheduler.after(self.leaf.ms, self._end)
+        self._unsent -= 1
+        if not self._unsent:
+            self._outside.scheduler.after(self.leaf.ms, self._end)
 
     def _end(self, _: object) -> None:
         leaf, execution = self.leaf, self.execution
@@ -343,6 +347,7 @@ class LiveCall:
         self._news = dispatch.news
         self._busy: set[StepId] = set()  # running, or reported and not acknowledged
         self._unacknowledged: dict[int, list[tuple[Leaf, Execution | None, bytes | None]]] = {}
+        self._told: dict[StepId, Memo] = {}  # results of steps in a report that is not acknowledged yet
         self._number = 0
         self._over = False
         self._up_at = 0
@@ -405,7 +410,9 @@ class LiveCall:
             self._busy.discard(leaf.id)
             if execution is not None:
                 self._outside.acknowledged(self._dispatch.run, leaf.id)
-            if execution is None:
+            if leaf.id in self._told:
+                self._take(self._told.pop(leaf.id))
+            elif execution is None:
                 if leaf.id not in self._memos:
                     self._parked.add(leaf.id)
             elif error is None:
@@ -423,6 +430,9 @@ class LiveCall:
         if self._over:
             return
         self._news = max(self._news, news)
+        if any(leaf.id == memo.step for reported in self._unacknowledged.values() for leaf, _, _ in reported):
+            self._told[memo.step] = memo
+            return
         self._take(memo)
         self._go_on()
 
