@@ -297,6 +297,36 @@ async def test_a_result_that_comes_in_time_needs_no_second_call() -> None:
     assert await started.end() == Returned(b'"rested"')
 
 
+async def test_a_failure_takes_its_place_among_the_results_of_its_report() -> None:
+    """The server says that an attempt was the last before it acknowledges the report that told of it."""
+    order: list[str] = []
+
+    async def fails() -> None:
+        raise stepwell.NonRetriableError("no such card")
+
+    async def body(ctx: Ctx) -> list[str]:
+        async def branch(name: str, step: Callable[..., Any]) -> None:
+            try:
+                await ctx.step.run(name, step)
+            except stepwell.StepError:
+                pass
+            order.append(name)
+
+        await asyncio.gather(branch("one", value), branch("two", fails), branch("three", value))
+        return order
+
+    started = Started(body)
+    (report,) = await started.reported(1)
+    names = [op.name for op in report]
+    error = next(op.error for op in report if isinstance(op, StepErrored))
+    assert isinstance(error, bytes)
+    started.execution.resolve(Memo(step_id("two"), "error", error), news=3)
+    await started.settle()
+    assert order == []
+    started.execution.acknowledge(1, news=3)
+    assert await started.end() == Returned(canonical(names))
+
+
 async def test_a_step_the_server_waits_for_is_not_reported_again() -> None:
     async def body(ctx: Ctx) -> str:
         await ctx.step.sleep("nap", "1h")

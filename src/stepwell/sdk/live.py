@@ -80,6 +80,7 @@ class LiveExecution(Execution):
         self._flush_handle: asyncio.Handle | None = None
         self._reports = 0
         self._unacknowledged: dict[int, list[tuple[Op, StepUse]]] = {}
+        self._told: dict[StepId, Memo] = {}  # results of steps in a report that is not acknowledged yet
         self._idle: asyncio.TimerHandle | None = None
         self._idle_for_s = 0.0
         self._draining = False
@@ -91,17 +92,23 @@ class LiveExecution(Execution):
         self._heard(news)
         for earlier in [n for n in self._unacknowledged if n <= number]:
             for op, use in self._unacknowledged.pop(earlier):
-                if isinstance(op, StepDone):
+                told = self._told.pop(use.id, None)
+                if told is not None:
+                    self._record(told)
+                elif isinstance(op, StepDone):
                     self._record(Memo(step=op.step, shape="data", value=_inline(op.output)))
                 elif not use.running:
                     self._waiting.add(use.id)
         self._roster.look_soon()
 
     def resolve(self, memo: Memo, news: int = 0) -> None:
-        """A step got its result."""
+        """A step got its result. That of a reported step takes its place in the order of the report."""
         self._heard(news)
         self._waiting.discard(memo.step)
-        self._record(memo)
+        if any(use.id == memo.step for report in self._unacknowledged.values() for _, use in report):
+            self._told[memo.step] = memo
+        else:
+            self._record(memo)
 
     def retry(self, step: StepId, attempt: int, news: int = 0) -> None:
         """The pause after a failed attempt is over. `attempt` counts from 0."""
