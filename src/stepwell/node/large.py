@@ -11,6 +11,7 @@ from stepwell.model.payload import INLINE_LIMIT_BYTES, Blob, Payload, blob_of
 
 if TYPE_CHECKING:
     from stepwell.model.message import Message
+    from stepwell.model.op import Op
 
 _FIELDS: dict[type, tuple[str, ...]] = {
     op.StepDone: ("output", "input"),
@@ -35,6 +36,8 @@ def stored(text: bytes, blobs: dict[Blob, bytes]) -> Payload:
 def interned(msg: Message, blobs: dict[Blob, bytes]) -> Message:
     """The same message with large texts replaced by references."""
     match msg:
+        case message.Reported() | message.Replied() if not any(map(_is_large, msg.ops)):
+            return msg
         case message.Reported():
             return message.Reported(msg.call, tuple(_interned(one, blobs) for one in msg.ops), msg.number)
         case message.Replied():
@@ -47,6 +50,14 @@ def interned(msg: Message, blobs: dict[Blob, bytes]) -> Message:
             )
         case _:
             return msg
+
+
+def _is_large(one: Op) -> bool:
+    for name in _FIELDS.get(type(one), ()):
+        text = getattr(one, name)
+        if isinstance(text, bytes) and len(text) > INLINE_LIMIT_BYTES:
+            return True
+    return False
 
 
 def _interned(one: AnyOp, blobs: dict[Blob, bytes]) -> AnyOp:

@@ -88,10 +88,10 @@ class Plan:
         """None when there is nothing to store."""
         if not (self.entries or self.ends or self.jobs or self.drop_jobs or self.drop_waits):
             return None
-        run = self.run
+        run, holds = self.run, self.holds
         return Transition(
             run=RunWrite(run.row(), self.before, tuple(self.entries)) if self.entries else None,
-            holds=tuple(claim for job, claim in self.holds.items() if job not in self.ends),
+            holds=tuple([claim for job, claim in holds.items() if job not in self.ends]) if holds else (),
             ends=tuple(self.ends.values()),
             jobs=tuple(self.jobs.values()),
             drop_jobs=tuple(self.drop_jobs),
