@@ -142,7 +142,13 @@ async def run(ask: Ask) -> Response:
     shown["trace"] = _span(found.trace.root)
     shown["requests"] = _requests(found.trace)
     shown["notes"] = [
-        {"at": instant(one.at), "kind": one.kind, "text": one.text, "step": one.step_name or None}
+        {
+            "at": instant(one.at),
+            "kind": one.kind,
+            "level": one.level or None,
+            "text": one.text,
+            "step": one.step_name or None,
+        }
         for one in found.trace.notes
     ]
     return answers.json(shown)
@@ -314,7 +320,7 @@ def _change(entry: Entry) -> dict[str, Any] | None:
         case journal.CallEnded() if entry.outcome in {"failed", "lost"}:
             return {"type": "call", "outcome": entry.outcome, "status": entry.status}
         case journal.Noted():
-            return {"type": "note", "kind": entry.kind, "text": entry.text}
+            return {"type": "note", "kind": entry.kind, "level": entry.level or None, "text": entry.text}
         case _:
             return None
 

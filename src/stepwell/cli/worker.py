@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -43,10 +44,19 @@ def worker(target: str, url: str, key: str | None, concurrency: int | None, chil
         sys.exit(3)
     from stepwell.sdk.worker import run_worker
 
+    _show_log()
+
     if not child:
         say(f"{', '.join(service.id for service in services)} → {url}", mark="●", colour="blue")
     _prefer_uvloop()
     run_worker(services, url, api_key=bearer_hash(key) if key else None, concurrency=concurrency or 0)
+
+
+def _show_log() -> None:
+    """The log on standard error from INFO on, unless the program has set up its own."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
+    for noisy in ("httpx2", "httpcore2", "websockets"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def _prefer_uvloop() -> None:

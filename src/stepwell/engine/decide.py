@@ -45,6 +45,7 @@ class Policy:
     max_steps: int = 1000
     max_depth: int = 50
     max_state_bytes: int = 32 * 1024 * 1024
+    max_notes: int = 1000
     retry_interval_ms: int | None = None
 
 
@@ -141,6 +142,8 @@ def decide(run: Run, msg: Message, now: Instant, *, live: bool, policy: Policy =
         case message.CancelAsked():
             if not run.finished:
                 _cancel(turn, msg.reason, msg.event)
+        case message.Logged():
+            _on_logged(turn, msg)
         case _:
             assert_never(msg)
     return turn.decision()
@@ -665,6 +668,22 @@ def _on_child(turn: _Turn, msg: message.ChildEnded) -> None:
         turn.do(effect.DropJob(timer))
     _pass_on(turn, step.id)
     _check_limits(turn)
+
+
+def _on_logged(turn: _Turn, msg: message.Logged) -> None:
+    """Keep the lines, as many as a trace may have; the last one says that there were more."""
+    run, limit = turn.run, turn.policy.max_notes
+    if run.finished:
+        return
+    for line in msg.lines[: max(0, limit - run.notes)]:
+        turn.record(
+            journal.Noted(
+                at=min(line.at, turn.now), kind="log", text=line.text, level=line.level, step=line.step, call=msg.call
+            )
+        )
+        if run.notes == limit:
+            text = f"the run logged more than {limit} lines; further ones are only in the server's log"
+            turn.record(journal.Noted(at=turn.now, kind="warning", text=text))
 
 
 # calls that fail

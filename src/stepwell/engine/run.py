@@ -126,6 +126,7 @@ class Run:
     calls: dict[JobId, Call] = field(default_factory=dict)
     feed: list[StepId] = field(default_factory=list)  # results and readied retries, in the order they became known
     taken: set[str] = field(default_factory=set)  # internal ids of events that ended a wait
+    notes: int = 0
     state_bytes: int = 0
     output: Payload | None = None
     error: Payload | None = None
@@ -278,7 +279,7 @@ def apply(run: Run, entry: Entry) -> None:
         case journal.RunCancelled():
             _end(run, RunStatus.CANCELLED, entry.at)
         case journal.Noted():
-            pass
+            run.notes += 1
         case _:
             assert_never(entry)
 

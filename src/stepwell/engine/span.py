@@ -203,6 +203,7 @@ class Note:
     step: StepId | None = None
     step_name: str = ""
     call: JobId | None = None
+    level: str = ""
 
 
 @dataclass(frozen=True, slots=True)

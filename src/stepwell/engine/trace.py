@@ -166,7 +166,7 @@ class _Fold:
         self.last_ended: _Call | None = None
         self.answered: _Call | None = None  # the call whose ops come next
         self.retried: _Attempt | None = None
-        self.notes: list[Note] = []
+        self.notes: list[journal.Noted] = []
 
     def take(self, entry: Entry) -> None:
         match entry:
@@ -198,13 +198,17 @@ class _Fold:
             case journal.RunCompleted() | journal.RunFailed() | journal.RunCancelled():
                 self._over(entry)
             case journal.Noted():
-                known = self.steps.get(entry.step) if entry.step is not None else None
-                name = known.name if known is not None else ""
-                self.notes.append(Note(entry.at, entry.kind, entry.text, entry.step, name, entry.call))
+                self.notes.append(entry)
             case journal.StepReady() | journal.GroupFound() | journal.GroupClosed():
                 pass
             case _:
                 assert_never(entry)
+
+    def _note(self, entry: journal.Noted) -> Note:
+        """A note, with the name of a step that may have become known only later."""
+        known = self.steps.get(entry.step) if entry.step is not None else None
+        name = known.name if known is not None else ""
+        return Note(entry.at, entry.kind, entry.text, entry.step, name, entry.call, entry.level)
 
     # calls
 
@@ -458,7 +462,7 @@ class _Fold:
             status=self.status,
             root=root,
             requests=tuple(self._request(call) for call in self.calls.values()),
-            notes=tuple(self.notes),
+            notes=tuple(map(self._note, self.notes)),
             start_at=started.start_at,
             parent=started.parent,
             reason=end.reason if isinstance(end, journal.RunCancelled) else "",

@@ -198,6 +198,7 @@ class Noted(_Entry, frozen=True, kw_only=True):
 
     kind: str  # "warning" | "late" | "log"
     text: str
+    level: str = ""  # of a line of a log
     step: StepId | None = None
     call: JobId | None = None
 

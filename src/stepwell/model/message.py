@@ -120,6 +120,34 @@ class CancelAsked:
     event: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of a function's logger. `at` is the worker's clock."""
+
+    at: Instant
+    level: str
+    text: str
+    step: StepId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A function logged. For people only: nothing else about the run changes."""
+
+    call: JobId
+    lines: tuple[LogLine, ...]
+
+
 Message: TypeAlias = (
-    Replied | Reported | Returned | Raised | Suspended | CallLost | TimerFired | EventMatched | ChildEnded | CancelAsked
+    Replied
+    | Reported
+    | Returned
+    | Raised
+    | Suspended
+    | CallLost
+    | TimerFired
+    | EventMatched
+    | ChildEnded
+    | CancelAsked
+    | Logged
 )

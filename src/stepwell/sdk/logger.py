@@ -1,6 +1,7 @@
 """A logger for functions that is silent while recorded steps are replayed, so that each line appears once.
 
-Inside a step it is never silent: a step's body runs only for real. A line also goes to the trace of the run.
+Inside a step it is never silent: a step's body runs only for real. A line also goes to the trace of the run: from
+INFO on always, below it if the program shows it.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ class FunctionLogger(_Adapter):
         return not self._execution.is_replaying and super().isEnabledFor(level)
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        if not self.isEnabledFor(level):
+        shown = self.isEnabledFor(level)
+        if shown:
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            super().log(level, msg, *args, **kwargs)
+        elif self._execution.is_replaying or level < logging.INFO:
             return
-        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
-        super().log(level, msg, *args, **kwargs)
         try:
             text = str(msg) % _arguments(args) if args else str(msg)
         except (TypeError, ValueError):

@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from stepwell.model.function import Function
     from stepwell.model.ids import Instant, JobId, RunId, StepId
     from stepwell.model.message import Message
+    from stepwell.node.notes import Notes
     from stepwell.store.base import Store
 
 log = logging.getLogger("stepwell.functions")
-
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 class Performers:
@@ -36,19 +35,23 @@ class Performers:
     def __init__(self) -> None:
         self._inner: Performer | None = None
         self._deliver: Deliver | None = None
+        self._notes: Notes | None = None
         self._reachable: Callable[[Function], bool] = lambda function: True
         self._runs: dict[RunId, dict[JobId, InFlight]] = {}
         self._calls: dict[JobId, RunId] = {}
         self._draining = False
         self._held_back: list[Claim] = []
 
-    def connect(self, inner: Performer, deliver: Deliver, reachable: Callable[[Function], bool]) -> None:
+    def connect(
+        self, inner: Performer, deliver: Deliver, reachable: Callable[[Function], bool], notes: Notes | None = None
+    ) -> None:
         """Say where calls go and messages come from.
 
         Args:
             reachable: Whether somebody is there to answer a call of this function now.
+            notes: Takes the lines that functions log.
         """
-        self._inner, self._deliver, self._reachable = inner, deliver, reachable
+        self._inner, self._deliver, self._reachable, self._notes = inner, deliver, reachable, notes
 
     def drain(self) -> None:
         """Make no new calls."""
@@ -81,6 +84,8 @@ class Performers:
         assert self._deliver is not None, "connected before the node starts"
         if not isinstance(message, Reported):
             self._over(job)
+        if self._notes is not None:
+            self._notes.flush(run, job)
         self._deliver(run, job, fence, message)
 
     def deliver_result(self, call: JobId, memo: Memo, news: int) -> None:
@@ -111,7 +116,9 @@ class Performers:
     def on_log(self, run: RunId, call: JobId, level: str, text: str, at: Instant, step: StepId | None, /) -> None:
         """A line that a function logged, or with the level `running` a step that is taking a while."""
         if level != "running":
-            log.log(_LEVELS.get(level.lower(), logging.INFO), "run %s: %s", run, text)
+            log.debug("run %s: %s: %s", run, level, text)
+            if self._notes is not None:
+                self._notes.add(run, call, level, text, at, step)
             return
         flight = self._runs.get(run, {}).get(call)
         if flight is not None and step is not None:

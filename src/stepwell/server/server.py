@@ -35,6 +35,7 @@ from stepwell.model.function import Transport
 from stepwell.node.auditor import Auditor
 from stepwell.node.clock import AsyncioWorld
 from stepwell.node.node import Node, NodeSettings
+from stepwell.node.notes import Notes
 from stepwell.node.sweep import Sweep
 from stepwell.node.watch import Watch
 from stepwell.server import logs
@@ -203,7 +204,7 @@ class Server:
             )
 
         transports = Transports({Transport.HTTP: self._http, Transport.SOCKET: sockets}, transport_of)
-        performers.connect(transports, node.deliver, reachable)
+        performers.connect(transports, node.deliver, reachable, Notes(node.turns, world))
         site.connect = sockets.connect
         site.running = performers.running
         auditor = site.auditor = Auditor(store, world)

@@ -66,7 +66,8 @@ async def keep(site: Site, service: Service, warnings: tuple[str, ...]) -> bool:
     if unchanged and service.checksum:
         return False  # an error that is over, at most
     if stored:
-        log.info("service %r registered with %d functions: %s", service.name, len(service.functions), service.url)
+        count, where = len(service.functions), service.url or "connected"
+        log.info("service %r registered with %d function%s (%s)", service.name, count, "s" * (count != 1), where)
         for text in warnings:
             log.warning("service %r: %s", service.name, text)
     return stored

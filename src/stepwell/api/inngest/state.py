@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from stepwell.api import answers
 from stepwell.api.routes import Ask, Route
 from stepwell.model.errors import InvalidInput, StepwellError
 from stepwell.model.ids import RunId, ulid_time
 from stepwell.node.state import state_of
-from stepwell.wire.inngest.call import steps_object
-from stepwell.wire.inngest.text import array
+from stepwell.wire.inngest.call import memo_text
+from stepwell.wire.inngest.text import write
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from stepwell.node.state import State
+
+_PIECE_BYTES = 64 * 1024
 
 
 class Gone(StepwellError):
@@ -39,13 +43,28 @@ def routes() -> list[Route]:
 async def actions(ask: Ask) -> Response:
     """Recorded results by step, as `steps` of a call has them."""
     state = await _state(ask)
-    return Response(steps_object(state.memos), media_type=answers.JSON)
+    members = (b"%b:%b" % (write(memo.step), memo_text(memo)) async for memo in state.memos())
+    return StreamingResponse(_joined(b"{", members, b"}"), media_type=answers.JSON)
 
 
 async def batch(ask: Ask) -> Response:
     """The events of the run."""
     state = await _state(ask)
-    return Response(array(state.events), media_type=answers.JSON)
+    return StreamingResponse(_joined(b"[", state.events(), b"]"), media_type=answers.JSON)
+
+
+async def _joined(opening: bytes, items: AsyncIterator[bytes], closing: bytes) -> AsyncIterator[bytes]:
+    """Piece by piece: a state may be as large as a run may become, and many SDKs ask at once."""
+    piece, before = bytearray(opening), b""
+    async for item in items:
+        piece += before
+        piece += item
+        before = b","
+        if len(piece) >= _PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    piece += closing
+    yield bytes(piece)
 
 
 async def cancel(ask: Ask) -> Response:

@@ -243,9 +243,13 @@ def _note(note: Note, zero: Instant) -> Line:
     where = f" ({note.step_name or note.step})" if note.step is not None else ""
     return (
         Piece(Role.TIME, f"  {'+' + duration_text(max(0, note.at - zero)):>9}"),
-        Piece(Role.BAD if note.kind == "warning" else Role.DETAIL, f"  {note.kind:<7}"),
+        Piece(Role.BAD if _is_bad(note) else Role.DETAIL, f"  {note.level.lower() or note.kind:<7}"),
         Piece(Role.PLAIN, f"  {_short(note.text, 4 * _LONGEST_TEXT)}{where}"),
     )
+
+
+def _is_bad(note: Note) -> bool:
+    return note.kind == "warning" or note.level.lower() in {"warning", "error", "critical"}
 
 
 # words
