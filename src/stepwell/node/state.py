@@ -1,4 +1,7 @@
-"""What a function needs to go on, for an SDK that fetches it because it was too large to be sent along."""
+"""What a function needs to go on, for an SDK that fetches it because it was too large to be sent along.
+
+Large texts are read when it is their turn to be written, so that many SDKs fetching at once take little memory.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,32 @@ from stepwell.node.calls import memo_of, result_of
 from stepwell.node.reads.payloads import texts_of
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from stepwell.engine.run import Step
     from stepwell.model.dispatch import Memo
     from stepwell.model.ids import RunId
+    from stepwell.model.payload import Payload
     from stepwell.store.base import Store
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Events, and the recorded results in the order in which they finished."""
+    """Events, and the steps that have a result, in the order of their ids."""
 
-    events: tuple[bytes, ...]
-    memos: tuple[Memo, ...]
+    store: Store
+    payloads: tuple[Payload, ...]
+    steps: tuple[Step, ...]
+
+    async def events(self) -> AsyncIterator[bytes]:
+        for payload in self.payloads:
+            (text,) = await texts_of(self.store, [payload])
+            yield text
+
+    async def memos(self) -> AsyncIterator[Memo]:
+        for step in self.steps:
+            (text,) = await texts_of(self.store, [result_of(step)])
+            yield memo_of(step, text)
 
 
 async def state_of(store: Store, env: str, run: RunId) -> State | None:
@@ -32,8 +50,4 @@ async def state_of(store: Store, env: str, run: RunId) -> State | None:
     if stored.row.status.final:
         return None
     folded = fold(stored.row, stored.entries)
-    steps = [folded.steps[step] for step in folded.stack]
-    texts = await texts_of(store, [*folded.events, *(result_of(step) for step in steps)])
-    split = len(folded.events)
-    memos = tuple(memo_of(step, text) for step, text in zip(steps, texts[split:], strict=True))
-    return State(tuple(texts[:split]), memos)
+    return State(store, tuple(folded.events), tuple(folded.steps[step] for step in sorted(folded.stack)))
