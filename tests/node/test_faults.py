@@ -332,3 +332,26 @@ def test_two_waits_find_an_event_each_when_both_came_before_them() -> None:
     run = node.do(node.node.turns.run(call.run))
     assert run is not None
     assert sorted(step.output[9:14] for step in run.steps.values()) == [b'"n":1', b'"n":2']  # type: ignore[index]
+
+
+def test_an_event_starts_a_function_that_was_registered_at_another_node() -> None:
+    first = InMemoryNode(name="first", settings=SEARCHING)
+    second = InMemoryNode(name="second", store=first.store, scheduler=first.scheduler, settings=SEARCHING)
+    first.do(first.node.register(service()))
+    second.pass_time(seconds=2)
+    second.send("go/f")
+
+    assert [one.function.slug for one in second.worker.calls] == ["f"]
+
+
+def test_a_call_is_made_by_a_node_that_has_not_heard_of_its_service_yet() -> None:
+    first = InMemoryNode(name="first", settings=SEARCHING)
+    second = InMemoryNode(name="second", store=first.store, scheduler=first.scheduler, settings=SEARCHING)
+    first.do(first.node.register(service()))
+    first.send("go/f")
+    (call,) = first.worker.calls
+    first.answer(call, message.Raised(call.job, error=b"{}", retry_at=first.now() + 100))
+    first.world.pause()
+    second.pass_time(milliseconds=1_200)
+
+    assert [one.attempt for one in second.worker.calls] == [1]

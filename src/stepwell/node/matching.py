@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from stepwell.store.base import Store
 
 CHUNK = 500
+REGISTRY_MS = 1000
+"""How old a node's knowledge of the services may be when several nodes share a store."""
 _DAY_MS = 86_400_000
 _CANCEL_MS = 365 * _DAY_MS
 
@@ -49,7 +51,10 @@ class Matching:
         mismatches: Expressions that no event of that shape can match, by kind, since the node started.
     """
 
-    def __init__(self, *, node: str, store: Store, world: World, registry: Registry, turns: Turns) -> None:
+    def __init__(
+        self, *, node: str, store: Store, world: World, registry: Registry, turns: Turns, shared: bool = False
+    ) -> None:
+        self._shared = shared
         self._node = node
         self._store = store
         self._world = world
@@ -85,6 +90,8 @@ class Matching:
         claim = Claim(job.id, job.fence)
         if events is None or len(events) != len(job.keys):
             events = await self._store.read_events(job.keys)
+        if self._shared and self._world.now() - self._registry.refreshed_at > REGISTRY_MS:
+            await self._registry.refresh(self._store, self._world.now())
         pending = _Pending(self._world)
         plans: list[tuple[Plan, tuple[Unique, ...]]] = []
         now = self._world.now()

@@ -99,7 +99,10 @@ class Node:
             policy=self.settings.policy,
             cached_runs=self.settings.cached_runs,
         )
-        self.matching = Matching(node=name, store=store, world=world, registry=self.registry, turns=self.turns)
+        self._shared = self.settings.search_ms is not None
+        self.matching = Matching(
+            node=name, store=store, world=world, registry=self.registry, turns=self.turns, shared=self._shared
+        )
 
     # life
 
@@ -132,6 +135,8 @@ class Node:
                     return
                 if await self.store.release_lost(self.world.now()):
                     self._wake_at(self.world.now())
+                if self._shared:
+                    await self.registry.refresh(self.store, self.world.now())
             except (StoreFull, StoreUnavailable) as err:
                 log.warning("node %s could not renew its lease: %s", self.name, err)
 
@@ -261,7 +266,11 @@ class Node:
                 code="node_lost",
             )
             self.turns.post(job.run, Envelope(lost, claim))
-        elif run is not None and all(isinstance(event, bytes) for event in run.events):
+        elif (
+            run is not None
+            and all(isinstance(event, bytes) for event in run.events)
+            and self.registry.function(run.env, run.function) is not None
+        ):
             self._dispatch(run, job, tuple(event for event in run.events if isinstance(event, bytes)))
         else:
             self.world.spawn(patiently(self.world, lambda: self._load_and_dispatch(job)))
@@ -273,6 +282,8 @@ class Node:
             await self.store.commit(Transition(ends=(Claim(job.id, job.fence),)))
             return
         events = tuple(await self.turns.texts(run.events))
+        if self._shared and self.registry.function(run.env, run.function) is None:
+            await self.registry.refresh(self.store, self.world.now())
         self._dispatch(run, job, events)
 
     def _dispatch(self, run: Run, job: Job, events: tuple[bytes, ...]) -> None:

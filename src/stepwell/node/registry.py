@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from stepwell.model.function import Function, Service
     from stepwell.model.ids import Instant
+    from stepwell.store.base import Store
 
 
 class Registry:
@@ -25,11 +26,21 @@ class Registry:
         self._functions: dict[tuple[str, str], Function] = {}
         self._by_trigger: dict[tuple[str, str], tuple[Function, ...]] = {}
         self._live: set[tuple[str, str]] = set()
+        self._changes = 0
+        self.refreshed_at: Instant = 0
 
     def load(self, services: Iterable[Service]) -> None:
         """Know exactly these services."""
         self._services = {(service.env, service.name): service for service in services}
         self._index()
+
+    async def refresh(self, store: Store, now: Instant) -> None:
+        """Know what other nodes registered since."""
+        changes = self._changes
+        services = await store.services()
+        self.refreshed_at = now
+        if changes == self._changes:  # else somebody registered here while we read
+            self.load(services)
 
     def put(self, service: Service) -> None:
         self._services[service.env, service.name] = service
@@ -67,6 +78,7 @@ class Registry:
         return (env, service) in self._live
 
     def _index(self) -> None:
+        self._changes += 1
         self._functions = {}
         by_trigger: dict[tuple[str, str], list[Function]] = {}
         for service in self._services.values():
