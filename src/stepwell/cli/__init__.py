@@ -71,5 +71,5 @@ def main() -> None:
     try:
         cli(prog_name="stepwell")
     except StepwellError as err:
-        click.echo(f"{click.style('error', fg='red', bold=True)} {err}", err=True)
+        click.echo(f"Error: {err}", err=True)
         sys.exit(1)

@@ -85,7 +85,9 @@ def _store(data: Path) -> Iterator[tuple[str, bool, str]]:
     except StepwellError as err:
         yield "state", err.code == "STORE_LOCKED", str(err)
         return
-    yield "state", True, f"{data}: " + ", ".join(f"{name} {value}" for name, value in status.items())
+    yield "durability", True, str(status.get("durability"))
+    runs, jobs, waits = (status.get(name, 0) for name in ("live_runs", "jobs", "waits"))
+    yield "state", True, f"{data}: {runs} runs under way, {jobs} jobs, {waits} waits, schema {status.get('schema')}"
 
 
 async def _open_store(data: Path) -> dict[str, Any]:

@@ -108,6 +108,20 @@ def _shared() -> list[Callable[[Any], Any]]:
             metavar="SECONDS",
             help="A fixed pause between attempts, instead of 15 s to 2 h.",
         ),
+        option(
+            "--signing-key-fallback",
+            envvar=["STEPWELL_SIGNING_KEY_FALLBACK", "INNGEST_SIGNING_KEY_FALLBACK"],
+            metavar="KEY",
+            help="Accepted as well, while keys are being exchanged.",
+        ),
+        option(
+            "--allowed-host",
+            "allowed_hosts",
+            multiple=True,
+            envvar="STEPWELL_ALLOWED_HOST",
+            metavar="NAME",
+            help="A further name that leads to this server, for one without keys; repeatable.",
+        ),
         option("--log-json", is_flag=True, envvar="STEPWELL_LOG_JSON", help="Log lines as JSON."),
         option(
             "--unsafe-no-auth",

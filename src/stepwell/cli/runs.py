@@ -23,9 +23,7 @@ from stepwell.cli.output import ago_text, dim, duration_text, instant_of, print_
 )
 @click.option("--limit", "-n", type=click.IntRange(1, 100), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def runs(
-    url: str, key: str | None, function: str | None, statuses: tuple[str, ...], limit: int, as_json: bool
-) -> None:
+def runs(url: str, key: str | None, function: str | None, statuses: tuple[str, ...], limit: int, as_json: bool) -> None:
     """List runs, newest first."""
     status = ",".join(status.upper() for status in statuses) or None
     found = Api(url, key).get("/api/runs", function=function, status=status, limit=limit)["runs"]
@@ -34,9 +32,7 @@ def runs(
         return
     if not found:
         say(
-            "no runs yet. Send an event:  stepwell send my/event '{}'"
-            if not (function or statuses)
-            else "no such runs"
+            "no runs yet. Send an event:  stepwell send my/event '{}'" if not (function or statuses) else "no such runs"
         )
         return
     table((_line(run) for run in found), ("run", "function", "status", "started", "took", "event"))

@@ -90,6 +90,8 @@ def _settings(options: dict[str, Any], *, dev: bool) -> ServerSettings:
         poll_interval_s=options["poll_interval"],
         retry_interval_ms=round(interval * 1000) if interval is not None else None,
         signing_key=options["signing_key"],
+        signing_key_fallback=options["signing_key_fallback"],
+        allowed_hosts=_split(options["allowed_hosts"]),
         event_keys=_split(options["event_keys"]),
         log_json=options["log_json"],
         unsafe_no_auth=options["unsafe_no_auth"],

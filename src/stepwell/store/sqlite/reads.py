@@ -302,6 +302,7 @@ _STRAYS = (
 
 def counts(on: sqlite3.Connection) -> dict[str, object]:
     asked = {
+        "schema": "SELECT value FROM meta WHERE key = 'schema'",
         "live_runs": "SELECT count(*) FROM run INDEXED BY run_live WHERE ending IS NULL",
         "jobs": "SELECT count(*) FROM job",
         "waits": "SELECT count(*) FROM wait",
