@@ -181,7 +181,20 @@ class Execution:
             if self._insisting is not None:
                 self._insisting.cancel()  # it would keep the whole execution in memory until it fires
             await self._report_leftovers()
+        self._take_apart()
         return outcome
+
+    def _take_apart(self) -> None:
+        """Cut what refers to itself, so that it is freed at once.
+
+        Each step that was parked when a function left is a small knot of a task, a future and the error that ended
+        both. Left to the garbage collector they cost a busy service more than all its calls do.
+        """
+        for use in self._parked.values():
+            use.future = use.task = use.runner = None
+        self._parked.clear()
+        self._parked_by_name.clear()
+        self._root = None
 
     def stop(self, reason: str) -> None:
         """Stop at once; steps that run are cancelled and nothing more is reported. `run()` gives `Stopped`."""
@@ -527,6 +540,7 @@ class Execution:
             text = f"step {use.name!r} was still running when the function ended; await it"
             self._tell(logging.WARNING, "unawaited", (use.name, 0), text)
             self._cancel_body(use)
+        self._report_unused()
         for use in list(self._parked.values()):
             use.fail(Suspended())
         self._done.set_result(outcome)
@@ -569,6 +583,17 @@ class Execution:
             what = f"cleanup raised {type(error).__name__} during a suspension, near {notice.shown(where)}"
         text = f"{what}; what follows runs again at every replay. Catch Exception, never BaseException"
         self._tell(logging.ERROR, "swallowed", where, text)
+
+    def _report_unused(self) -> None:
+        """Recorded steps that the function did not come to. Races are no reason: their losers are called, too."""
+        unused = [memo for key, memo in self._memos.items() if key not in self._used]
+        for memo in unused[:1]:
+            more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+            text = (
+                f"step {memo.name or memo.step!r}{more} has a recorded result that the function did not ask for; its "
+                "code has changed under a run, or it depends on something outside its steps"
+            )
+            self._tell(logging.WARNING, "unused", (memo.step, 0), text)
 
     async def _report_leftovers(self) -> None:
         if not self._roster.tasks:

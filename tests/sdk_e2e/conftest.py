@@ -1,0 +1,50 @@
+"""A server and a service for each class of tests, or for one test that ends processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.register_assert_rewrite("tests.official.behaviour", "tests.official.harness", "tests.sdk_e2e.harness")
+
+from tests.official.harness import Server  # noqa: E402
+from tests.sdk_e2e.harness import OwnService, a_server, a_service  # noqa: E402
+
+
+@pytest.fixture(scope="class")
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, OwnService]]:
+    """A server and the service that all tests of a class share."""
+    assert request.cls is not None
+    folder = tmp_path_factory.mktemp(request.cls.kind)
+    with a_server(folder) as server, a_service(request.cls.kind, server, folder) as service:
+        yield server, service
+
+
+@pytest.fixture
+def server(pair: tuple[Server, OwnService]) -> Server:
+    return pair[0]
+
+
+@pytest.fixture
+def service(pair: tuple[Server, OwnService]) -> OwnService:
+    return pair[1]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server for all tests of a file; each brings services of its own."""
+    with a_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.fixture
+def alone(shared: Server, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Server, OwnService]]:
+    """A worker service of the test's own, of which no process runs yet."""
+    name = hashlib.sha1(request.node.name.encode(), usedforsecurity=False).hexdigest()[:8]
+    with a_service("worker", shared, tmp_path, start=False, name=f"worker-{name}") as service:
+        yield shared, service
