@@ -12,9 +12,20 @@ import logging
 import sys
 import time
 import warnings
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from stepwell.testing.faulty import MESSAGE_TYPES, POINTS
 from stepwell.testing.simulation import Simulation, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CHUNK = 20
+ENOUGH_SEEDS = 5_000
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,13 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="play this one and tell its story")
     parser.add_argument("--seconds", type=float, help="stop after so many seconds")
+    parser.add_argument("--processes", type=int, default=1, help="how many at a time")
     parser.add_argument("--no-coverage", action="store_true", help="do not demand that every crash point was hit")
     options = parser.parse_args(arguments)
-    logging.getLogger("stepwell.node").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that die before their first step
+    _prepare()
     if options.seed is not None:
         return _play_one(options.seed)
-    return _play_many(options.first, options.seeds, options.seconds, demand=not options.no_coverage)
+    seeds = range(options.first, options.first + options.seeds)
+    return _play_many(seeds, options.seconds, options.processes, demand=not options.no_coverage)
 
 
 def _play_one(seed: int) -> int:
@@ -45,40 +57,77 @@ def _play_one(seed: int) -> int:
     return 0
 
 
-def _play_many(first: int, seeds: int, seconds: float | None, *, demand: bool) -> int:
-    began = time.perf_counter()
-    transitions = runs = crashes = played = 0
-    points: dict[tuple[str, str], int] = {}
+@dataclass(slots=True)
+class _Totals:
+    """What some seeds amounted to; or the first violation among them."""
+
+    seeds: int = 0
+    runs: int = 0
+    transitions: int = 0
+    crashes: int = 0
+    points: Counter[tuple[str, str]] = field(default_factory=Counter)
+    violation: tuple[int, str, str] | None = None  # seed, invariant, story
+
+    def add(self, other: _Totals) -> None:
+        self.seeds += other.seeds
+        self.runs += other.runs
+        self.transitions += other.transitions
+        self.crashes += other.crashes
+        self.points += other.points
+        self.violation = self.violation or other.violation
+
+
+def _prepare() -> None:
+    logging.getLogger("stepwell.node").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that die before their first step
     gc.disable()  # a universe is one big knot of references: untied in one go every few seeds, not while it runs
-    for seed in range(first, first + seeds):
+
+
+def _play_some(seeds: range) -> _Totals:
+    totals = _Totals()
+    for seed in seeds:
         try:
             result = Simulation(seed).play()
         except Violation as violation:
-            print(violation)
-            print(f"\nto see it again: make sim SEED={seed}")
-            print(f"caught by {violation.invariant!r} after {played + 1} seeds")
-            return 1
-        played += 1
-        transitions += result.transitions
-        runs += result.runs
-        crashes += result.crashes
-        for key, count in result.points.items():
-            points[key] = points.get(key, 0) + count
-        if played % 20 == 0:
-            gc.collect()
-        if seconds is not None and time.perf_counter() - began > seconds:
+            totals.violation = (seed, violation.invariant, str(violation))
             break
+        totals.add(_Totals(1, result.runs, result.transitions, result.crashes, Counter(result.points)))
+    gc.collect()
+    return totals
+
+
+def _play_many(seeds: range, seconds: float | None, processes: int, *, demand: bool) -> int:
+    began = time.perf_counter()
+    totals = _Totals()
+    chunks = [seeds[first : first + CHUNK] for first in range(0, len(seeds), CHUNK)]
+    with ProcessPoolExecutor(processes, initializer=_prepare) if processes > 1 else nullcontext() as pool:
+        for some in pool.map(_play_some, chunks) if pool is not None else map(_play_some, chunks):
+            totals.add(some)
+            if totals.violation is not None or (seconds is not None and time.perf_counter() - began > seconds):
+                if pool is not None:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                break
+    if totals.violation is not None:
+        seed, invariant, story = totals.violation
+        print(story)
+        print(f"\nto see it again: make sim SEED={seed}")
+        print(f"caught by {invariant!r} after {totals.seeds + 1} seeds")
+        return 1
     took = time.perf_counter() - began
-    print(f"{played} seeds, {runs} runs, {transitions} transitions, {crashes} crashes in {took:.1f} s")
-    print(f"{transitions / took:.0f} transitions/s, {transitions / played:.0f} a seed\n")
-    missing = _print_points(points)
-    if missing and demand:
+    print(
+        f"{totals.seeds} seeds, {totals.runs} runs, {totals.transitions} transitions, {totals.crashes} crashes", end=""
+    )
+    print(
+        f" in {took:.1f} s: {totals.transitions / took:.0f} transitions/s, {totals.transitions // totals.seeds} a seed\n"
+    )
+    missing = _print_points(totals.points)
+    if missing and demand and totals.seeds >= ENOUGH_SEEDS:
         print(f"\nnever hit: {', '.join(f'{kind} {point}' for kind, point in missing)}")
         return 1
     return 0
 
 
-def _print_points(points: dict[tuple[str, str], int]) -> list[tuple[str, str]]:
+def _print_points(points: Mapping[tuple[str, str], int]) -> list[tuple[str, str]]:
     """The table of deaths. Returns the pairs that are missing."""
     print(f"{'nodes died':<26}" + "".join(f"{point:>38}" for point in POINTS))
     for kind in MESSAGE_TYPES:

@@ -29,7 +29,7 @@ from stepwell.testing.ledger import Ledger
 from stepwell.testing.programs import DAY_MS, Author, Program
 from stepwell.testing.verdict import Verdict, Violation, Watcher
 from stepwell.testing.workers import Outside, ScriptedWorkers, Weather
-from stepwell.testing.world import START, Crashed, Scheduler, VirtualWorld
+from stepwell.testing.world import START, Crashed, Scheduler, VirtualWorld, at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,7 +218,7 @@ class Simulation:
         for name, functions in by_service.items():
             transport = Transport.SOCKET if name == "live" else Transport.HTTP
             service_row = Service(name=name, transport=transport, functions=tuple(functions))
-            self.store._services[DEV_ENV, name] = service_row
+            at_once(self.store.put_service(service_row))
 
     def _begin_trouble(self) -> None:
         random, trouble, weather = self.random, self.trouble, self.outside.weather
@@ -347,7 +347,7 @@ class Simulation:
         store = self.store
         if self.watcher.violation is not None:
             return True
-        return not (store.job_rows or store.waits_by_run or store._live or self.unsent)
+        return not (store.job_rows or store.waits_by_run or self.watcher.live or self.unsent)
 
     def _leftovers(self) -> str:
         store = self.store
@@ -355,7 +355,7 @@ class Simulation:
             f"job {job.id} {job.kind} of {job.run} owned by {job.owner}, fence {job.fence}"
             for job in store.job_rows.values()
         ]
-        lines += [f"run {run} {store.run_rows[run].function} {store.run_rows[run].status}" for run in store._live]
+        lines += [f"run {run} {store.run_rows[run].function} {store.run_rows[run].status}" for run in self.watcher.live]
         lines += [f"wait of {run}" for run in store.waits_by_run]
         return "; ".join(lines[:20]) or f"{self.unsent} events nobody accepts"
 

@@ -56,6 +56,7 @@ class Watcher:
         self.transitions = 0
         self.violation: tuple[str, str] | None = None
         self.cancelled: set[RunId] = set()
+        self.live: dict[RunId, None] = {}
         self._store = store
         self._scheduler = scheduler
         self._audits: dict[RunId, RunAudit] = {}
@@ -99,8 +100,11 @@ class Watcher:
             audit = self._audits.get(run)
             if audit is None:
                 audit = self._audits[run] = RunAudit(write.row)
+                self.live[run] = None
             self._check_fences(transition, write)
             audit.take(write.entries)
+            if write.row.status.final:
+                self.live.pop(run, None)
             store = self._store
             jobs = store.jobs_by_run.get(run)
             waits = store.waits_by_run.get(run)

@@ -17,9 +17,11 @@ import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from heapq import heappop, heappush
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from stepwell.model.ids import Instant
+
+T = TypeVar("T")
 
 START: Instant = 1_800_000_000_000
 """When every virtual world begins: in January 2027."""
@@ -86,6 +88,16 @@ class Scheduler:
 def wait_for(register: Register, argument: Any = None) -> Generator[tuple[Register, Any], Any, Any]:
     """Wait, in a coroutine that a `VirtualWorld` runs, until whom `register` told about it resumes the task."""
     return (yield register, argument)
+
+
+def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as over:
+        result: T = over.value
+        return result
+    raise AssertionError("it waits for something")
 
 
 class Task:
