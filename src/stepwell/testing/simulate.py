@@ -114,12 +114,9 @@ def _play_many(seeds: range, seconds: float | None, processes: int, *, demand: b
         print(f"caught by {invariant!r} after {totals.seeds + 1} seeds")
         return 1
     took = time.perf_counter() - began
-    print(
-        f"{totals.seeds} seeds, {totals.runs} runs, {totals.transitions} transitions, {totals.crashes} crashes", end=""
-    )
-    print(
-        f" in {took:.1f} s: {totals.transitions / took:.0f} transitions/s, {totals.transitions // totals.seeds} a seed\n"
-    )
+    speed, size = totals.transitions / took, totals.transitions // totals.seeds
+    print(f"{totals.seeds} seeds, {totals.runs} runs, {totals.transitions} transitions, {totals.crashes} crashes")
+    print(f"{took:.1f} s, {speed:.0f} transitions/s, {size} transitions a seed\n")
     missing = _print_points(totals.points)
     if missing and demand and totals.seeds >= ENOUGH_SEEDS:
         print(f"\nnever hit: {', '.join(f'{kind} {point}' for kind, point in missing)}")
