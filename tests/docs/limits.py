@@ -1,0 +1,161 @@
+"""The tables of `docs/limits.md`, made from the code.
+
+    python -m tests.docs.limits    # write them into the page
+
+A row is a name for people, the value itself, how it can be changed, and what happens at the limit.
+"""
+
+# ruff: noqa: E501 - a row of a table is a line
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from stepwell.api import runs as api_runs
+from stepwell.api.body import Limits as BodyLimits
+from stepwell.api.inngest import v1
+from stepwell.engine import decide, expr
+from stepwell.engine.retry import _JITTER_MS, _TABLE_MS
+from stepwell.model import event, function, payload
+from stepwell.node import matching, notes
+from stepwell.sdk import attempt, execution, live, parking, types, worker
+from stepwell.sdk.client import requests
+from stepwell.sdk.serve import message
+from stepwell.server.settings import ServerSettings
+from stepwell.store.sqlite import store as sqlite_store
+from stepwell.store.sqlite import writer
+from stepwell.wire import signature
+from stepwell.wire import worker as frames
+from stepwell.wire.inngest import call, ops, register, reply
+from stepwell.wire.inngest import event as wire_event
+from stepwell.workers import http, socket
+from stepwell.workers.connection import Limits as ConnectionLimits
+from tests.docs.pages import DOCS
+
+PAGE = DOCS / "limits.md"
+FIXED = "fixed"
+
+
+@dataclass(frozen=True)
+class Row:
+    what: str
+    value: str
+    how: str
+    then: str
+
+
+def default(owner: type, field: str) -> Any:
+    """The default of a field of a dataclass."""
+    return next(one.default for one in dataclasses.fields(owner) if one.name == field)
+
+
+def size(count: int) -> str:
+    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count % unit == 0:
+            return f"{count // unit} {name}"
+    return f"{count:,} bytes"
+
+
+def span(seconds: float) -> str:
+    for unit, name in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * unit and seconds % unit == 0:
+            return f"{seconds / unit:g} {name}"
+    return f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"
+
+
+def ms(milliseconds: float) -> str:
+    return span(milliseconds / 1000)
+
+
+POLICY = decide.Policy
+SETTING = "`ServerSettings.{}`".format
+LIMIT = "`ServerSettings.limits.{}`".format
+
+
+TABLES: dict[str, list[Row]] = {
+    "Runs": [
+        Row("steps of a run", f"{default(POLICY, 'max_steps'):,}", FIXED, "the run fails: `InngestErrFunctionOverflowed`"),
+        Row("results of a run's steps together", size(default(POLICY, "max_state_bytes")), FIXED, "the run fails: `InngestErrStateOverflowed`"),
+        Row("runs that invoke one another, deep", str(default(POLICY, "max_depth")), FIXED, "the step fails: `InvocationTooDeep`"),
+        Row("lines and notices in a run's trace", f"{default(POLICY, 'max_notes'):,}", FIXED, "later ones are left out, and it says so"),
+        Row("a sleep or a wait", ms(decide.LONGEST_WAIT_MS), FIXED, "the run fails: `InngestErrTimeoutTooLong`, or the SDK refuses"),
+        Row("an invocation without `timeout`", ms(ops.DEFAULT_INVOKE_MS), "`timeout=`", "`StepError`"),
+        Row("retries of a function", f"{function.DEFAULT_RETRIES}, at most {function.MAX_RETRIES}", "`retries=`", "refused when declared"),
+        Row("pause before an attempt", f"{ms(_TABLE_MS[0])} growing to {ms(_TABLE_MS[-1])}, plus up to {ms(_JITTER_MS)}", "`--retry-interval` (`retry_interval_ms`), `RetryAfterError`", ""),
+        Row("a pause that is asked for", f"{ms(reply.SHORTEST_RETRY_MS)} to {ms(reply.LONGEST_RETRY_MS)} over HTTP", FIXED, "kept within"),
+        Row("how long `cancel_on` listens", ms(matching._CANCEL_MS), "`timeout=`", "no longer cancelled so"),
+        Row("how long an event id is remembered", ms(matching._DAY_MS), FIXED, "the same id starts again"),
+    ],
+    "Sizes": [
+        Row("the result of a step", size(ops.MAX_STEP_OUTPUT_BYTES), FIXED, "the run or step fails and says so"),
+        Row("the result of a function", size(reply.MAX_BODY_BYTES), FIXED, "the run fails and says so"),
+        Row("an event", size(wire_event.MAX_EVENT_BYTES), FIXED, "413"),
+        Row("a request to the server", size(default(BodyLimits, "max_body_bytes")), LIMIT("max_body_bytes"), "413"),
+        Row("all requests in progress together", size(default(BodyLimits, "max_bodies_bytes")), LIMIT("max_bodies_bytes"), "503 with `Retry-After`"),
+        Row("a call to a service over HTTP, with results", size(call.MAX_BODY_BYTES), FIXED, "the SDK fetches them instead"),
+        Row("a call that our SDK takes over HTTP", size(message.LARGEST_BODY_BYTES), FIXED, "413"),
+        Row("a value that our SDK encodes", size(types.LARGEST_RESULT_BYTES), FIXED, "`StepResultNotPortable`"),
+        Row("a frame of the worker's connection", size(frames.MAX_FRAME_BYTES), FIXED, "the connection is closed"),
+        Row("kept inline in the journal", size(payload.INLINE_LIMIT_BYTES), FIXED, "larger ones are stored apart"),
+        Row("kept in the database", size(sqlite_store.BLOB_IN_TABLE_BYTES), FIXED, "larger ones are files"),
+        Row("a logged line in the trace", f"{notes.LONGEST_LINE:,} characters", FIXED, "it is cut"),
+    ],
+    "Names and numbers": [
+        Row("events in a request", f"{wire_event.MAX_EVENTS:,}", FIXED, "400; our clients send several requests"),
+        Row("the name of an event", f"{event.MAX_NAME_BYTES} bytes", FIXED, "400"),
+        Row("the sender's id of an event", f"{wire_event.MAX_ID_BYTES:,} bytes", FIXED, "400"),
+        Row("the name of a service, function or trigger", str(register.MAX_NAME_LETTERS), FIXED, "refused at registration"),
+        Row("triggers of a function", str(register.MAX_TRIGGERS), FIXED, "refused at registration"),
+        Row("`cancel_on` of a function", str(register.MAX_CANCELS), FIXED, "refused at registration"),
+        Row("steps in one answer or report", f"{ops.MAX_OPS:,}", FIXED, "the run fails: `InngestErrFunctionOverflowed`"),
+        Row("an expression", f"{expr.MAX_TEXT_LENGTH:,} characters", FIXED, "see [Expressions](expressions.md#limits)"),
+        Row("runs in one list", f"{api_runs.DEFAULT_RUNS}, at most {api_runs.MAX_RUNS:,}", "`limit=`", "kept within"),
+        Row("events in one list", f"{v1.DEFAULT_EVENTS}, at most {v1.MAX_EVENTS}", "`limit=`", "kept within"),
+    ],
+    "At a time": [
+        Row("requests with a body", f"{default(BodyLimits, 'max_requests'):,}", LIMIT("max_requests"), "503 with `Retry-After`"),
+        Row("followed runs", str(default(BodyLimits, "max_streams")), LIMIT("max_streams"), "503 with `Retry-After`"),
+        Row("calls of a worker", f"{socket.DEFAULT_CONCURRENCY}, at most {socket.MAX_CONCURRENCY:,}", "`--concurrency`", "more wait"),
+        Row("calls of a service over HTTP", str(http.CALLS_PER_SERVICE), FIXED, "more wait"),
+        Row("bytes of large calls under way", size(http.BYTES_IN_FLIGHT), FIXED, "more wait"),
+        Row("frames of a worker in a second", f"{default(ConnectionLimits, 'frames_per_second'):,.0f}", FIXED, "it is read no faster"),
+        Row("sync steps of a worker", str(attempt.STEP_THREADS), FIXED, "more wait for a thread"),
+        Row("runs kept in the server's memory", f"{default(ServerSettings, 'cached_runs'):,}", SETTING("cached_runs"), "others are loaded when needed"),
+        Row("changes waiting to be committed", f"{writer.WAITING_TRANSITIONS:,}, or {size(writer.WAITING_BYTES)}", FIXED, "more wait"),
+        Row("changes in one commit", str(writer.GROUP_TRANSITIONS), FIXED, "the next ones go into the next"),
+    ],
+    "Times": [
+        Row("a call over HTTP", span(http.CALL_TIMEOUT_S), FIXED, "the call is lost, and tried again"),
+        Row("connecting to a service", span(http.CONNECT_TIMEOUT_S), FIXED, "tried again"),
+        Row("a pause inside a body", span(default(BodyLimits, "body_idle_s")), LIMIT("body_idle_s"), "408"),
+        Row("a waiting function stays in a worker's memory", ms(socket.IDLE_MS), FIXED, f"dropped, and entered again later; {live.OUTSIDE_IDLE_FACTOR} times as long while it does something outside its steps"),
+        Row("something outside steps holds up a suspension", span(parking.GRACE_S), FIXED, "suspended all the same"),
+        Row("`finally` blocks at a suspension", span(execution.CLEANUP_PATIENCE_S), FIXED, "cancelled again"),
+        Row("running steps when a worker is stopped", span(worker.DRAIN_LIMIT_S), "`drain_limit_s=` of `Worker`", "cancelled, and run again elsewhere"),
+        Row("a signature is good for", span(signature.MAX_SKEW_S), FIXED, "401"),
+        Row("looking for services and asking them", span(default(ServerSettings, "poll_interval_s")), "`--poll-interval`", ""),
+        Row("a client repeats a request", f"{requests.ATTEMPTS} times", FIXED, "the error is raised"),
+    ],
+}  # fmt: skip
+
+
+def written() -> str:
+    """The page."""
+    head = (
+        "# Limits\n\n"
+        "Every limit and its default, made from the code and compared with it by our tests. Reaching one is an error that\n"
+        "names it, or a delay; never a loss. *Fixed* means that it is **not yet** a setting. `ServerSettings` is for programs\n"
+        "that start a server in Python; the command line has no option for those.\n"
+    )
+    pieces = [head]
+    for title, rows in TABLES.items():
+        lines = [f"## {title}\n", "| what | default | to change it | at the limit |", "| --- | --- | --- | --- |"]
+        lines += [f"| {row.what} | {row.value} | {row.how} | {row.then} |" for row in rows]
+        pieces.append("\n".join(lines) + "\n")
+    return "\n".join(pieces)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written(), encoding="utf-8")
