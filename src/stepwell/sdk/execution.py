@@ -188,7 +188,7 @@ class Execution:
         """Cut what refers to itself, so that it is freed at once.
 
         Each step that was parked when a function left is a small knot of a task, a future and the error that ended
-        both. Left to the garbage collector they cost a busy service more than all its calls do.
+        both. Left to the garbage collector they cost a service with wide fan-outs a quarter of its time.
         """
         for use in self._parked.values():
             use.future = use.task = use.runner = None

@@ -129,6 +129,9 @@ class Roster:
     def close(self) -> None:
         """No more quiet points."""
         self._closed = True
+        self._on_quiet, self._is_waiting = _nothing, _never  # or they and we would keep one another alive
+        self._gathers.clear()
+        self._asleep.clear()
         if self._next is not None:
             self._next.cancel()
             self._next = None
@@ -211,6 +214,14 @@ class Roster:
             return Waits.INSIDE if gather.is_inside else Waits.OUTSIDE
         frame = _innermost(task)
         return Waits.INSIDE if frame is not None and _is_primitive(frame.f_code) else Waits.OUTSIDE
+
+
+def _nothing(outside: list[AnyTask]) -> None:
+    """Nobody listens any more."""
+
+
+def _never() -> bool:
+    return False
 
 
 class _Gather:

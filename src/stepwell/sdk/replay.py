@@ -78,6 +78,11 @@ class ReplayExecution(Execution):
         self._answering: StepUse | None = None
         self._answer_races = False
 
+    def _take_apart(self) -> None:
+        super()._take_apart()
+        self._new.clear()
+        self._answering = None
+
     def _found(self, use: StepUse) -> None:
         self._new[use.id] = use
 
