@@ -40,6 +40,14 @@ CEILING_BYTES = 512 * MIB
 """What one server process may take."""
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 
+# Even a test run that is killed leaves no process behind.
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+pr_set_pdeathsig = 1
+ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
 T = TypeVar("T")
 
 
@@ -95,7 +103,11 @@ class Program:
         path = os.pathsep.join(filter(None, [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]))
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path, **environment}, stdout=output, stderr=output
+                [sys.executable, "-S", "-c", _DIE_WITH_PARENT, *command] if sys.platform == "linux" else command,
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": path, **environment},
+                stdout=output,
+                stderr=output,
             )
 
     @property

@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -117,6 +118,54 @@ async def test_acknowledged_events_survive_any_number_of_kills(storm: Storm, kil
         f"{len(server.kills)} kills in {stormy_s:.0f} s, {len(sent.acknowledged)} events acknowledged, {unknown} not, "
         f"{sent.repeated} batches repeated, {found.runs} runs, {found.results} results, {extra} extra executions"
     )
+
+
+@pytest.mark.parametrize(
+    ("runs", "steps"),
+    [
+        pytest.param(50, 20, id="F2"),
+        pytest.param(300, 10, id="F3-third"),
+        pytest.param(1_000, 10, id="F3", marks=pytest.mark.long),
+    ],
+)
+async def test_kills_while_results_arrive_leave_one_result_a_step(
+    unstarted: Server, tmp_path: Path, runs: int, steps: int
+) -> None:
+    """F2 and F3: the server is killed again and again until all runs have ended."""
+    server = unstarted
+    draw = random.Random(runs)
+    await server.start()
+    worker = WorkerProgram("storm", server, tmp_path, "--concurrency", str(CONCURRENCY))
+    try:
+        await server.serves("storm-chain")
+        await server.send(*({"name": "storm/chain", "data": {"steps": steps}} for _ in range(runs)))
+        ended = "SELECT count(*) FROM run WHERE ending IS NOT NULL"
+        results = "SELECT count(*) FROM entry WHERE instr(body, CAST('StepCompleted' AS BLOB))"
+        while (before := server.count(results)) < runs * steps:
+            # Not before there is a new result, so that the storm gets somewhere however slow the machine is.
+            await until("a result", partial(_more, server, results, before), 60, server.explain)
+            await asyncio.sleep(draw.uniform(0.0, 1.5))
+            await server.restart()
+        await until("the end of all", partial(_more, server, ended, runs - 1), 60, server.explain)
+        await server.all_ended(30)
+        await server.close()
+        ledger = worker.ledger()
+    finally:
+        await worker.stop()
+
+    found = assert_sound(server.data, quiet=True)
+    _assert_all_completed(server)
+    assert (found.runs, found.results) == (runs, runs * steps)
+    assert {step for of_run in found.results_of.values() for step in of_run} == {f"link {n}" for n in range(steps)}
+    extra, unexplained = extra_executions(ledger, server.kills)
+    assert unexplained == []
+    assert extra <= len(server.kills) * CONCURRENCY
+    assert missing_executions(ledger, found) == []
+    print(f"{len(server.kills)} kills, {runs} runs, {found.results} results, {extra} extra executions")
+
+
+def _more(server: Server, query: str, than: int) -> bool:
+    return server.count(query) > than
 
 
 async def _post(server: Server, sent: Sent, enough: asyncio.Event, client: str, per_kill: float) -> None:

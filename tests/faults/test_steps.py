@@ -270,7 +270,9 @@ async def test_a_run_above_the_limit_of_steps_ends_with_an_error_that_names_it(s
 # Code that changed.
 
 
-async def test_recorded_results_stay_with_their_ids_when_the_code_changes(server: Server) -> None:
+async def test_recorded_results_stay_with_their_ids_when_the_code_changes(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     """F39: 100 runs sleep; meanwhile a step is renamed, one is added, one is gone, one returns another shape."""
     executions: Counter[str] = Counter()
 
@@ -309,3 +311,4 @@ async def test_recorded_results_stay_with_their_ids_when_the_code_changes(server
 
     assert [run["output"] for run in ended] == [["new", n, "renamed"] for n in range(100)]
     assert executions == dict.fromkeys(("number", "removed", "old name", "added", "new name"), 100)
+    assert "has a recorded result that the function did not ask for" in caplog.text

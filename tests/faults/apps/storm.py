@@ -33,3 +33,11 @@ async def slow(ctx: stepwell.Context[Any]) -> int:
     number = await ctx.step.run("before", work, ctx.run_id, "before", 0)
     await ctx.step.sleep("nap", "700ms")
     return await ctx.step.run("after", work, ctx.run_id, "after", number)
+
+
+@service.function(on="storm/chain", retries=0)
+async def chain(ctx: stepwell.Context[Any]) -> int:
+    number = 0
+    for _ in range(ctx.event.data["steps"]):
+        number = await ctx.step.run(f"link {number}", work, ctx.run_id, f"link {number}", number)
+    return number
