@@ -355,3 +355,13 @@ def test_a_call_is_made_by_a_node_that_has_not_heard_of_its_service_yet() -> Non
     second.pass_time(milliseconds=1_200)
 
     assert [one.attempt for one in second.worker.calls] == [1]
+
+
+def test_a_function_in_memory_is_told_that_a_failed_attempt_was_the_last() -> None:
+    node = InMemoryNode(service(Transport.SOCKET))
+    node.send("go/f")
+    (call,) = node.worker.calls
+    report(node, call, 1, StepErrored(step=a("x"), name="x", error=b'{"name":"E"}', retry=False))
+
+    assert node.worker.told == ["call function", "result x", "ack 1"]
+    assert node.worker.results[0][1].shape == "error"

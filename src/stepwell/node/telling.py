@@ -65,7 +65,8 @@ class Telling:
         Args:
             what: One of the effects of a turn; they have to be told in order.
             run: As it is after the turn.
-            recorded: In the turn; among it are results that the worker itself reported.
+            recorded: In the turn; among it are results that the worker itself reported and need not be told. That a
+                failed attempt was the last is for the server to say, so a failure is told before it is acknowledged.
         """
         call = what.call
         line = self._lines.get(call)

@@ -343,11 +343,11 @@ class LiveCall:
         self._begun = False
         self._held: list[tuple[Callable[[Any], None], object]] = []  # said before the worker had the call
         self._parked = set(dispatch.waiting)
-        self._attempts = dict(dispatch.attempts)
         self._news = dispatch.news
         self._busy: set[StepId] = set()  # running, or reported and not acknowledged
         self._unacknowledged: dict[int, list[tuple[Leaf, Execution | None, bytes | None]]] = {}
         self._told: dict[StepId, Memo] = {}  # results of steps in a report that is not acknowledged yet
+        self._told: dict[StepId, Memo] = {}
         self._number = 0
         self._over = False
         self._up_at = 0
@@ -415,14 +415,12 @@ class LiveCall:
             elif execution is None:
                 if leaf.id not in self._memos:
                     self._parked.add(leaf.id)
+            elif (told := self._told.pop(leaf.id, None)) is not None:
+                self._take(told)
             elif error is None:
                 self._take(Memo(leaf.id, "data", execution.result, leaf.name))
             else:
-                attempt = self._attempts.get(leaf.id, 0)
-                if leaf.fatal or attempt + 1 >= self._dispatch.max_attempts:
-                    self._take(Memo(leaf.id, "error", error, leaf.name))
-                else:
-                    self._parked.add(leaf.id)
+                self._parked.add(leaf.id)  # the server says whether there is another attempt
         self._go_on()
 
     def on_result(self, what: tuple[Memo, int]) -> None:
@@ -437,11 +435,10 @@ class LiveCall:
         self._go_on()
 
     def on_retry(self, what: tuple[StepId, int, int]) -> None:
-        step, attempt, news = what
+        step, _, news = what
         if self._over:
             return
         self._news = max(self._news, news)
-        self._attempts[step] = attempt
         self._parked.discard(step)
         self._go_on()
 
