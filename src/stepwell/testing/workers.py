@@ -347,7 +347,6 @@ class LiveCall:
         self._busy: set[StepId] = set()  # running, or reported and not acknowledged
         self._unacknowledged: dict[int, list[tuple[Leaf, Execution | None, bytes | None]]] = {}
         self._told: dict[StepId, Memo] = {}  # results of steps in a report that is not acknowledged yet
-        self._told: dict[StepId, Memo] = {}
         self._number = 0
         self._over = False
         self._up_at = 0
@@ -415,8 +414,6 @@ class LiveCall:
             elif execution is None:
                 if leaf.id not in self._memos:
                     self._parked.add(leaf.id)
-            elif (told := self._told.pop(leaf.id, None)) is not None:
-                self._take(told)
             elif error is None:
                 self._take(Memo(leaf.id, "data", execution.result, leaf.name))
             else:
