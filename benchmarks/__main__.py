@@ -12,9 +12,11 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,13 @@ from benchmarks.workloads import QUICK, WORKLOADS, Size
 
 
 async def measure(
-    chosen: list[Target], workloads: list[str], rounds: int, *, quick: bool, folder: Path
+    chosen: list[Target],
+    workloads: list[str],
+    rounds: int,
+    *,
+    quick: bool,
+    folder: Path,
+    save: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
     """Everything, in rounds: in each the limits once, then each workload once for every target in turn."""
     size = QUICK if quick else Size()
@@ -37,7 +45,7 @@ async def measure(
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
         "cores": os.cpu_count(),
         "at": time.strftime("%Y-%m-%d %H:%M"),
-        "rounds": rounds,
+        "rounds": 0,
         "foreign_cores": [],
         "limits": [],
         "targets": [
@@ -59,7 +67,9 @@ async def measure(
                     _say(f"round {number + 1} of {rounds}: {workload} {target.name}")
                     row["figures"][workload].append(await WORKLOADS[workload](target, size))
             took = time.monotonic() - begin
+            result["rounds"] = number + 1
             result["foreign_cores"].append(max(0.0, (busy_s() - busy - _ours_s(limits, chosen) + ours) / took))
+            save(result)  # a later round may be interrupted
     finally:
         for target in chosen:
             target.stop()
@@ -106,17 +116,21 @@ def main() -> None:
         parser.error(f"--only knows no {', '.join(sorted(unknown))}")
     chosen = [one for one in targets() if one.name in only] or targets()
     workloads = [name for name in WORKLOADS if name in only] or list(WORKLOADS)
+
+    def save(result: dict[str, Any]) -> None:
+        if options.json is not None:
+            options.json.write_text(json.dumps(result, indent=1))
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped in any case
     folder = Path(tempfile.mkdtemp(prefix="stepwell-bench-", dir=options.folder))
     try:
         rounds = options.rounds or (1 if options.quick else 3)
-        result = uvloop.run(measure(chosen, workloads, rounds, quick=options.quick, folder=folder))
+        result = uvloop.run(measure(chosen, workloads, rounds, quick=options.quick, folder=folder, save=save))
     finally:
         if options.keep:
             print(f"kept {folder}", file=sys.stderr)
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=1))
     print(show(result))
 
 
