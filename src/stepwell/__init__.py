@@ -23,6 +23,7 @@ TYPE_CHECKING = False  # as checkers understand it; `typing` would be most of th
 
 if TYPE_CHECKING:
     from stepwell import serve as serve
+    from stepwell import testing as testing
     from stepwell.model.errors import StepwellError as StepwellError
     from stepwell.model.job import RunStatus as RunStatus
     from stepwell.sdk.client.async_client import AsyncClient as AsyncClient
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from stepwell.sdk.step import step as step
 
 _HOMES = {
+    "__version__": "stepwell.sdk.version",
     "StepwellError": "stepwell.model.errors",
     "RunStatus": "stepwell.model.job",
     **dict.fromkeys(("AsyncClient", "AsyncRun"), "stepwell.sdk.client.async_client"),
@@ -97,13 +99,10 @@ _HOMES = {
     "step": "stepwell.sdk.step",
 }  # fmt: skip
 
-_MODULES = ("serve",)
+_MODULES = ("serve", "testing")
 
 
 def __getattr__(name: str) -> object:
-    if name == "__version__":
-        globals()[name] = _installed_version()
-        return globals()[name]
     from importlib import import_module
 
     if name in _MODULES:
@@ -114,15 +113,6 @@ def __getattr__(name: str) -> object:
     value: object = getattr(import_module(home), name)
     globals()[name] = value
     return value
-
-
-def _installed_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("stepwell")
-    except PackageNotFoundError:
-        return "0.0.0"
 
 
 def __dir__() -> list[str]:

@@ -277,7 +277,7 @@ def test_every_public_name_is_there() -> None:
     from stepwell import _HOMES
 
     for name in _HOMES:
-        assert getattr(stepwell, name).__name__ == name
+        assert name == "__version__" or getattr(stepwell, name).__name__ == name
     assert set(_HOMES) <= set(dir(stepwell))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         stepwell.nothing

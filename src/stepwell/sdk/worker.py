@@ -34,6 +34,7 @@ from stepwell.sdk.errors import WorkerRefused
 from stepwell.sdk.execution import Observer
 from stepwell.sdk.live import LiveExecution
 from stepwell.sdk.sender import EventSender
+from stepwell.sdk.version import SDK
 from stepwell.wire import worker as wire
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class Worker:
                 open_timeout=OPEN_TIMEOUT_S,
                 ping_interval=PING_INTERVAL_S,
                 ping_timeout=PING_INTERVAL_S,
-                user_agent_header=sdk_name(),
+                user_agent_header=SDK,
             )
         except InvalidStatus as err:
             status = err.response.status_code
@@ -175,7 +176,7 @@ class Worker:
             version=wire.VERSION,
             worker=f"{self._instance}-{uuid.uuid4().hex[:6]}",
             service=self.service.id,
-            sdk=sdk_name(),
+            sdk=SDK,
             functions=msgspec.json.encode(self.service.config()),
             concurrency=self._concurrency,
             app_version=self.service.app_version,
@@ -442,13 +443,6 @@ def http_url(url: str) -> str:
     """The HTTP address of the same server."""
     scheme, _, rest = socket_url(url).partition("://")
     return f"{'https' if scheme == 'wss' else 'http'}://{rest.removesuffix(wire.PATH)}"
-
-
-def sdk_name() -> str:
-    """How we name ourselves to servers."""
-    from stepwell import __version__
-
-    return f"stepwell-py:v{__version__}"
 
 
 async def serve(services: Sequence[Service], url: str = DEFAULT_URL, *, stop: asyncio.Event, **options: Any) -> None:

@@ -12,3 +12,15 @@ Start at `node.py` for a test of your own, at `simulation.py` to see how the who
     verdict       what must be true, after every transition and at the end
     simulate      the command: many seeds, or one with its story
 """
+
+from stepwell.testing.runs import (
+    FinishedRun,
+    NotAnswered,
+    NotRepeatable,
+    RecordedStep,
+    RecordedSteps,
+    run,
+    run_async,
+)
+
+__all__ = ["FinishedRun", "NotAnswered", "NotRepeatable", "RecordedStep", "RecordedSteps", "run", "run_async"]

@@ -20,7 +20,7 @@ from stepwell.model.job import RunStatus
 from stepwell.sdk.client import requests
 from stepwell.sdk.client.address import address_of
 from stepwell.sdk.client.errors import ResultTimeout, ServerUnreachable
-from stepwell.sdk.client.exchange import SDK, AsyncExchange
+from stepwell.sdk.client.exchange import AsyncExchange
 from stepwell.sdk.client.follow import Follower, Update, status_of
 from stepwell.sdk.client.requests import MATCH_S, Sent
 from stepwell.sdk.client.run import (
@@ -38,6 +38,7 @@ from stepwell.sdk.client.run import (
 )
 from stepwell.sdk.event import Event
 from stepwell.sdk.function import Function
+from stepwell.sdk.version import SDK
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm

@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from urllib.parse import urlencode
 
@@ -27,17 +26,6 @@ if TYPE_CHECKING:
     import httpx2
 
 T = TypeVar("T")
-
-
-def _version() -> str:
-    try:
-        return version("stepwell")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "0.0.0"
-
-
-SDK = f"stepwell-py:v{_version()}"
-"""How this SDK names itself on the wire."""
 
 CONNECT_S = 5.0
 ANSWER_S = 30.0

@@ -16,12 +16,13 @@ from urllib.parse import quote
 from stepwell.model.errors import StepwellError
 from stepwell.model.ids import StepId
 from stepwell.model.op import StepErrored
-from stepwell.sdk.client.exchange import SDK, AsyncExchange
+from stepwell.sdk.client.exchange import AsyncExchange
 from stepwell.sdk.client.requests import get_text, send
 from stepwell.sdk.outcome import Outcome, Raised, Replied, Returned
 from stepwell.sdk.replay import ReplayCall, ReplayExecution
 from stepwell.sdk.serve.message import Refusal
 from stepwell.sdk.serve.settings import ServeSettings
+from stepwell.sdk.version import SDK
 from stepwell.wire.inngest.call import Call, InvalidCall, read_actions, read_batch, read_call, read_steps
 from stepwell.wire.inngest.reply import Response, respond_error, respond_ops, respond_result
 

@@ -20,12 +20,12 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from stepwell.sdk.client.exchange import SDK
 from stepwell.sdk.serve.calling import serve_call
 from stepwell.sdk.serve.message import Refusal, Request, respond
 from stepwell.sdk.serve.replayed import ReplayMemory
 from stepwell.sdk.serve.settings import ServeSettings, serve_settings
 from stepwell.sdk.serve.syncing import answer_in_band, register
+from stepwell.sdk.version import SDK
 from stepwell.wire import signature
 from stepwell.wire.inngest.call import InvalidCall, target_of
 from stepwell.wire.inngest.reply import Response, signed

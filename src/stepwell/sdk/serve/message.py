@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from stepwell.sdk.client.exchange import SDK
+from stepwell.sdk.version import SDK
 from stepwell.wire.inngest.call import INTERNAL_PARAMETERS, parameter_name
 from stepwell.wire.inngest.reply import REQUEST_VERSION, SDK_HEADER, VERSION_HEADER, Response
 from stepwell.wire.inngest.text import write

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from stepwell.model.errors import StepwellError
 from stepwell.model.payload import decode
-from stepwell.sdk.client.exchange import SDK, Answer, AsyncExchange
+from stepwell.sdk.client.exchange import Answer, AsyncExchange
 from stepwell.sdk.client.requests import register as ask_to_register
 from stepwell.sdk.serve.message import Refusal, respond
 from stepwell.sdk.serve.settings import ServeSettings
+from stepwell.sdk.version import SDK
 from stepwell.wire.inngest.reply import Response
 from stepwell.wire.inngest.sync import IN_BAND, OUT_OF_BAND, SYNC_KIND_HEADER, in_band_body, register_body
 from stepwell.wire.inngest.text import shortened
