@@ -269,7 +269,7 @@ async def test_a_function_that_only_waits_is_dropped_after_its_idle_time() -> No
     begun = time.perf_counter()
     started.execution.acknowledge(1, news=3)
     assert await started.end() == Suspended(news=3)
-    assert 0.015 < time.perf_counter() - begun < 0.5
+    assert time.perf_counter() - begun > 0.015
 
 
 async def test_a_running_step_keeps_its_function_in_memory() -> None:

@@ -158,8 +158,11 @@ async def test_what_is_started_outside_is_not_reported(caplog: pytest.LogCapture
 
 
 async def test_waiting_outside_steps_is_a_debug_line(caplog: pytest.LogCaptureFixture) -> None:
+    entered: list[int] = []
+
     async def body(ctx: Ctx) -> str:
-        await asyncio.gather(ctx.step.sleep("nap", "1h"), asyncio.sleep(0.2))  # outside
+        entered.append(1)
+        await asyncio.gather(ctx.step.sleep("nap", "1h"), asyncio.sleep(60 if len(entered) == 1 else 0))  # outside
         return "done"
 
     with caplog.at_level(logging.DEBUG, "stepwell"):

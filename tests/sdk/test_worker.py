@@ -34,6 +34,7 @@ Script = Callable[["Line"], Awaitable[None]]
 
 service = stepwell.Service("shop", app_version="v7")
 go = asyncio.Event()
+is_blocked = asyncio.Event()
 ran: list[str] = []
 
 
@@ -43,6 +44,7 @@ async def body(name: str) -> str:
 
 
 async def blocked() -> str:
+    is_blocked.set()
     await go.wait()
     return "went"
 
@@ -66,8 +68,8 @@ async def waits(ctx: Ctx) -> None:
 
 @pytest.fixture(autouse=True)
 def _afresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    global go
-    go = asyncio.Event()  # an event belongs to the loop that it was first awaited on
+    global go, is_blocked
+    go, is_blocked = asyncio.Event(), asyncio.Event()  # an event belongs to the loop that it was first awaited on
     ran.clear()
     monkeypatch.setattr(worker_module, "FIRST_PAUSE_S", 0.005)
 
@@ -225,7 +227,7 @@ async def test_draining_finishes_the_step_gives_the_call_back_and_closes() -> No
     async def script(line: Line) -> None:
         await line.welcome()
         await line.call("slow")
-        await asyncio.sleep(0.02)
+        await is_blocked.wait()
         began.set()
         await line.receive(wire.Draining)
         await line.call("one-step", "c2")
@@ -253,7 +255,7 @@ async def test_a_step_that_does_not_end_is_cut_off_when_draining_takes_too_long(
     async def script(line: Line) -> None:
         await line.welcome()
         await line.call("slow")
-        await asyncio.sleep(0.02)
+        await is_blocked.wait()
         began.set()
         await line.receive(wire.Draining)
         assert (await line.receive(wire.Declined)).call == "c1"

@@ -264,7 +264,7 @@ def test_a_timeout_limits_the_wait_and_leaves_the_run_alone(client_kind: str) ->
         took = time.monotonic() - began
         over.set()
     assert isinstance(caught.value, TimeoutError)
-    assert 0.29 < took < 2
+    assert 0.29 < took < 4.5
     assert [asked.path for asked in server.asked] == [FOLLOW]
 
 
@@ -278,7 +278,7 @@ def test_a_chatty_run_does_not_outlive_the_timeout(client_kind: str) -> None:
         began = time.monotonic()
         with pytest.raises(ResultTimeout):
             result_of(client_kind, server, timeout=0.3)
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 6
 
 
 def test_without_a_server_following_fails_at_once_and_says_what_to_do(client_kind: str) -> None:

@@ -58,7 +58,7 @@ async def buy(ctx: stepwell.Context[Order]) -> Receipt:
 @service.function(on="shop/raced", retries=0)
 async def race(ctx: stepwell.Context[Any]) -> str:
     async def slowly() -> str:
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(4)
         return "slow"
 
     async def quickly() -> str:
@@ -178,7 +178,7 @@ def test_an_event_that_is_sent_has_runs_with_results(client: stepwell.Client) ->
 def test_the_first_of_two_steps_wins_without_waiting_for_the_other(client: stepwell.Client) -> None:
     began = time.monotonic()
     assert client.start(race, {}).result(timeout="20s") == "quick"
-    assert time.monotonic() - began < 1.4
+    assert time.monotonic() - began < 3.9
 
 
 def test_a_failure_names_the_step(client: stepwell.Client) -> None:
