@@ -2,7 +2,8 @@
 
 A comment in front of a block, which no reader sees, says what running it must lead to:
 
-    <!-- module NAME -->     the Python blocks from here on form a module of that name; else the page is one module
+    <!-- module NAME -->     the Python blocks from here on form a module of that name; else the page is one module.
+                             `client` is run and must print the comments behind its prints, `tests` has tests
     <!-- check               a script about the module's services; see `Script`
     send shop/order.placed {"id": "o1"}
     gives "receipt-o1"

@@ -166,6 +166,7 @@ class Script:
         sent = self._event(rest)
         found = self._client.runs(event=sent.ids[0], wait=PATIENCE_S)
         assert found, f"{rest} started no run"
+        assert len(found) == 1, f"{rest} started {found}; which of them is meant?"
         self._run = found[0]
 
     def _also(self, rest: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,8 @@ PAGES = pages()
 MODULES = [(page, module) for page in PAGES for module in page.modules.values() if module.scripts]
 LATER = {"where-the-time-goes.md"}
 """Pages that come into the navigation when they are written."""
-PROGRAMS = [
-    (page, module) for page in PAGES for module in page.modules.values() if module.name.startswith("client")
-]  # fmt: skip
+PROGRAMS = [(page, page.modules["client"]) for page in PAGES if "client" in page.modules]
+TESTS = [(page, page.modules["tests"]) for page in PAGES if "tests" in page.modules]
 
 
 def name_of(value: object) -> str:
@@ -49,10 +49,20 @@ def test_a_client_prints_what_its_page_says(
         with running.working(running.services_of(made), server):
             monkeypatch.setenv("STEPWELL_URL", server.url)
             app = page.modules["page"].blocks[0].title.removesuffix(".py") or "app"
-            monkeypatch.setitem(__import__("sys").modules, app, made)
+            monkeypatch.setitem(sys.modules, app, made)
             running.load(page, module)
     printed = capsys.readouterr().out.splitlines()
     assert printed == expected
+
+
+@pytest.mark.parametrize(("page", "module"), TESTS, ids=name_of)
+def test_the_tests_on_a_page_pass(page: Page, module: Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "app", running.load(page, page.modules["page"]))
+    made = running.load(page, module)
+    tests = [value for name, value in vars(made).items() if name.startswith("test_")]
+    assert tests
+    for test in tests:
+        test()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
