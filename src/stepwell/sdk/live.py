@@ -47,6 +47,7 @@ class LiveExecution(Execution):
             `acknowledge`.
         idle_ms: How long a function that only waits stays in memory.
         send, observer: As for `Execution`.
+        crowded: Whether others may wait for this one's place; then a function that only waits is dropped at once.
 
     `run()` gives `Returned`, `Raised`, `Suspended`, `Declined` or `Stopped`.
     """
@@ -60,6 +61,7 @@ class LiveExecution(Execution):
         idle_ms: float = 5000,
         send: Callable[[list[bytes]], Any] | None = None,
         observer: Observer | None = None,
+        crowded: Callable[[], bool] = lambda: False,
     ) -> None:
         start = Start(
             run=call.run,
@@ -73,6 +75,7 @@ class LiveExecution(Execution):
         super().__init__(function, start, send=send, observer=observer)
         self._report = report
         self._idle_s = idle_ms / 1000
+        self._crowded = crowded
         self._waiting = set(call.waiting)
         self._news = call.news
         self._found_early: dict[StepId, StepUse] = {}
@@ -130,6 +133,11 @@ class LiveExecution(Execution):
         self._stop_idling()
         self._roster.look_soon()
 
+    def give_way(self) -> None:
+        """Leave at once if it only waits: others may wait for its place."""
+        if self._idle is not None and self._idle_for_s == self._idle_s:
+            self._start_idling(0)
+
     # What the function does
 
     def _found(self, use: StepUse) -> None:
@@ -164,7 +172,8 @@ class LiveExecution(Execution):
         if self._draining:
             self._leave(Declined("draining") if self._found_early else Suspended(self._news))
         else:
-            self._start_idling(self._idle_s * (OUTSIDE_IDLE_FACTOR if outside else 1))
+            idle_s = 0 if self._crowded() else self._idle_s
+            self._start_idling(self._idle_s * OUTSIDE_IDLE_FACTOR if outside else idle_s)
 
     def _body_done(self, outcome: Outcome) -> Outcome:
         self._stop_idling()

@@ -298,7 +298,7 @@ class _Connection:
             self._decline(call, "unknown function")
         elif self._closing or self._worker._draining.is_set():
             self._decline(call, "draining")
-        elif self._welcome.concurrency and len(self._executions) >= self._welcome.concurrency:
+        elif self._is_full():
             self._decline(call, "capacity")
         else:
             reports = _Reports(self, call.call)
@@ -309,11 +309,19 @@ class _Connection:
                 idle_ms=self._welcome.idle_ms,
                 send=self._worker._send_events,
                 observer=_Trace(self, call.call),
+                crowded=self._is_full,
             )
             self._executions[call.call] = execution
+            if self._is_full():
+                for other in self._executions.values():
+                    other.give_way()
             task = asyncio.create_task(self._perform(call.call, execution), name=f"stepwell call {call.call}")
             self._worker._calls.add(task)
             task.add_done_callback(self._worker._calls.discard)
+
+    def _is_full(self) -> bool:
+        """Whether every place is taken. Whoever only waits then gives up his: a server may have calls in line."""
+        return 0 < self._welcome.concurrency <= len(self._executions)
 
     def _stop(self, call: JobId, reason: str) -> None:
         """Forget a call at once: the server may make it again, under the same name, before this one has cleaned up."""
