@@ -6,6 +6,7 @@ The floor of a figure is made of limits measured in the same rounds; `times` say
     one       one synced commit and one round trip
     first     two synced commits, the event's request and one round trip
     fan       three synced commits, and the messages or requests of all steps at their full rate
+    parked    a grouped commit for each of event, run, step and sleep
     events    the rate of grouped rows; for single events the rate of requests
 """
 
@@ -23,6 +24,7 @@ COLUMNS = {
     "p99_ms": "p99 ms",
     "server_cpu_ms": "server CPU ms",
     "worker_cpu_ms": "worker CPU ms",
+    "server_kib": "server KiB",
 }
 LIMIT_COLUMNS = {
     "per_s": "per second",
@@ -63,6 +65,8 @@ def floor(workload: str, limits: dict[str, Figures], *, http: bool) -> tuple[str
             return "p50_ms", 2 * commit + limits["request"]["p50_ms"] + trip
         case "fan":
             return "p50_ms", 3 * commit + WIDTH / limits[loaded]["per_s"] * 1e3
+        case "parked":
+            return "per_s", limits["commit grouped"]["per_s"] / 4
         case "batches":
             return "per_s", limits["commit grouped"]["per_s"]
         case "singles":

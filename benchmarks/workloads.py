@@ -4,6 +4,7 @@
     one      one run at a time                               step to step
     first    one event at a time                             from its POST to the first step
     fan      one run of 100 steps at once                    from the event's POST to the code after the join
+    parked   runs of one step that then sleep for an hour    runs parked a second, memory of the server for each
     events   events that nobody waits for, 100 in a request and alone, no functions involved
 
 Times of steps are between the marks of neighbouring steps of one run, so they hold everything that happens between
@@ -44,10 +45,11 @@ class Size:
     one_steps: int = 300
     first: int = 60
     fans: int = 10
+    parked: int = 1000
     events_s: float = 2.0
 
 
-QUICK = Size(seq_s=2.0, one_steps=100, first=20, fans=3, events_s=0.7)
+QUICK = Size(seq_s=2.0, one_steps=100, first=20, fans=3, parked=300, events_s=0.7)
 
 
 class Meter:
@@ -120,6 +122,24 @@ async def fan(target: Target, size: Size) -> Figures:
     return {**_spread(times), **meter.per(size.fans * WIDTH)}
 
 
+async def parked(target: Target, size: Size) -> Figures:
+    client, marks = target.client, target.marks
+    marks.forget()
+    before, meter = target.server.rss_bytes(), Meter(target)
+    begin = time.monotonic()
+    for _ in range(0, size.parked, BATCH):
+        await client.events([{"name": "bench/nap", "data": {"key": target.key()}} for _ in range(BATCH)])
+    while len(marks.of) < size.parked:
+        marks.read()
+        if time.monotonic() > begin + LIMIT_S:
+            raise TimeoutError(f"{size.parked - len(marks.of)} runs of {target.name} did not begin")
+        await asyncio.sleep(0.01)
+    took = max(run["s0"] for run in marks.of.values()) - begin
+    await asyncio.sleep(1.0)  # until the last ones sleep
+    kib = (target.server.rss_bytes() - before) / size.parked / 1024
+    return {"per_s": size.parked / took, **meter.per(size.parked), "server_kib": kib}
+
+
 async def batches(target: Target, size: Size) -> Figures:
     return await _events(target, size, BATCH)
 
@@ -133,6 +153,7 @@ WORKLOADS: dict[str, Callable[[Target, Size], Awaitable[Figures]]] = {
     "one": one,
     "first": first,
     "fan": fan,
+    "parked": parked,
     "batches": batches,
     "singles": singles,
 }
@@ -141,6 +162,7 @@ TITLES = {
     "one": "one run at a time, step to step",
     "first": "event to first step",
     "fan": f"{WIDTH}-way fan-out, event to join",
+    "parked": "runs that go to sleep",
     "batches": f"events in batches of {BATCH}",
     "singles": f"single events, {SENDERS} senders",
 }
