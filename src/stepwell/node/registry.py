@@ -39,7 +39,9 @@ class Registry:
         changes = self._changes
         services = await store.services()
         self.refreshed_at = now
-        if changes == self._changes:  # else somebody registered here while we read
+        if changes != self._changes:
+            return  # somebody registered here while we read
+        if {(service.env, service.name): service for service in services} != self._services:
             self.load(services)
 
     def put(self, service: Service) -> None:

@@ -80,17 +80,20 @@ class _Totals:
 def _prepare() -> None:
     logging.getLogger("stepwell.node").setLevel(logging.ERROR)
     warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that die before their first step
-    gc.disable()  # a universe is one big knot of references: untied in one go every few seeds, not while it runs
+    gc.disable()  # universes are untied; the rest goes every few seeds
+    gc.freeze()
 
 
 def _play_some(seeds: range) -> _Totals:
     totals = _Totals()
     for seed in seeds:
+        simulation = Simulation(seed)
         try:
-            result = Simulation(seed).play()
+            result = simulation.play()
         except Violation as violation:
             totals.violation = (seed, violation.invariant, str(violation))
             break
+        simulation.untie()
         totals.add(_Totals(1, result.runs, result.transitions, result.crashes, Counter(result.points)))
     gc.collect()
     return totals

@@ -63,6 +63,11 @@ class Scheduler:
         self._number += 1
         heappush(self._heap, (self.now + milliseconds, self._number, what, argument))
 
+    def clear(self) -> None:
+        """Forget all that was to happen."""
+        self._heap.clear()
+        self._ready.clear()
+
     def run_until(self, until: Instant, *, over: Callable[[], bool] | None = None) -> bool:
         """Let time pass up to `until`. Stops before when nothing is left, or as soon as `over` says so, which is
         asked each time before the clock moves. Returns whether `over` said so."""
@@ -261,14 +266,18 @@ class VirtualWorld:
         """End this life at once."""
         if not self.alive:
             return
+        self.end()
+        if self.on_crash is not None:
+            self.on_crash(crash)
+
+    def end(self) -> None:
+        """Run nothing any more."""
         self.alive, self.held = False, True
         self._backlog.clear()
         tasks, self._tasks = self._tasks, {}
         # Closed here and not when the garbage collector comes by, so that every run of a seed is the same.
         for task in tasks:
             task.close()
-        if self.on_crash is not None:
-            self.on_crash(crash)
 
     def hold(self, what: Callable[[Any], None], argument: Any) -> None:
         """Keep for later what comes while this process does not run."""
