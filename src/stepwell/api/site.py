@@ -84,6 +84,7 @@ class Site:
     sync: SyncControl | None = None
     auditor: Auditor | None = None
     registering: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change of a service after the other
+    sending_states: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(16))  # of runs, to SDKs
     closing: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     bodies: Bodies = field(init=False)

@@ -14,12 +14,13 @@ from stepwell.api.routes import Ask, Route
 from stepwell.model.errors import InvalidInput, StepwellError
 from stepwell.model.ids import RunId, ulid_time
 from stepwell.node.state import state_of
-from stepwell.wire.inngest.call import memo_text
+from stepwell.wire.inngest.call import memo_pieces
 from stepwell.wire.inngest.text import write
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from stepwell.api.site import Site
     from stepwell.node.state import State
 
 _PIECE_BYTES = 64 * 1024
@@ -43,28 +44,38 @@ def routes() -> list[Route]:
 async def actions(ask: Ask) -> Response:
     """Recorded results by step, as `steps` of a call has them."""
     state = await _state(ask)
-    members = (b"%b:%b" % (write(memo.step), memo_text(memo)) async for memo in state.memos())
-    return StreamingResponse(_joined(b"{", members, b"}"), media_type=answers.JSON)
+    members = ((write(memo.step), b":", *memo_pieces(memo)) async for memo in state.memos())
+    return StreamingResponse(_joined(ask.site, b"{", members, b"}"), media_type=answers.JSON)
 
 
 async def batch(ask: Ask) -> Response:
     """The events of the run."""
     state = await _state(ask)
-    return StreamingResponse(_joined(b"[", state.events(), b"]"), media_type=answers.JSON)
+    events = ((text,) async for text in state.events())
+    return StreamingResponse(_joined(ask.site, b"[", events, b"]"), media_type=answers.JSON)
 
 
-async def _joined(opening: bytes, items: AsyncIterator[bytes], closing: bytes) -> AsyncIterator[bytes]:
-    """Piece by piece: a state may be as large as a run may become, and many SDKs ask at once."""
+async def _joined(
+    site: Site, opening: bytes, items: AsyncIterator[tuple[bytes, ...]], closing: bytes
+) -> AsyncIterator[bytes]:
+    """Piece by piece: a state may be as large as a run may become, and many SDKs ask at once; some of them wait."""
     piece, before = bytearray(opening), b""
-    async for item in items:
-        piece += before
-        piece += item
-        before = b","
-        if len(piece) >= _PIECE_BYTES:
-            yield bytes(piece)
-            piece.clear()
-    piece += closing
-    yield bytes(piece)
+    async with site.sending_states:
+        async for item in items:
+            piece += before
+            before = b","
+            for text in item:
+                if len(text) < _PIECE_BYTES:
+                    piece += text
+                else:
+                    yield bytes(piece)
+                    piece.clear()
+                    yield text
+            if len(piece) >= _PIECE_BYTES:
+                yield bytes(piece)
+                piece.clear()
+        piece += closing
+        yield bytes(piece)
 
 
 async def cancel(ask: Ask) -> Response:

@@ -114,16 +114,17 @@ def memo_text(memo: Memo) -> bytes:
     Raises:
         ValueError: A shape that is none of `data`, `error`, `bare` and `input`.
     """
+    return b"".join(memo_pieces(memo))
+
+
+def memo_pieces(memo: Memo) -> tuple[bytes, bytes, bytes]:
+    """The same, with the value by itself in the middle, not copied."""
     value = memo.value or NULL
     match memo.shape:
-        case "data":
-            return b'{"data":%b}' % value
-        case "error":
-            return b'{"error":%b}' % value
-        case "input":
-            return b'{"input":%b}' % value
+        case "data" | "error" | "input":
+            return b'{"%b":' % memo.shape.encode(), value, b"}"
         case "bare":
-            return value
+            return b"", value, b""
     raise ValueError(f"a memo has the shape data, error, bare or input, not {memo.shape!r}")
 
 
