@@ -13,6 +13,8 @@ import anyio
 import pytest
 
 import stepwell
+from stepwell.model.dispatch import Memo
+from stepwell.model.ids import step_id
 from stepwell.sdk import execution as execution_module
 from stepwell.sdk import notice, parking
 from tests.sdk.recorder import Mode, Server
@@ -207,3 +209,18 @@ async def test_this_python_has_the_internals_we_read(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(parking._Internals, "gather", False)
     await parking.try_internals()
     assert (parking._Internals.waiter, parking._Internals.gather) == (True, True)
+
+
+@pytest.mark.parametrize("mode", ["live", "replay"])
+async def test_a_recorded_step_that_the_code_does_not_come_to_is_named(
+    mode: Mode, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(ctx: Ctx) -> str:
+        return str(await ctx.step.run("a", value))
+
+    function: Any = stepwell.Service("shop").function(on="test/started")(body)
+    server = Server(function)
+    server.record(Memo(step_id("a"), "data", b'"x"', "a"))
+    server.record(Memo(step_id("removed"), "data", b"1", "removed"))
+    assert (await server.run(mode)).output == "x"
+    assert "step 'removed' has a recorded result that the function did not ask for" in caplog.text
