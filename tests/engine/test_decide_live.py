@@ -138,10 +138,38 @@ def test_a_lost_worker_keeps_what_it_reported() -> None:
 
 def test_progress_in_a_call_gives_the_function_its_attempts_back() -> None:
     story = Story(live=True)
-    story.tell(message.CallLost(story.call_of().id, b"{}"))
+    story.tell(message.Raised(story.call_of().id, b"{}"))
     assert story.call_of().attempt == 1
     story.report(done("a"))
     assert story.call_of().attempt == 0
+
+
+def test_a_lost_worker_costs_the_function_no_attempt_of_its_own() -> None:
+    story = Story(live=True)
+    story.run.max_attempts = 1
+    story.tell(message.CallLost(story.call_of().id, b"{}"))
+    assert not story.run.finished
+    assert (story.call_of().attempt, story.call_of().due) == (0, story.now), "another worker is called at once"
+
+
+def test_a_function_that_ends_every_worker_it_runs_in_fails() -> None:
+    story = Story(live=True)
+    dues = []
+    for _ in range(4):
+        story.tell(message.CallLost(story.call_of().id, b'{"name":"WorkerLost"}'))
+        dues.append(story.call_of().due - story.now)
+    assert dues == sorted(dues), "each time after a longer pause"
+    assert dues[1] > 0
+    story.tell(message.CallLost(story.call_of().id, b'{"name":"WorkerLost"}'))
+    assert story.run.status.value == "FAILED"
+
+
+def test_workers_lost_with_progress_in_between_are_not_counted_together() -> None:
+    story = Story(live=True)
+    for number in range(20):
+        story.tell(message.CallLost(story.call_of().id, b"{}"))
+        story.report(done(f"step {number}"))
+    assert not story.run.finished
 
 
 def test_a_wait_looks_back_over_all_that_finished_while_its_report_was_on_its_way() -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from stepwell.engine.retry import retry_delay
-from stepwell.engine.run import Call, Phase, Run, Step, apply
+from stepwell.engine.run import WORKER_LOST, Call, Phase, Run, Step, apply
 from stepwell.model import effect, journal, message, op
 from stepwell.model.ids import JobId, derived_ulid
 from stepwell.model.payload import NULL, Payload, canonical
@@ -46,6 +46,8 @@ class Policy:
     max_depth: int = 50
     max_state_bytes: int = 32 * 1024 * 1024
     max_notes: int = 1000
+    max_losses: int = 5
+    """How many workers in a row a run may lose without getting any further."""
     retry_interval_ms: int | None = None
 
 
@@ -706,12 +708,25 @@ def _on_lost(turn: _Turn, msg: message.CallLost) -> None:
         return
     if msg.free:
         turn.call(call.target, attempt=call.attempt, reason=msg.code or "given back")
+    elif call.live:
+        _call_another_worker(turn, call, msg)
     elif call.attempt + 1 < turn.run.max_attempts:
         at_once = msg.at_once and call.attempt == 0
         due = turn.now if at_once else turn.retry_at(call.attempt, None, call.target or "")
         turn.call(call.target, attempt=call.attempt + 1, due=due, reason="lost")
     else:
         turn.fail(msg.error, msg.code or "call_lost", msg.info.status)
+
+
+def _call_another_worker(turn: _Turn, call: Call, msg: message.CallLost) -> None:
+    """The worker that held the function in memory is gone. That is no failure of the function, whose attempts are
+    its own; but one that ends every worker it runs in must come to an end."""
+    run = turn.run
+    if run.losses + 1 < turn.policy.max_losses:
+        due = turn.now if run.losses == 0 else turn.retry_at(run.losses - 1, None, "loss")
+        turn.call(None, attempt=call.attempt, due=due, reason=WORKER_LOST)
+    else:
+        turn.fail(msg.error, msg.code or "worker_lost")
 
 
 def _error(name: str, text: str) -> bytes:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from stepwell.model.journal import CancelListener, Entry
 
 
+WORKER_LOST = "worker lost"
+"""Why a call is made again after its worker went away."""
+
+
 class Phase(Enum):
     """Where a step stands. All but the last three mean that something will happen by itself."""
 
@@ -126,6 +130,7 @@ class Run:
     calls: dict[JobId, Call] = field(default_factory=dict)
     feed: list[StepId] = field(default_factory=list)  # results and readied retries, in the order they became known
     taken: set[str] = field(default_factory=set)  # internal ids of events that ended a wait
+    losses: int = 0  # workers lost in a row, without a result in between
     notes: int = 0
     state_bytes: int = 0
     output: Payload | None = None
@@ -218,6 +223,8 @@ def apply(run: Run, entry: Entry) -> None:
             run.calls[entry.call] = Call(
                 entry.call, entry.target, entry.attempt, entry.live, entry.due, entry.at, run.news, entry.plans
             )
+            if entry.reason == WORKER_LOST:
+                run.losses += 1
             if entry.target is None:
                 run.in_memory = entry.live
                 run.covered = run.news
@@ -319,6 +326,7 @@ def _start(run: Run, at: Instant) -> None:
 
 
 def _finish_step(run: Run, step: Step, phase: Phase, at: Instant, duration_ms: float, call_id: JobId | None) -> None:
+    run.losses = 0
     since = _at_work_since(run, step, at, duration_ms, call_id)
     step.phase, step.timer = phase, None
     run.open.discard(step.id)
