@@ -78,7 +78,7 @@ async def test_many_runs_with_large_results_are_delayed_and_do_not_fail(
     assert [run["status"] for run in ended] == ["COMPLETED"] * runs
     assert [run["output"] for run in ended] == [10] * runs
     assert peak < CEILING_BYTES, f"{peak / MIB:.0f} MiB"
-    assert slow < 2 + 10 * alone_s(), f"and {alone_s():.2f} s when it is alone"
+    assert slow < 6 + 10 * alone_s(), f"and {alone_s():.2f} s when it is alone"
 
 
 # Too large.
