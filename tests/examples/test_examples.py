@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,6 @@ import pytest
 
 import stepwell
 from tests.docs.test_pages import commands_in, take
-from tests.official.harness import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +63,19 @@ class Dev:
             return True if any(one["name"] == step and one["ended_at"] is None for one in children) else None
 
         self.until(f"{step} to wait", waiting)
+
+
+def free_port() -> int:
+    """A port that is free on both loopbacks, since `localhost` may be either."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as four:
+            port = int(four.getsockname()[1])
+            try:
+                with socket.create_server(("::1", port), family=socket.AF_INET6):
+                    return port
+            except OSError as err:
+                if err.errno in (97, 99):  # there is no IPv6 here
+                    return port
 
 
 @contextmanager
