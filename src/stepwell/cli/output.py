@@ -47,6 +47,25 @@ def status_text(status: str) -> str:
     return click.style(f"{STATUS_MARKS.get(status, '·')} {status.lower()}", fg=STATUS_COLOURS.get(status))
 
 
+def printable(text: str) -> str:
+    """One line that a terminal only shows: control characters, which could move its cursor, become spaces."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def error_text(error: Any) -> str:
+    """An error object in one line: `ValueError: bad row`."""
+    if not isinstance(error, dict):
+        return printable(error if isinstance(error, str) else json.dumps(error, ensure_ascii=False))
+    parts = [str(error[name]) for name in ("name", "message") if error.get(name)]
+    return printable(": ".join(parts)) or "an error without a message"
+
+
+def stack_lines(error: Any) -> list[str]:
+    """The traceback in an error object, if the worker sent one."""
+    stack = error.get("stack") if isinstance(error, dict) else None
+    return [printable(line.expandtabs()).rstrip() for line in stack.splitlines()] if isinstance(stack, str) else []
+
+
 def print_json(value: Any) -> None:
     """For scripts: one JSON document on standard output."""
     click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))

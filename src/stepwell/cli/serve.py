@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stepwell.cli.console import Console
 from stepwell.cli.options import check_foreign, keys_from_environment, server_options
 from stepwell.cli.output import bold, dim, say
 from stepwell.cli.target import watched_folder
@@ -140,6 +141,9 @@ async def _dev(settings: ServerSettings, target: str | None, *, reload: bool) ->
     spare_collector()
     stopped = _on_signals()
     _banner(server, settings, "dev")
+    console = Console(server.node.store, as_json=settings.log_json)
+    server.site.watch.listener = console.moved
+    telling = asyncio.create_task(console.tell(), name="telling of runs")
     child = WorkerProcess(target, server.url, settings.signing_key) if target is not None else None
     try:
         if child is None:
@@ -156,6 +160,7 @@ async def _dev(settings: ServerSettings, target: str | None, *, reload: bool) ->
     finally:
         if child is not None:
             await child.stop()
+        telling.cancel()
         await server.stop()
 
 

@@ -8,6 +8,8 @@
 The journal is the truth and its entries are numbered, so a follower that is slow, or comes back after its connection
 broke, misses nothing and sees nothing twice, and nothing is queued here for it. A follower begins to listen before it
 reads, so what is committed between the two wakes it.
+
+`Watch.listener` is told of every run that moves on; the terminal of `stepwell dev` is the one who asks for that.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from stepwell.model.ids import RunId
@@ -27,6 +30,7 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self._followers: dict[RunId, set[Follower]] = {}
+        self.listener: Callable[[RunId], None] | None = None  # must be quick: it is called between commit and effects
         self.closed = False
 
     @property
@@ -37,6 +41,8 @@ class Watch:
         """Something of this run was committed."""
         for follower in self._followers.get(run, ()):
             follower.wake()
+        if self.listener is not None:
+            self.listener(run)
 
     def follow(self, run: RunId) -> Follower:
         """Begin to listen; to be used in a `with` statement."""
