@@ -204,6 +204,7 @@ class _Turn:
         *,
         error: Payload | None = None,
         version: int | None = None,
+        news: int | None = None,
     ) -> Call | None:
         """Close a call that is being answered. None: nobody waits for that answer any more."""
         call = self.run.calls.get(call_id)
@@ -220,6 +221,7 @@ class _Turn:
                 duration_ms=info.duration_ms,
                 worker=info.worker,
                 status=info.status,
+                news=news,
             )
         )
         self.do(effect.EndCall(call_id))
@@ -592,7 +594,7 @@ def _drive_again(turn: _Turn, call: Call) -> None:
 
 
 def _on_suspended(turn: _Turn, msg: message.Suspended) -> None:
-    call = turn.end_call(msg.call, "suspended", msg.info)
+    call = turn.end_call(msg.call, "suspended", msg.info, news=msg.news)
     if call is None:
         return
     run = turn.run

@@ -234,6 +234,8 @@ def apply(run: Run, entry: Entry) -> None:
                 run.version = entry.version
             _start(run, entry.started_at or entry.at)
             run.answered = call
+            if entry.news is not None:
+                run.covered = entry.news
             if call is not None and call.target is None and not call.live and entry.outcome == "answered":
                 run.seen = call.news
         case journal.StepScheduled():

@@ -67,6 +67,7 @@ class CallEnded(_Entry, frozen=True, kw_only=True):
     duration_ms: float = 0.0
     worker: str = ""
     status: int = 0  # HTTP status, when there was one
+    news: int | None = None  # of a worker that let go of the function: how many results it had been told of
 
 
 class GroupFound(_Entry, frozen=True, kw_only=True):

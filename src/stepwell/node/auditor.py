@@ -58,6 +58,7 @@ ONE_END = "one end"
 PROGRESS = "progress"
 NO_GHOST_WORK = "no ghost work"
 FOLD = "replay truth"
+HONEST = "honest figures"
 TIME = "time"
 NO_SILENCE = "no silence"
 
@@ -111,6 +112,9 @@ class RunAudit:
         step = run.steps.get(entry.target) if entry.target is not None else None
         if step is not None and step.finished:
             self._find(NO_GHOST_WORK, f"step {step.name or step.id!r} is called again after its result")
+        elif step is not None and entry.attempt < step.attempts:
+            text = f"attempt {entry.attempt} of step {step.name or step.id!r} is to be made, and {step.attempts} have failed"
+            self._find(HONEST, text)
 
     def check(self, row: RunRow, jobs: Iterable[Job], waits: Iterable[Wait]) -> list[Finding]:
         """Everything that is wrong with the run, given what else is stored of it."""
@@ -134,6 +138,8 @@ class RunAudit:
         run = self.run
         if not run.calls and not run.open:
             self._find(PROGRESS, "it lives and nothing will ever happen to it")
+        elif not run.calls and not run.pending and run.news > run.covered:
+            self._find(PROGRESS, f"nobody tells the function of its last {run.news - run.covered} results")
         needed = set(run.calls)
         for call in run.calls.values():
             job = jobs.get(call.id)
