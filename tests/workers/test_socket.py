@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 
 from stepwell.model import message
@@ -15,7 +16,7 @@ from stepwell.model.dispatch import Memo
 from stepwell.model.errors import InvalidInput
 from stepwell.model.function import Service, Transport
 from stepwell.model.ids import Instant, JobId, RunId, StepId
-from stepwell.model.op import Completed, Invoke, Op, Sleep, StepDone, StepErrored
+from stepwell.model.op import Completed, Invoke, Op, Sleep, StepDone, StepErrored, Unknown, WaitForEvent
 from stepwell.model.payload import Blob
 from stepwell.wire import worker as frames
 from stepwell.workers import socket
@@ -295,13 +296,14 @@ async def test_a_report_that_comes_twice_is_acknowledged_again_and_delivered_onc
     assert worker.heard(frames.Ack) == [frames.Ack(call=J, number=1, news=4)] * 2
 
 
-async def test_a_missing_report_closes_the_connection_and_loses_the_call(world: World) -> None:
+async def test_a_missing_report_fails_the_run_and_nothing_else(world: World) -> None:
     worker = await world.worker()
     world.performer.perform(a_dispatch())
     await worker.says(frames.Report(call=J, number=2, ops=()))
-    assert worker.closed == [(1002, "report 2 came where report 1 belongs")]
-    worker.connection.lost()
-    assert isinstance(world.messages[0], message.CallLost)
+    (raised,) = world.messages
+    assert isinstance(raised, message.Raised)
+    assert "report 2 came where report 1 belongs" in error_of(raised)
+    assert worker.closed == []
 
 
 async def test_suspended_and_raised_end_a_call(world: World) -> None:
@@ -538,7 +540,7 @@ async def test_s9_whoever_keeps_at_it_is_closed() -> None:
         worker = await world.worker()
         for _ in range(4):
             await worker.says(frames.Suspended(call=J, news=0))
-        assert worker.closed == [(1008, "more than 3 frames about calls that are not this worker's")]
+        assert worker.closed == [(1008, "more than 3 frames in a minute about calls that are not this worker's")]
 
 
 async def test_s9_a_frame_that_is_too_large_closes_the_connection() -> None:
@@ -585,24 +587,119 @@ async def test_s9_a_worker_that_does_not_read_is_closed() -> None:
         Invoke(step=A, function="f", data=b"[]"),
         Invoke(step=A, function="f", user=Blob("0" * 64, 5)),
         Sleep(step=A, for_ms=-1),
-        Sleep(step=A, for_ms=367 * 86_400_000),
-        Sleep(step=A, until=10**15),
-        Sleep(step=A, until=10**18),
+        WaitForEvent(step=A, event="", for_ms=1),
+        WaitForEvent(step=A, event="e" * 1000, for_ms=1),
         StepDone(step=StepId("x" * 256)),
-        StepDone(step=A, name="x" * 1001),
         StepDone(step=A, index=-1),
-        StepDone(step=A, started_at=1 << 60),
-        StepDone(step=A, duration_ms=float("nan")),
-        StepDone(step=A, duration_ms=float("inf")),
         Completed(step=A, output=Blob("0" * 64, 5)),
     ],
 )
-async def test_s9_an_op_that_no_worker_may_send_closes_the_connection(op: Op, world: World) -> None:
+async def test_s9_an_op_that_no_worker_may_send_reaches_the_engine_as_unknown(op: Op, world: World) -> None:
     worker = await world.worker()
     world.performer.perform(a_dispatch())
     await worker.says(frames.Report(call=J, number=1, ops=(op,)))
+    (reported,) = world.messages
+    assert isinstance(reported, message.Reported)
+    (unknown,) = reported.ops
+    assert isinstance(unknown, Unknown)
+    assert unknown.reason
+    assert worker.closed == []
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        Sleep(step=A, for_ms=400 * 86_400_000),
+        Sleep(step=A, until=10**15),
+        WaitForEvent(step=A, event="e", until=10**18),
+    ],
+)
+async def test_a_wait_that_is_too_long_is_left_to_the_engine(op: Op, world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    await worker.says(frames.Report(call=J, number=1, ops=(op,)))
+    assert world.messages == [message.Reported(J, (op,), 1)]
+    assert worker.closed == []
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        StepDone(step=A, started_at=1 << 60),
+        StepDone(step=A, started_at=-1),
+        StepDone(step=A, duration_ms=float("nan")),
+        StepDone(step=A, duration_ms=float("inf")),
+    ],
+)
+async def test_times_that_cannot_be_are_as_good_as_not_measured(op: Op, world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    await worker.says(frames.Report(call=J, number=1, ops=(op,)))
+    assert world.messages == [message.Reported(J, (StepDone(step=A),), 1)]
+
+
+async def test_a_long_name_is_cut(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    await worker.says(frames.Report(call=J, number=1, ops=(StepDone(step=A, name="x" * 1001),)))
+    assert world.messages == [message.Reported(J, (StepDone(step=A, name="x" * 1000),), 1)]
+
+
+BAD_FRAMES: list[tuple[bytes, str]] = [
+    (frames.encode(frames.Returned(call=J, output=b"{")), "the function's result is"),
+    (frames.encode(frames.Raised(call=J, error=b"\xff")), "the function's error is"),
+    (frames.encode(frames.Report(call=J, number=1, ops=(StepDone(step=A),) * 1001)), "a report has 1001 ops"),
+    (msgspec.msgpack.encode(["Report", J, 1, [["Teleport", A]]]), "the worker's Report cannot be read"),
+    (msgspec.msgpack.encode(["Report", J, 1, [["Sleep", A, "x", 0, "400d"]]]), "the worker's Report cannot be read"),
+    (msgspec.msgpack.encode(["Returned", J, 5]), "the worker's Returned cannot be read"),
+    (msgspec.msgpack.encode(["Suspended", J]), "the worker's Suspended cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("data", "text"), BAD_FRAMES, ids=[text for _, text in BAD_FRAMES])
+async def test_a_frame_that_is_wrong_about_one_call_fails_its_run_and_no_other(
+    data: bytes, text: str, world: World
+) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    world.performer.perform(a_dispatch(job=K))
+    await worker.connection.receive(data)
+    await worker.says(frames.Returned(call=K, output=b"1"))
+    bad, good = world.messages
+    assert isinstance(bad, message.Raised)
+    assert (bad.call, bad.retry) == (J, False)
+    assert text in error_of(bad)
+    assert isinstance(good, message.Returned)
+    assert worker.heard(frames.Stop) == [frames.Stop(call=J, reason="finished")]
+    assert worker.closed == []
+
+
+async def test_a_log_line_that_cannot_be_read_is_dropped(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    await worker.connection.receive(msgspec.msgpack.encode(["Log", J, "info", 5, 0]))
+    await worker.says(frames.Log(call=J, level="info", text="later", at=1 << 60))
+    ((*_, level, text, at, _step),) = world.logs
+    assert (level, text) == ("info", "later")
+    assert at < 1 << 50
+    assert worker.closed == []
+
+
+@pytest.mark.parametrize("data", [msgspec.msgpack.encode(one) for one in (["Dance", J], {"a": 1}, 5, ["Report", 5])])
+async def test_a_frame_that_is_none_closes_the_connection(data: bytes, world: World) -> None:
+    worker = await world.worker()
+    await worker.connection.receive(data)
+    await settle()
     assert worker.closed[0][0] == 1002
+
+
+async def test_s9_a_wrong_frame_about_a_call_of_another_worker_is_a_stray(world: World) -> None:
+    await world.worker(worker="w1")
+    world.performer.perform(a_dispatch())
+    thief = await world.worker(worker="w2")
+    await thief.says(frames.Returned(call=J, output=b"{"))
     assert world.messages == []
+    assert thief.heard(frames.Stop) == [frames.Stop(call=J, reason="stale")]
 
 
 async def test_f76_a_result_above_its_limit_fails_the_run_and_names_it(world: World) -> None:

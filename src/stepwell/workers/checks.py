@@ -2,14 +2,23 @@
 
 A frame decodes into the model's own types, which can also express what no worker may say: a reference to a
 stored value, an op that was never sent. Everything that passes here is canonical.
+
+    not a frame of this protocol          Unacceptable   closes the connection
+    a frame about a call, not acceptable  BadCall        fails the run of that call
+    an op that is not acceptable          op.Unknown     fails the run of that call, with the step's name
+
+A connection carries many runs, so what one of them says wrong is its own affair.
 """
 
 from __future__ import annotations
 
 from typing import TypeVar
 
-from stepwell.model.ids import Instant
-from stepwell.model.op import Completed, Invoke, Op, Sleep, StepDone, StepErrored, StepPlanned, WaitForEvent
+import msgspec
+
+from stepwell.model.event import MAX_NAME_BYTES
+from stepwell.model.ids import Instant, JobId
+from stepwell.model.op import Completed, Invoke, Op, Sleep, StepDone, StepErrored, StepPlanned, Unknown, WaitForEvent
 from stepwell.model.payload import Payload
 from stepwell.wire import worker as frames
 from stepwell.wire.inngest.ops import MAX_OPS, MAX_SHOWN_LETTERS, MAX_STEP_OUTPUT_BYTES, MAX_WAIT_MS
@@ -18,24 +27,90 @@ from stepwell.wire.inngest.text import read, shortened, size, write
 
 _Struct = TypeVar("_Struct")
 
+_ABOUT_CALLS = frozenset(
+    one.__name__ for one in (frames.Report, frames.Suspended, frames.Returned, frames.Raised, frames.Declined)
+)
+_FOR_THE_EYE = frozenset(one.__name__ for one in (frames.Running, frames.Log))
+
 
 class Unacceptable(ValueError):
     """A frame that the protocol does not allow; the connection is closed with this text."""
 
 
-class OutputTooLarge(ValueError):
-    """A result above its limit. The run fails with this text."""
+class BadCall(ValueError):
+    """What a worker says about a call cannot be taken. The run of that call fails with this text.
+
+    `call` is set where no frame could be read that tells it.
+    """
+
+    name = "InvalidReport"
+    code = "invalid_report"
+
+    def __init__(self, text: str, call: JobId | None = None) -> None:
+        self.call = call
+        super().__init__(text)
+
+
+class TooManyOps(BadCall):
+    """A report has more ops than one may have."""
+
+    name = code = "InngestErrFunctionOverflowed"
+
+
+class OutputTooLarge(BadCall):
+    """A result above its limit."""
+
+    name = "OutputTooLarge"
+    code = "output_too_large"
+
+
+class _BadOp(ValueError):
+    """One op cannot be taken; becomes the reason of an `Unknown`."""
+
+
+def read_frame(data: bytes) -> frames.FromWorker | None:
+    """The frame in a message; None for one without consequences that cannot be read.
+
+    Raises:
+        Unacceptable: It is no frame of a worker.
+        BadCall: It is one about a call, with members that are not what they must be; `call` says which call.
+    """
+    try:
+        frame: frames.FromWorker = frames.decode_from_worker(data)
+    except msgspec.ValidationError as err:
+        name, call = _outline(data)
+        if name in _FOR_THE_EYE:
+            return None
+        if name in _ABOUT_CALLS and call is not None:
+            raise BadCall(
+                f"the worker's {name} cannot be read: {err}; is its SDK newer than this server?", call
+            ) from err
+        raise Unacceptable(f"a frame cannot be read: {err}") from err
+    except (ValueError, RecursionError) as err:
+        raise Unacceptable(f"a frame cannot be read: {err}") from err
+    return frame
+
+
+def _outline(data: bytes) -> tuple[object, JobId | None]:
+    """Name and call of a frame whose other members are wrong."""
+    try:
+        value = msgspec.msgpack.decode(data)
+    except (ValueError, RecursionError):
+        return None, None
+    if not isinstance(value, list) or len(value) < 2:
+        return None, None
+    call = value[1] if isinstance(value[1], str) else None
+    return value[0] if isinstance(value[0], str) else None, None if call is None else JobId(call)
 
 
 def checked_frame(frame: frames.FromWorker, now: Instant) -> frames.FromWorker:
-    """The frame, its payloads canonical and its times within what may be waited.
+    """The frame, its payloads canonical and its times within reason.
 
     Args:
         now: Milliseconds since 1970.
 
     Raises:
-        Unacceptable: A payload that is not JSON text, or an op that no worker may send.
-        OutputTooLarge: A result is above its limit.
+        BadCall: Too many ops, a result or an error that is not JSON text, or a result above its limit.
     """
     match frame:
         case frames.Report():
@@ -45,19 +120,23 @@ def checked_frame(frame: frames.FromWorker, now: Instant) -> frames.FromWorker:
         case frames.Raised():
             error = checked_text(frame.error, "the function's error")
             return _with(frame, error=error, retry_at=_retry_at(frame.retry_at, now))
+        case frames.Log():
+            return frame if _is_moment(frame.at, now) else _with(frame, at=now)
     return frame
 
 
 def checked_ops(ops: tuple[Op, ...], now: Instant) -> tuple[Op, ...]:
-    """The ops of a report, their payloads canonical.
+    """The ops of a report, their payloads canonical. One that cannot be taken becomes `Unknown`, which says why.
 
     Raises:
-        Unacceptable: Too many, or a payload that is not JSON text.
+        TooManyOps: More than `MAX_OPS`.
         OutputTooLarge: A step's result is above its limit.
     """
     if len(ops) > MAX_OPS:
-        raise Unacceptable(f"a report has {len(ops)} ops and may have {MAX_OPS}; send several")
-    return tuple(_checked(op, now) for op in ops)
+        raise TooManyOps(
+            f"a report has {len(ops)} ops and may have {MAX_OPS}; run fewer steps in parallel, for example in chunks"
+        )
+    return tuple(_checked_op(op, now) for op in ops)
 
 
 def checked_text(payload: Payload, what: str, *, result: bool = False) -> bytes:
@@ -67,16 +146,16 @@ def checked_text(payload: Payload, what: str, *, result: bool = False) -> bytes:
         result: It is what a function returned, and limited as such.
 
     Raises:
-        Unacceptable: It is no text, or no JSON.
+        BadCall: It is no text, or no JSON.
         OutputTooLarge: It is above the limit.
     """
     limit = MAX_BODY_BYTES if result else MAX_STEP_OUTPUT_BYTES
     if not isinstance(payload, bytes):
-        raise Unacceptable(f"{what} must be JSON text, not a reference")
+        raise BadCall(f"{what} must be JSON text, not a reference")
     try:
         text = write(read(payload))
-    except ValueError as err:
-        raise Unacceptable(f"{what} is {err}") from err
+    except (ValueError, RecursionError) as err:
+        raise BadCall(f"{what} is {err}") from err
     if len(text) > limit:
         raise OutputTooLarge(
             f"{what} has {size(len(text))} and may have {size(limit)}; "
@@ -85,34 +164,45 @@ def checked_text(payload: Payload, what: str, *, result: bool = False) -> bytes:
     return text
 
 
+def _checked_op(op: Op, now: Instant) -> Op:
+    if len(op.name) > MAX_SHOWN_LETTERS:
+        op = _with(op, name=op.name[:MAX_SHOWN_LETTERS])
+    try:
+        return _checked(op, now)
+    except OutputTooLarge:
+        raise
+    except (BadCall, _BadOp) as err:
+        return Unknown(step=op.step, name=op.name, reason=str(err))
+
+
 def _checked(op: Op, now: Instant) -> Op:
     step = f"step {shortened(op.name or op.step, 80)!r}"
-    if len(op.step) > 255 or len(op.name) > MAX_SHOWN_LETTERS or not 0 <= op.index < 1 << 31:
-        raise Unacceptable(
-            f"{step} may have an id of 255 letters, a name of {MAX_SHOWN_LETTERS} and an index of 31 bits; shorten it"
-        )
+    if len(op.step) > 255 or not 0 <= op.index < 1 << 31:
+        raise _BadOp(f"{step} may have an id of 255 letters and an index of 31 bits; shorten it")
     match op:
         case StepDone():
-            _check_measures(op, step)
             output = checked_text(op.output, f"the result of {step}")
-            return _with(op, output=output, input=_input(op.input, step))
+            return _with(op, output=output, input=_input(op.input, step), **_measures(op, now))
         case StepErrored():
-            _check_measures(op, step)
             error = checked_text(op.error, f"the error of {step}")
-            return _with(op, error=error, retry_at=_retry_at(op.retry_at, now))
+            return _with(op, error=error, retry_at=_retry_at(op.retry_at, now), **_measures(op, now))
         case StepPlanned():
             return _with(op, input=_input(op.input, step))
         case Invoke():
-            _check_wait(op, step, now)
+            _check_wait(op, step)
             data = checked_text(op.data, f"the data of {step}")
             user = checked_text(op.user, f"the user of {step}")
             if data[:1] != b"{" or user[:1] != b"{":
-                raise Unacceptable(f"the data and the user of {step} must be JSON objects")
+                raise _BadOp(f"the data and the user of {step} must be JSON objects")
             return _with(op, data=data, user=user)
         case Completed():
             return _with(op, output=checked_text(op.output, f"the result of {step}", result=True))
-        case Sleep() | WaitForEvent():
-            _check_wait(op, step, now)
+        case WaitForEvent():
+            if not 0 < len(op.event.encode()) <= MAX_NAME_BYTES:
+                raise _BadOp(f"the name of the event that {step} waits for must have 1 to {MAX_NAME_BYTES} bytes")
+            _check_wait(op, step)
+        case Sleep():
+            _check_wait(op, step)
     return op
 
 
@@ -130,14 +220,18 @@ def _retry_at(retry_at: Instant | None, now: Instant) -> Instant | None:
     return None if retry_at is None else min(max(retry_at, now), now + MAX_WAIT_MS)
 
 
-def _check_measures(op: StepDone | StepErrored, step: str) -> None:
-    if not (0 <= op.started_at < 1 << 50 and 0 <= op.duration_ms < 1 << 50):
-        raise Unacceptable(f"{step} cannot have started at {op.started_at} ms and taken {op.duration_ms} ms")
+def _measures(op: StepDone | StepErrored, now: Instant) -> dict[str, object]:
+    """When the step ran and for how long; what cannot be is as good as not measured."""
+    if _is_moment(op.started_at, now) and 0 <= op.duration_ms <= MAX_WAIT_MS:
+        return {}
+    return {"started_at": 0, "duration_ms": 0.0}
 
 
-def _check_wait(op: Sleep | WaitForEvent | Invoke, step: str, now: Instant) -> None:
-    length_ms = op.for_ms if op.until is None else max(0, op.until - now)
-    if not 0 <= length_ms <= MAX_WAIT_MS or not 0 <= op.for_ms <= MAX_WAIT_MS:
-        raise Unacceptable(
-            f"{step} waits {length_ms} ms and may wait 0 to {MAX_WAIT_MS // 86_400_000} days; wait in several steps"
-        )
+def _is_moment(at: Instant, now: Instant) -> bool:
+    return 0 <= at <= now + MAX_WAIT_MS  # a worker's clock may be ahead of ours
+
+
+def _check_wait(op: Sleep | WaitForEvent | Invoke, step: str) -> None:
+    """A wait that is too long is the engine's to refuse."""
+    if op.until is None and op.for_ms < 0:
+        raise _BadOp(f"{step} waits {op.for_ms} ms; a wait cannot be shorter than nothing")

@@ -5,7 +5,7 @@
 
 What a worker sends is decoded and checked here, beside the event loop when it is large. One that sends faster
 than its limits is read no faster than they allow; one that does not read is closed; so is one that breaks the
-protocol, with a reason.
+protocol, with a reason. What is wrong with one call costs that call's run and no other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stepwell.model.ids import Instant, JobId
 from stepwell.model.message import CallInfo
 from stepwell.wire import worker as frames
 from stepwell.workers.base import Clock
-from stepwell.workers.checks import OutputTooLarge, Unacceptable, checked_frame
+from stepwell.workers.checks import BadCall, Unacceptable, checked_frame, read_frame
 
 PROTOCOL_ERROR = 1002
 POLICY = 1008
@@ -33,6 +33,7 @@ GOING_AWAY = 1001
 REPLACED = 4000
 """Close codes; the first four are the websocket's own."""
 
+_STRAY_WINDOW_S = 60.0
 _THREAD_BYTES = 256 * 1024  # above it a frame is checked beside the event loop
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ Close: TypeAlias = Callable[[int, str], Awaitable[None]]
 class Limits:
     """What one connection may do.
 
-    `burst_s` seconds' worth of frames or bytes may come at once. `strays` are frames about calls that are not the
-    worker's; `unwritten_bytes` is what may wait to be read by it.
+    `burst_s` seconds' worth of frames or bytes may come at once. `strays` are frames in a minute about calls that are
+    not the worker's; `unwritten_bytes` is what may wait to be read by it.
     """
 
     hello_s: float = 10.0
@@ -67,7 +68,7 @@ class Owner(Protocol):
 
     def take(self, connection: Connection, frame: frames.FromWorker) -> None: ...
 
-    def too_large(self, connection: Connection, call: JobId, reason: str) -> None: ...
+    def spoiled(self, connection: Connection, call: JobId, why: BadCall) -> None: ...
 
     def forget(self, connection: Connection) -> None: ...
 
@@ -124,7 +125,7 @@ class Connection:
         self._wake = asyncio.Event()
         self._frames = _Rate(limits.frames_per_second, limits.burst_s)
         self._bytes = _Rate(limits.bytes_per_second, limits.burst_s)
-        self._strays = 0
+        self._strays = _Rate(limits.strays / _STRAY_WINDOW_S, _STRAY_WINDOW_S)
         self.env = env
         self.may_serve = may_serve
         # Known from Hello on:
@@ -216,27 +217,30 @@ class Connection:
             await asyncio.sleep(pause_s)
 
     async def _take(self, data: bytes) -> None:
+        call: JobId | None = None
         try:
-            frame = frames.decode_from_worker(data)
-        except (ValueError, RecursionError) as err:
-            raise Unacceptable(f"a frame cannot be read: {err}") from err
-        if isinstance(frame, frames.Hello):
-            if self.service is not None:
-                raise Unacceptable("Hello comes once")
-            await self._owner.greet(self, frame)
-            return
-        if self.service is None:
-            raise Unacceptable("the first frame must be Hello")
-        try:
+            frame = read_frame(data)
+            if frame is None:
+                return
+            if isinstance(frame, frames.Hello):
+                if self.service is not None:
+                    raise Unacceptable("Hello comes once")
+                await self._owner.greet(self, frame)
+                return
+            if self.service is None:
+                raise Unacceptable("the first frame must be Hello")
+            if not isinstance(frame, frames.Draining):
+                call = frame.call
             if len(data) > _THREAD_BYTES:
                 frame = await asyncio.to_thread(checked_frame, frame, self._clock())
             else:
                 frame = checked_frame(frame, self._clock())
-        except OutputTooLarge as err:
-            assert not isinstance(frame, frames.Draining | frames.Hello), "these carry no results"
-            self._owner.too_large(self, frame.call, str(err))
-        else:
             self._owner.take(self, frame)
+        except BadCall as err:
+            about = err.call or call
+            if about is None or self.service is None:
+                raise Unacceptable(str(err)) from err
+            self._owner.spoiled(self, about, err)
 
     def lost(self) -> None:
         """The socket is gone. Every call of it is lost; harmless when said twice."""
@@ -270,10 +274,10 @@ class Connection:
 
     def stray(self, call: JobId) -> None:
         """The worker spoke of a call that is not its own, or not any more."""
-        self._strays += 1
         self.post(frames.Stop(call=call, reason="stale"))
-        if self._strays > self._limits.strays:
-            self.close(POLICY, f"more than {self._limits.strays} frames about calls that are not this worker's")
+        if self._strays.pause_s(1, time.monotonic()) > 0:
+            most = self._limits.strays
+            self.close(POLICY, f"more than {most} frames in a minute about calls that are not this worker's")
 
     def _discard(self) -> None:
         """Nothing more is sent."""

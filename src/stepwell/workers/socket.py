@@ -8,9 +8,9 @@ frame in order and tells it when the socket is gone. A call goes to the least-lo
 function; if there is none it waits in line. When a connection is lost each of its calls is lost too, and tried
 again at once. `Declined` gives a call back untouched.
 
-A worker is trusted with its own calls only: what it says about another's is answered with `Stop` and dropped, text that
-is not JSON or refers to stored values closes the connection, and one that sends faster than its limits is
-read no faster than they allow.
+A worker is trusted with its own calls only: what it says about another's is answered with `Stop` and dropped. Text
+that is not JSON, or refers to stored values, fails the run it is said of and leaves the connection to the others. A
+worker that sends faster than its limits is read no faster than they allow.
 
 Frames: `wire/worker.py`.
 """
@@ -35,7 +35,7 @@ from stepwell.wire.inngest.register import RegisterRefused, read_functions
 from stepwell.wire.inngest.text import read, shortened
 from stepwell.workers.base import Clock, Deliver, Dispatch, Memo, now_ms, own_error
 from stepwell.workers.budget import Budget
-from stepwell.workers.checks import Unacceptable
+from stepwell.workers.checks import BadCall
 from stepwell.workers.connection import GOING_AWAY, POLICY, REPLACED, Close, Connection, Limits, LiveCall, Send
 
 DEFAULT_CONCURRENCY = 100
@@ -288,7 +288,7 @@ class SocketPerformer:
         """Turn a frame, checked, of a welcome worker into messages.
 
         Raises:
-            Unacceptable: A report is missing before this one.
+            BadCall: A report is missing before this one.
         """
         assert not isinstance(frame, frames.Hello), "greeted apart"
         if isinstance(frame, frames.Draining):
@@ -323,19 +323,21 @@ class SocketPerformer:
                 call.connection.post(frames.Ack(call=frame.call, number=number, news=news))
             return
         if frame.number != call.reports + 1:
-            raise Unacceptable(f"report {frame.number} came where report {call.reports + 1} belongs")
+            raise BadCall(f"report {frame.number} came where report {call.reports + 1} belongs")
         call.reports = frame.number
         self._send(call, message.Reported(frame.call, frame.ops, frame.number))
 
-    def too_large(self, connection: Connection, job: JobId, reason: str) -> None:
-        """A result of the worker is above a limit: its run fails, and the worker forgets the call."""
+    def spoiled(self, connection: Connection, job: JobId, why: BadCall) -> None:
+        """What the worker says about a call cannot be taken: its run fails, and the worker forgets the call."""
         call = connection.calls.get(job)
         if call is None or call.answered:
             connection.stray(job)
             return
+        log.warning("worker %s: call %s of run %s fails: %s", connection.worker, job, call.dispatch.run, why)
         connection.post(frames.Stop(call=job, reason="finished"))
-        error = own_error("OutputTooLarge", f"output_too_large: {reason}")
-        self._end(call, message.Raised(job, error, False, info=call.info(), code="output_too_large"))
+        text = str(why) if why.code in str(why) else f"{why.code}: {why}"
+        error = own_error(why.name, text)
+        self._end(call, message.Raised(job, error, False, info=call.info(), code=why.code))
 
     def _on_declined(self, call: LiveCall, frame: frames.Declined) -> None:
         connection = call.connection
