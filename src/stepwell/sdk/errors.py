@@ -132,7 +132,7 @@ class AmbiguousStep(FunctionError):
 
 
 class EventNotValid(FunctionError):
-    """The data of an event is not what the function's `on=` says it is."""
+    """The data of an event is not what the function's `on=`, or the step that waited for it, says it is."""
 
     code = "EVENT_NOT_VALID"
 

@@ -38,7 +38,14 @@ from stepwell.model.op import StepDone, StepErrored
 from stepwell.sdk import notice
 from stepwell.sdk.attempt import Clock, StepUse, call, failed, step_threads, succeeded, within
 from stepwell.sdk.branch import Answer, Branch, current_branch
-from stepwell.sdk.errors import AmbiguousStep, FunctionError, NestedStep, RecordedResultChanged, Suspended
+from stepwell.sdk.errors import (
+    AmbiguousStep,
+    EventNotValid,
+    FunctionError,
+    NestedStep,
+    RecordedResultChanged,
+    Suspended,
+)
 from stepwell.sdk.outcome import Outcome, Raised, Returned, Stopped, error_object, raised, step_error
 from stepwell.sdk.parking import AnyTask, Parked, Roster, Site, frames_of, roster_of_context, try_internals, watching
 from stepwell.sdk.request import Request
@@ -257,7 +264,7 @@ class Execution:
                 answer()  # the body of the step, in this thread
             answers.append(answer)
         for _, error in answers:
-            if isinstance(error, Suspended | FunctionError):
+            if isinstance(error, Suspended | FunctionError) and not isinstance(error, EventNotValid):
                 raise error
         return answers
 
@@ -364,6 +371,8 @@ class Execution:
         else:
             try:
                 use.succeed(use.request.read(memo.value))
+            except EventNotValid as err:  # somebody sent it so; no code was changed
+                use.fail(err)
             except Exception as err:
                 # The user's own validators may raise anything.
                 changed = RecordedResultChanged(

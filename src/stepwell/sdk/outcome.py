@@ -17,11 +17,20 @@ import msgspec
 from stepwell.model.ids import Instant
 from stepwell.model.op import Op
 from stepwell.model.payload import canonical
-from stepwell.sdk.errors import FunctionError, NonRetriableError, RetryAfterError, StepError, StepResultNotPortable
+from stepwell.sdk.errors import (
+    DefinitionError,
+    FunctionError,
+    NonRetriableError,
+    RetryAfterError,
+    StepError,
+    StepResultNotPortable,
+)
 
 _MAX_STACK_CHARACTERS = 16_000
 _MAX_TEXT_CHARACTERS = 100_000
 _SDK = os.path.dirname(__file__)
+_FINAL = (NonRetriableError, StepError, FunctionError, DefinitionError)
+"""Another attempt would end alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +97,7 @@ def verdict(error: BaseException) -> tuple[bool, Instant | None]:
         return any(retry for retry, _ in verdicts), max(moments, default=None)
     if isinstance(error, RetryAfterError):
         return True, milliseconds(error.at)
-    return not isinstance(error, NonRetriableError | StepError | FunctionError), None
+    return not isinstance(error, _FINAL), None
 
 
 def error_object(error: BaseException) -> bytes:
@@ -104,7 +113,7 @@ def _described(error: BaseException, *, with_stack: bool) -> dict[str, Any]:
     else:
         described = {"name": type(error).__name__, "message": _text(str(error))}
     code = getattr(error, "code", None)
-    if isinstance(code, str) and isinstance(error, FunctionError | NonRetriableError | StepError):
+    if isinstance(code, str) and isinstance(error, _FINAL):
         described["code"] = code
     if with_stack:
         stack = error.stack if isinstance(error, StepError) and error.stack else _stack(error)

@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
+import msgspec
+
 from stepwell.model.duration import parse_time
 from stepwell.model.ids import derived_uuid
 from stepwell.model.op import Invoke, Sleep, WaitForEvent
 from stepwell.model.payload import canonical
-from stepwell.sdk.errors import DefinitionError, FunctionError, SyncStepInAsync
+from stepwell.sdk.errors import DefinitionError, EventNotValid, FunctionError, SyncStepInAsync
 from stepwell.sdk.event import Event, EventType, read_event
 from stepwell.sdk.execution import Execution, in_function
 from stepwell.sdk.options import Duration, condition_of, duration, milliseconds
 from stepwell.sdk.outcome import milliseconds as instant
 from stepwell.sdk.request import Body, Request, run_request
-from stepwell.sdk.types import decode_result, encode_result
+from stepwell.sdk.types import decode_result, encode_result, type_name
+from stepwell.wire.inngest.ops import MAX_WAIT_MS
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 
 DEFAULT_INVOKE_MS = 365 * 86_400_000
 """A year."""
+_DAY_MS = 86_400_000
+_SHOWN_CHARACTERS = 200
+"""Of data in an error."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,11 +70,19 @@ class Steps:
         return await self._execution.perform(_run(id, fn, args, kwargs))
 
     async def sleep(self, id: str, duration: Duration, /) -> None:
-        """Wait: `timedelta(hours=1)` or `"1h30m"`, up to 366 days. Nothing is held meanwhile."""
+        """Wait: `timedelta(hours=1)` or `"1h30m"`, up to 366 days. Nothing is held meanwhile.
+
+        Raises:
+            DefinitionError: It is not a duration, or too long a one.
+        """
         await self._execution.perform(_sleep(id, duration))
 
     async def sleep_until(self, id: str, moment: datetime | str, /) -> None:
-        """Wait until a moment: a `datetime` with a time zone, or text in RFC 3339. One in the past ends at once."""
+        """Wait until a moment: a `datetime` with a time zone, or text in RFC 3339. One in the past ends at once.
+
+        Raises:
+            DefinitionError: It is more than 366 days from now.
+        """
         await self._execution.perform(_sleep_until(id, moment))
 
     @overload
@@ -104,7 +118,8 @@ class Steps:
             condition: CEL instead, over `event` (which started the run) and `async` (the new one).
 
         Raises:
-            EventNotValid: Its data is not of the event's type.
+            EventNotValid: Its data is not of the event's type. Catch it here, or it fails the run.
+            DefinitionError: `timeout` is not a duration, or too long a one.
         """
         waited = await self._execution.perform(_wait(id, event, timeout, match, condition))
         return waited  # type: ignore[no-any-return]
@@ -268,7 +283,7 @@ def _run(id: str, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Req
 
 def _sleep(id: str, length: Duration) -> Request:
     _refuse_bad_id(id)
-    for_ms = milliseconds(length)
+    for_ms = _length(id, "sleep", length)
     return Request(
         id,
         _nothing,
@@ -282,11 +297,16 @@ def _sleep_until(id: str, moment: datetime | str) -> Request:
     read = parse_time(moment) if isinstance(moment, str) else moment
     if read is None:
         raise ValueError(f'{moment!r} is not a moment; write a datetime, or text such as "2026-09-01T09:00:00Z"')
+    if not isinstance(read, datetime):
+        raise DefinitionError(
+            f"step {id!r}: {moment!r} is not a moment; write a datetime with a time zone, or step.sleep for a duration"
+        )
     if read.tzinfo is None:
         raise ValueError(
             "step.sleep_until needs a datetime with a time zone, such as datetime(2026, 9, 1, 9, tzinfo=UTC)"
         )
     until = instant(read.astimezone(UTC))
+    _refuse_long_wait(id, "sleep", until - instant(datetime.now(UTC)))
     return Request(
         id,
         _nothing,
@@ -303,11 +323,16 @@ def _wait(id: str, event: EventType[Any] | str, timeout: Duration, match: str | 
             f'step.wait_for_event("{id}", ...) cannot use `.when()`, where `event` is the new event; '
             'write condition="async.data.amount > 10" instead'
         )
-    for_ms = milliseconds(timeout)
+    for_ms = _length(id, "wait", timeout)
     expression = condition_of(match, condition)
 
     def read(text: bytes) -> Event[Any] | None:
-        return None if text == b"null" else read_event(text, (kind,))
+        if text == b"null":
+            return None
+        try:
+            return read_event(text, (kind,))
+        except EventNotValid as err:
+            raise _unexpected(id, kind, text, err.__cause__ or err) from err.__cause__
 
     return Request(
         id,
@@ -333,7 +358,7 @@ def _invoke(id: str, function: Function[Any, Any] | str, data: Any, output: Any,
             raise DefinitionError(
                 f'the data of step.invoke("{id}", ...) must be an object in JSON, such as a dataclass'
             )
-    for_ms = DEFAULT_INVOKE_MS if timeout is None else milliseconds(timeout)
+    for_ms = DEFAULT_INVOKE_MS if timeout is None else _length(id, "wait", timeout)
     return Request(
         id,
         functools.partial(_read_result, result),
@@ -360,6 +385,35 @@ def _send(id: str, events: Sequence[Event[Any]], execution: Execution) -> Reques
 
     posting = Body(send, kind="step.sendEvent", result=list[str], shows_input=False)
     return Request(id, functools.partial(_read_result, list[str]), tuple(texts), body=posting)
+
+
+def _length(id: str, verb: str, value: Duration) -> int:
+    """How long a step waits, in milliseconds."""
+    try:
+        for_ms = milliseconds(value)
+    except ValueError as err:
+        raise DefinitionError(f"step {id!r}: {err}") from err
+    _refuse_long_wait(id, verb, for_ms)
+    return for_ms
+
+
+def _refuse_long_wait(id: str, verb: str, for_ms: int) -> None:
+    if for_ms > MAX_WAIT_MS:
+        limit = MAX_WAIT_MS // _DAY_MS
+        raise DefinitionError(
+            f"step {id!r} asks to {verb} {-(-for_ms // _DAY_MS)} days; the limit is {limit} days, "
+            "so use several steps, one after the other"
+        )
+
+
+def _unexpected(id: str, kind: EventType[Any], text: bytes, reason: BaseException) -> EventNotValid:
+    data = msgspec.json.decode(text).get("data")
+    came = canonical(data).decode()
+    shown = came if len(came) <= _SHOWN_CHARACTERS else f"{came[:_SHOWN_CHARACTERS]}..."
+    return EventNotValid(
+        f"step {id!r} waited for event {kind.name!r} with {type_name(kind.annotation)} as its data, "
+        f"and the data that came is not that: {shown} ({reason})"
+    )
 
 
 def _read_result(annotation: Any, text: bytes) -> Any:

@@ -58,7 +58,7 @@ def encode_result(value: object, annotation: Any, where: str) -> tuple[bytes, An
     except Exception as err:
         # Whatever a serializer of the user's type raises, the reason is the same: there is no JSON form.
         raise StepResultNotPortable(
-            where, f"a {_name(type(value))} cannot be stored as JSON ({err})", _fix(value, annotation)
+            where, f"a {type_name(type(value))} cannot be stored as JSON ({err})", _fix(value, annotation)
         ) from err
     if len(text) > LARGEST_RESULT_BYTES:
         raise StepResultNotPortable(
@@ -75,7 +75,7 @@ def encode_result(value: object, annotation: Any, where: str) -> tuple[bytes, An
         except Exception as err:
             raise StepResultNotPortable(
                 where,
-                f"a {_name(type(value))} was returned and does not read back as {_name(annotation)} ({err})",
+                f"a {type_name(type(value))} was returned and does not read back as {type_name(annotation)} ({err})",
                 "return what the annotation says, or change it",
             ) from err
     return text, back
@@ -300,11 +300,11 @@ def _foreign(value: Any) -> Any:
         return value.model_dump(mode="json")
     if hasattr(value, "__pydantic_serializer__"):
         return value.__pydantic_serializer__.to_python(value, mode="json")
-    raise TypeError(f"{_name(type(value))} has no JSON form")
+    raise TypeError(f"{type_name(type(value))} has no JSON form")
 
 
 def _unreadable(kind: type, value: object) -> Any:
-    raise TypeError(f"{_name(kind)} cannot be read from JSON")
+    raise TypeError(f"{type_name(kind)} cannot be read from JSON")
 
 
 # What JSON would change
@@ -349,7 +349,7 @@ def _refuse_changes(value: object, back: object, where: str, path: str = "") -> 
     elif type(value) is not type(back) or value != back:
         raise StepResultNotPortable(
             where,
-            f"a {_name(type(value))}{at} would come back as a {_name(type(back))}",
+            f"a {type_name(type(value))}{at} would come back as a {type_name(type(back))}",
             _fix(value, UNTYPED),
         )
 
@@ -357,11 +357,12 @@ def _refuse_changes(value: object, back: object, where: str, path: str = "") -> 
 def _fix(value: object, annotation: Any) -> str:
     if annotation is UNTYPED or annotation is Any:
         return (
-            f"annotate the return type of the callable (`-> {_name(type(value))}`, with a type defined at module "
+            f"annotate the return type of the callable (`-> {type_name(type(value))}`, with a type defined at module "
             "level), or return plain JSON values"
         )
     return "return a dataclass, a TypedDict, a pydantic model or plain JSON values"
 
 
-def _name(kind: Any) -> str:
+def type_name(kind: Any) -> str:
+    """A type as people write it."""
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
