@@ -113,8 +113,8 @@ class RunAudit:
         if step is not None and step.finished:
             self._find(NO_GHOST_WORK, f"step {step.name or step.id!r} is called again after its result")
         elif step is not None and entry.attempt < step.attempts:
-            text = f"attempt {entry.attempt} of step {step.name or step.id!r} is to be made, and {step.attempts} have failed"
-            self._find(HONEST, text)
+            what = f"attempt {entry.attempt} of step {step.name or step.id!r}"
+            self._find(HONEST, f"{what} is to be made, and {step.attempts} have failed")
 
     def check(self, row: RunRow, jobs: Iterable[Job], waits: Iterable[Wait]) -> list[Finding]:
         """Everything that is wrong with the run, given what else is stored of it."""
