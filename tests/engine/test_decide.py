@@ -460,6 +460,15 @@ def test_waiting_longer_than_a_year_and_a_day_fails_the_run() -> None:
     assert b"InngestErrTimeoutTooLong" in (story.run.error or b"")  # type: ignore[operator]
 
 
+def test_a_wait_whose_expression_does_not_compile_fails_the_run() -> None:
+    story = Story()
+    story.reply(wait("w", expression="async.data."))
+    assert story.run.status is RunStatus.FAILED
+    assert b"InvalidExpression" in (story.run.error or b"")  # type: ignore[operator]
+    assert b"step 'w'" in (story.run.error or b"")  # type: ignore[operator]
+    assert story.did(effect.AddWait) == []
+
+
 def test_a_wait_listens_looks_back_and_has_a_deadline_all_at_once() -> None:
     """F23."""
     story = Story()

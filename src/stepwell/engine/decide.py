@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
+from stepwell.engine import expr
 from stepwell.engine.retry import retry_delay
 from stepwell.engine.run import WORKER_LOST, Call, Phase, Run, Step, apply
 from stepwell.model import effect, journal, message, op
@@ -471,6 +472,12 @@ def _open_wait(turn: _Turn, one: op.Sleep | op.WaitForEvent | op.Invoke) -> None
             "wait_too_long",
         )
         return
+    if isinstance(one, op.WaitForEvent) and one.expression is not None:
+        try:
+            expr.compile(one.expression)
+        except expr.ExpressionError as err:
+            turn.fail(_error("InvalidExpression", f"step {one.name!r}: {err}"), "invalid_expression")
+            return
     timer = turn.next_job()
     match one:
         case op.Sleep():
