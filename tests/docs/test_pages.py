@@ -126,7 +126,7 @@ def anchor_of(title: str) -> str:
 def test_no_page_tells_of_what_is_not_its_readers_business() -> None:
     for page in PAGES:
         text = page.path.read_text(encoding="utf-8")
-        assert not re.search(r"/work/|\bS[01]-\d\d\b|/tmp/|issue #\d", text), page.name
+        assert not re.search(r"/(home|root|tmp|work)/", text), page.name
 
 
 def test_every_page_is_in_the_navigation() -> None:
