@@ -57,7 +57,7 @@ def error_text(error: Any) -> str:
     if not isinstance(error, dict):
         return printable(error if isinstance(error, str) else json.dumps(error, ensure_ascii=False))
     parts = [str(error[name]) for name in ("name", "message") if error.get(name)]
-    return printable(": ".join(parts)) or "an error without a message"
+    return printable(": ".join(parts)).strip() or "an error without a message"
 
 
 def stack_lines(error: Any) -> list[str]:

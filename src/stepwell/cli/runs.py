@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from stepwell.cli.api import Api, url_option
-from stepwell.cli.output import ago_text, dim, duration_text, instant_of, print_json, say, status_text, table
+from stepwell.cli.output import ago_text, dim, duration_text, instant_of, print_json, printable, say, status_text, table
 
 
 @click.command()
@@ -46,7 +46,7 @@ def _line(run: dict[str, Any]) -> dict[str, str]:
         "status": status_text(run["status"]),
         "started": ago_text(created),
         "took": duration_text(instant_of(run["ended_at"]) - created) if run["ended_at"] else "",
-        "event": dim(run.get("event_name") or ""),
+        "event": dim(printable(run.get("event_name") or "")),
     }
 
 

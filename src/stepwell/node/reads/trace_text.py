@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME = 48
 _LONGEST_TEXT = 100
+_LONGEST_MESSAGE = 10_000  # of the run's own error, which is said in full nowhere else
 
 
 class Role(StrEnum):
@@ -112,9 +113,10 @@ def _heading(trace: Trace, now: Instant) -> Iterator[Line]:
         yield (Piece(Role.DETAIL, f"  invoked by run {trace.parent}"),)
     if trace.status is RunStatus.CANCELLED:
         event = f" (event {trace.cancel_event})" if trace.cancel_event else ""
-        yield (Piece(Role.DETAIL, f"  cancelled: {trace.reason or 'no reason given'}{event}"),)
+        reason = _short(trace.reason, _LONGEST_MESSAGE) or "no reason given"
+        yield (Piece(Role.DETAIL, f"  cancelled: {reason}{event}"),)
     if root.error is not None:
-        yield (Piece(Role.BAD, f"  {_error(root.error)}"),)
+        yield (Piece(Role.BAD, f"  {_error(root.error, _LONGEST_MESSAGE)}"),)
 
 
 # the tree
@@ -274,14 +276,14 @@ def _moment(at: Instant) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}.{at % 1000:03} UTC"
 
 
-def _error(error: Payload) -> str:
+def _error(error: Payload, limit: int = _LONGEST_TEXT) -> str:
     if not isinstance(error, bytes):
         return f"an error of {error.size_bytes} bytes"
     value = decode(error)
     if not isinstance(value, dict):
-        return _short(value if isinstance(value, str) else error.decode(), _LONGEST_TEXT)
+        return _short(value if isinstance(value, str) else error.decode(), limit)
     name, message = value.get("name"), value.get("message")
-    return _short(": ".join(str(part) for part in (name, message) if part) or error.decode(), _LONGEST_TEXT)
+    return _short(": ".join(str(part) for part in (name, message) if part) or error.decode(), limit)
 
 
 def _short(text: str, limit: int) -> str:
