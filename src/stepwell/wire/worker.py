@@ -194,3 +194,13 @@ _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
 decode_from_server = msgspec.msgpack.Decoder(FromServer).decode
+
+
+def outline(data: bytes) -> tuple[str | None, JobId | None]:
+    """Name and call of a frame that cannot be decoded because its other members are wrong, as far as they are there."""
+    try:
+        value = msgspec.msgpack.decode(data)
+    except (ValueError, RecursionError):
+        return None, None
+    name, call = value[:2] if isinstance(value, list) and len(value) > 1 else (None, None)
+    return name if isinstance(name, str) else None, JobId(call) if isinstance(call, str) else None

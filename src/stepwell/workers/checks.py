@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import msgspec
-
 from stepwell.model.event import MAX_NAME_BYTES
 from stepwell.model.ids import Instant, JobId
 from stepwell.model.op import Completed, Invoke, Op, Sleep, StepDone, StepErrored, StepPlanned, Unknown, WaitForEvent
@@ -77,30 +75,15 @@ def read_frame(data: bytes) -> frames.FromWorker | None:
     """
     try:
         frame: frames.FromWorker = frames.decode_from_worker(data)
-    except msgspec.ValidationError as err:
-        name, call = _outline(data)
+    except (ValueError, RecursionError) as err:
+        name, call = frames.outline(data)
         if name in _FOR_THE_EYE:
             return None
         if name in _ABOUT_CALLS and call is not None:
-            raise BadCall(
-                f"the worker's {name} cannot be read: {err}; is its SDK newer than this server?", call
-            ) from err
-        raise Unacceptable(f"a frame cannot be read: {err}") from err
-    except (ValueError, RecursionError) as err:
+            text = f"the worker's {name} cannot be read: {err}; is its SDK newer than this server?"
+            raise BadCall(text, call) from err
         raise Unacceptable(f"a frame cannot be read: {err}") from err
     return frame
-
-
-def _outline(data: bytes) -> tuple[object, JobId | None]:
-    """Name and call of a frame whose other members are wrong."""
-    try:
-        value = msgspec.msgpack.decode(data)
-    except (ValueError, RecursionError):
-        return None, None
-    if not isinstance(value, list) or len(value) < 2:
-        return None, None
-    call = value[1] if isinstance(value[1], str) else None
-    return value[0] if isinstance(value[0], str) else None, None if call is None else JobId(call)
 
 
 def checked_frame(frame: frames.FromWorker, now: Instant) -> frames.FromWorker:
