@@ -189,13 +189,34 @@ def test_a_callable_that_cannot_work_is_refused_where_it_is_written(handler: Any
     ("options", "says"),
     [
         ({"retries": 21}, "between 0 and 20"),
-        ({"on": []}, "has no trigger"),
         ({"cancel_on": stepwell.CancelOn("a", match="data.id", condition="true")}, "not both"),
     ],
 )
 def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(DefinitionError, match=says):
         config_of(**options)
+
+
+@pytest.mark.parametrize("options", [{}, {"on": []}])
+async def test_a_function_that_nothing_starts_can_be_invoked(options: dict[str, Any]) -> None:
+    service = stepwell.Service("shop")
+
+    @service.function(id="helper", **options)
+    async def helper(ctx: Ctx) -> Any:
+        return ctx.event.data
+
+    assert service.config()[0]["triggers"] == []
+    recorded = await Server(
+        helper, events=(an_event("inngest/function.invoked", n=1, _inngest={"fn_id": "x"}),)
+    ).run_live()
+    assert recorded.output == {"n": 1}
+
+    async def calls(ctx: Ctx) -> Any:
+        return await ctx.step.invoke("help", helper, data={"n": 1})
+
+    recorded = await Server(service.function(on="test/started")(calls), answers={"help": {"n": 1}}).run_live()
+    assert recorded.output == {"n": 1}
+    assert [op.data for op in recorded.ops if isinstance(op, Invoke)] == [b'{"n":1}']
 
 
 def test_two_functions_cannot_share_an_id() -> None:

@@ -46,6 +46,10 @@ async def forgets_none(ctx: stepwell.Context[Order]) -> None: ...
 async def unknown_option(ctx: stepwell.Context[Order]) -> None: ...
 
 
+@service.function(retry=4)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportCallIssue, reportUntypedFunctionDecorator]
+async def unknown_option_alone(ctx: stepwell.Context[Order]) -> None: ...
+
+
 @service.function(on=order_placed)
 async def tally(ctx: stepwell.Context[Order]) -> int:
     await ctx.step.run("charge", charge, Order("o"))  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]

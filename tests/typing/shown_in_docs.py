@@ -180,6 +180,19 @@ async def by_names(ctx: stepwell.Context[Any]) -> str:
     return ""
 
 
+@service.function()
+async def never_started(ctx: stepwell.Context[Any]) -> int:
+    assert_type(await ctx.step.invoke("by-name", by_name, data={"n": 1}), str)
+    return 1
+
+
+@service.function(id="also-never-started", retries=0)
+def never_started_either(ctx: stepwell.SyncContext[Any]) -> int:
+    return ctx.step.invoke("never", never_started, data={"n": 1})
+
+
+assert_type(never_started, stepwell.Function[Any, int])
+assert_type(never_started_either, stepwell.Function[Any, int])
 assert_type(nightly, stepwell.Function[None, str])
 assert_type(by_name, stepwell.Function[Any, str])
 

@@ -21,7 +21,7 @@ Duration: TypeAlias = timedelta | str
 
 def duration(value: Duration) -> timedelta:
     """A duration that somebody wrote. Raises `ValueError` for what is none, or for less than nothing."""
-    read = parse_duration(value) if isinstance(value, str) else value
+    read: Any = parse_duration(value) if isinstance(value, str) else value
     if not isinstance(read, timedelta):
         shown = f'timedelta(seconds={value!r}) or "{value!r}s"' if _is_number(value) else 'timedelta(hours=1) or "1h"'
         raise ValueError(f"{value!r} is not a duration; write {shown}")

@@ -110,7 +110,7 @@ class Service:
     def function(
         self,
         *,
-        on: str | Iterable[str | Trigger[Any]],
+        on: str | Iterable[str | Trigger[Any]] = ...,
         id: str | None = None,
         name: str | None = None,
         **options: Unpack[FunctionOptions],
@@ -118,7 +118,7 @@ class Service:
     def function(
         self,
         *,
-        on: Trigger[Any] | str | Iterable[str | Trigger[Any]],
+        on: Trigger[Any] | str | Iterable[str | Trigger[Any]] = (),
         id: str | None = None,
         name: str | None = None,
         **options: Any,
@@ -126,7 +126,8 @@ class Service:
         """Make a function of `async def f(ctx: Context[T]) -> R`, or of a plain `def` with a `SyncContext[T]`.
 
         Args:
-            on: What starts it: an event type, several joined with `|`, a name, or a list of names.
+            on: What starts it: an event type, several joined with `|`, a name, or a list of names. Without it nothing
+                does, and it runs when another function or a client invokes it.
             id: Names it within the service; from the callable's name if not given. Runs in progress find their
                 function by it.
             name: For people.
@@ -152,8 +153,6 @@ class Service:
     def _add(
         self, handler: Callable[..., Any], id: str, name: str, triggers: tuple[Trigger[Any], ...], options: Options
     ) -> Function[Any, Any]:
-        if not triggers:
-            raise DefinitionError(f'function {id!r} has no trigger; write on=stepwell.event("shop/order.paid", Order)')
         made: Function[Any, Any] = Function(
             handler, service=self, id=id, name=name, triggers=triggers, options=options
         )  # fmt: skip
