@@ -24,7 +24,10 @@ TYPE_CHECKING = False  # as checkers understand it; `typing` would be most of th
 if TYPE_CHECKING:
     from stepwell import serve as serve
     from stepwell import testing as testing
+    from stepwell.model.errors import InvalidInput as InvalidInput
+    from stepwell.model.errors import NotFound as NotFound
     from stepwell.model.errors import StepwellError as StepwellError
+    from stepwell.model.errors import Unauthorized as Unauthorized
     from stepwell.model.job import RunStatus as RunStatus
     from stepwell.sdk.client.async_client import AsyncClient as AsyncClient
     from stepwell.sdk.client.async_client import AsyncRun as AsyncRun
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from stepwell.sdk.errors import EventNotValid as EventNotValid
     from stepwell.sdk.errors import NestedStep as NestedStep
     from stepwell.sdk.errors import NonRetriableError as NonRetriableError
+    from stepwell.sdk.errors import RecordedResultChanged as RecordedResultChanged
     from stepwell.sdk.errors import RetryAfterError as RetryAfterError
     from stepwell.sdk.errors import StepError as StepError
     from stepwell.sdk.errors import StepResultNotPortable as StepResultNotPortable
@@ -70,7 +74,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "__version__": "stepwell.sdk.version",
-    "StepwellError": "stepwell.model.errors",
+    **dict.fromkeys(("InvalidInput", "NotFound", "StepwellError", "Unauthorized"), "stepwell.model.errors"),
     "RunStatus": "stepwell.model.job",
     **dict.fromkeys(("AsyncClient", "AsyncRun"), "stepwell.sdk.client.async_client"),
     **dict.fromkeys(("Client", "Run"), "stepwell.sdk.client.client"),
@@ -83,8 +87,9 @@ _HOMES = {
     **dict.fromkeys(("Context", "SyncContext"), "stepwell.sdk.context"),
     **dict.fromkeys(
         (
-            "AmbiguousStep", "DefinitionError", "EventNotValid", "NestedStep", "NonRetriableError", "RetryAfterError",
-            "StepError", "StepResultNotPortable", "StepTimeout", "SyncStepInAsync",
+            "AmbiguousStep", "DefinitionError", "EventNotValid", "NestedStep", "NonRetriableError",
+            "RecordedResultChanged", "RetryAfterError", "StepError", "StepResultNotPortable", "StepTimeout",
+            "SyncStepInAsync",
         ),
         "stepwell.sdk.errors",
     ),
