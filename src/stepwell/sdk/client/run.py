@@ -102,14 +102,9 @@ def output_of(found: Mapping[str, Any], run_id: str, annotation: Any) -> Any:
 
 
 def failing_step(error: Any) -> str | None:
-    """The step that an error began with: its own, or that of what caused it."""
-    for _ in range(20):
-        if not isinstance(error, dict):
-            return None
-        if isinstance(error.get("step"), str):
-            return str(error["step"])
-        error = error.get("cause")
-    return None
+    """The step whose own error this is. What a function raised because a step had failed is the function's."""
+    step = error.get("step") if isinstance(error, dict) else None
+    return step if isinstance(step, str) else None
 
 
 def limit_of(timeout: timedelta | str | float | None) -> timedelta | None:
