@@ -14,7 +14,7 @@ import websockets
 from stepwell.model.ids import StepId
 from stepwell.model.op import StepDone
 from stepwell.wire import worker as frames
-from tests.api.api import Api
+from tests.api.api import Api, until
 
 CONFIG = [{"id": "shop-f", "name": "f", "triggers": [{"event": "shop/f"}]}]
 
@@ -76,8 +76,43 @@ async def test_a_call_waits_for_its_worker_and_is_not_shown_as_running(api: Api)
         assert welcome.modified is False
         call = await worker.hear()
         assert isinstance(call, frames.Call)
+        assert (await api.get(f"/v1/runs/{run['run_id']}"))["data"]["status"] == "Running"
+        (listed,) = (await api.get("/api/runs"))["runs"]
+        assert listed["status"] == "RUNNING"
+        assert listed["started_at"] > listed["created_at"]
+        await worker.say(frames.Running(call=call.call, step=StepId("a"), name="a"))
+
+        async def step() -> dict[str, Any] | None:
+            shown = await api.get(f"/api/runs/{run['run_id']}")
+            assert (shown["status"], shown["trace"]["status"]) == ("RUNNING", "RUNNING")
+            return next(iter(shown["trace"]["children"]), None)
+
+        assert (await until(step))["status"] == "RUNNING"
         await worker.say(frames.Returned(call=call.call, output=b"null"))
         assert (await api.ended(run["run_id"]))["status"] == "Completed"
+
+
+async def test_a_call_that_waits_for_room_is_not_running_and_one_taken_over_is(api: Api) -> None:
+    async with dialled(api) as worker:
+        await worker.hello(concurrency=1)
+        runs = [await api.started(await api.send("shop/f")) for _ in range(2)]
+        assert isinstance(await worker.hear(), frames.Call)
+        shown = {one["id"]: one for one in (await api.get("/api/runs"))["runs"]}
+        assert sorted(shown[run["run_id"]]["status"] for run in runs) == ["QUEUED", "RUNNING"]
+
+    async with dialled(api) as worker:
+        await worker.hello()
+        calls = [await worker.hear() for _ in range(2)]
+        assert {one["status"] for one in (await api.get("/api/runs"))["runs"]} == {"RUNNING"}
+        for run in runs:
+            held = (await api.get(f"/api/runs/{run['run_id']}"))["requests"][-1]
+            assert held["started_at"] is not None
+            assert held["outcome"] is None
+        for call in calls:
+            assert isinstance(call, frames.Call)
+            await worker.say(frames.Returned(call=call.call, output=b"null"))
+        for run in runs:
+            await api.ended(run["run_id"])
 
 
 async def test_a_worker_with_a_bad_function_is_told_and_closed(plain: Api) -> None:

@@ -29,6 +29,7 @@ from stepwell.node.reads.runs import (
     list_runs,
     run_detail,
     run_trace,
+    started_now,
     status_now,
 )
 from stepwell.node.reads.trace_text import lines
@@ -116,7 +117,7 @@ async def runs_shown(site: Site, rows: Sequence[RunRow]) -> list[dict[str, Any]]
             "service": row.service,
             "status": status_now(row, site.running).value,
             "created_at": instant(row.created_at),
-            "started_at": instant(row.started_at),
+            "started_at": instant(started_now(row, site.running)),
             "ended_at": instant(row.ended_at),
             "event_id": ids.get(row.event, row.event) if row.event is not None else None,
             "event_name": row.event_name,

@@ -36,22 +36,23 @@ class Performers:
         self._inner: Performer | None = None
         self._deliver: Deliver | None = None
         self._notes: Notes | None = None
-        self._reachable: Callable[[Function], bool] = lambda function: True
+        self._taken_at_once: Callable[[Function], bool] = lambda function: True
         self._runs: dict[RunId, dict[JobId, InFlight]] = {}
         self._calls: dict[JobId, RunId] = {}
         self._draining = False
         self._held_back: list[Claim] = []
 
     def connect(
-        self, inner: Performer, deliver: Deliver, reachable: Callable[[Function], bool], notes: Notes | None = None
+        self, inner: Performer, deliver: Deliver, taken_at_once: Callable[[Function], bool], notes: Notes | None = None
     ) -> None:
         """Say where calls go and messages come from.
 
         Args:
-            reachable: Whether somebody is there to answer a call of this function now.
+            taken_at_once: Whether a call of this function is made as soon as it is handed on. Where it may wait for
+                a worker, `on_taken` tells when one has it.
             notes: Takes the lines that functions log.
         """
-        self._inner, self._deliver, self._reachable, self._notes = inner, deliver, reachable, notes
+        self._inner, self._deliver, self._taken_at_once, self._notes = inner, deliver, taken_at_once, notes
 
     def drain(self) -> None:
         """Make no new calls."""
@@ -73,11 +74,9 @@ class Performers:
         if self._draining:
             self._held_back.append(Claim(dispatch.job, dispatch.fence))
             return
-        function = dispatch.function
-        if self._reachable(function):
-            self._calls[dispatch.job] = dispatch.run
-            flight = InFlight(dispatch.job, time.time_ns() // 1_000_000, function.service)
-            self._runs.setdefault(dispatch.run, {})[dispatch.job] = flight
+        self._over(dispatch.job)  # the same job, made before
+        if self._taken_at_once(dispatch.function):
+            self.on_taken(dispatch.run, dispatch.job, dispatch.function.service, time.time_ns() // 1_000_000)
         self._performer.perform(dispatch)
 
     def deliver(self, run: RunId, job: JobId, fence: int, message: Message, /) -> None:
@@ -110,8 +109,13 @@ class Performers:
     # what is going on
 
     def running(self, run: RunId) -> Sequence[InFlight]:
-        """The calls of a run that are being answered, or wait for room at their service."""
+        """The calls of a run that are being answered; by HTTP also those that wait for room at their service."""
         return tuple(self._runs.get(run, {}).values())
+
+    def on_taken(self, run: RunId, call: JobId, worker: str, at: Instant, /) -> None:
+        """A call has just been handed to somebody who answers it."""
+        self._calls[call] = run
+        self._runs.setdefault(run, {})[call] = InFlight(call, at, worker)
 
     def on_log(self, run: RunId, call: JobId, level: str, text: str, at: Instant, step: StepId | None, /) -> None:
         """A line that a function logged, or with the level `running` a step that is taking a while."""

@@ -192,19 +192,18 @@ class Server:
             server=f"stepwell:v{site.version}",
             node=node.name,
             on_log=performers.on_log,
+            on_taken=performers.on_taken,
         )
 
         def transport_of(function: Function) -> Transport:
             service = node.registry.service(function.env, function.service)
             return service.transport if service is not None else Transport.HTTP
 
-        def reachable(function: Function) -> bool:
-            return transport_of(function) is not Transport.SOCKET or bool(
-                sockets.workers(function.env, function.service)
-            )
+        def taken_at_once(function: Function) -> bool:
+            return transport_of(function) is not Transport.SOCKET
 
         transports = Transports({Transport.HTTP: self._http, Transport.SOCKET: sockets}, transport_of)
-        performers.connect(transports, node.deliver, reachable, Notes(node.turns, world))
+        performers.connect(transports, node.deliver, taken_at_once, Notes(node.turns, world))
         site.connect = sockets.connect
         site.running = performers.running
         auditor = site.auditor = Auditor(store, world)

@@ -73,6 +73,16 @@ def _no_log(run: RunId, call: JobId, level: str, text: str, at: Instant, step: S
     """Nobody listens."""
 
 
+class OnTaken(Protocol):
+    """Told when a call is handed to a worker."""
+
+    def __call__(self, run: RunId, call: JobId, worker: str, at: Instant, /) -> None: ...
+
+
+def _not_told(run: RunId, call: JobId, worker: str, at: Instant, /) -> None:
+    """Nobody asks."""
+
+
 class SocketPerformer:
     """Keeps the live workers and hands them calls.
 
@@ -82,6 +92,7 @@ class SocketPerformer:
         server: Name and version for the worker, `stepwell:v0.1.0`.
         node: Name of this node.
         on_log: Takes the lines that functions log.
+        on_taken: Told when a call is handed to a worker, which may be long after it was to be performed.
     """
 
     def __init__(
@@ -95,6 +106,7 @@ class SocketPerformer:
         default_concurrency: int = DEFAULT_CONCURRENCY,
         bytes_in_flight: int = BYTES_IN_FLIGHT,
         on_log: OnLog = _no_log,
+        on_taken: OnTaken = _not_told,
         limits: Limits | None = None,
         clock: Clock = now_ms,
     ) -> None:
@@ -105,6 +117,7 @@ class SocketPerformer:
         self._idle_ms = idle_ms
         self._default_concurrency = default_concurrency
         self._on_log = on_log
+        self._on_taken = on_taken
         self._limits = limits or Limits()
         self._clock = clock
         self._budget = Budget(bytes_in_flight)
@@ -403,6 +416,7 @@ class SocketPerformer:
         """Send the call; its place at the worker is taken already."""
         call = LiveCall(dispatch, connection, self._clock(), time.monotonic())
         self._calls[dispatch.job] = connection.calls[dispatch.job] = call
+        self._on_taken(dispatch.run, dispatch.job, connection.worker, call.started_at)
         if dispatch.load_memos is None:
             self._call(call, dispatch.memos)
         else:

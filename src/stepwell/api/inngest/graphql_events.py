@@ -16,7 +16,7 @@ from stepwell.model.event import Event, read_body
 from stepwell.model.function import function_id
 from stepwell.model.job import RunRow, RunStatus
 from stepwell.model.payload import canonical
-from stepwell.node.reads import events
+from stepwell.node.reads import events, runs
 
 if TYPE_CHECKING:
     from stepwell.model.ids import EventKey
@@ -216,7 +216,7 @@ RESOLVERS: Resolvers = {
         "function": lambda run, context: context.function(run.row.function, run.row.service),
         "functionID": lambda run, context: function_id(run.row.env, run.row.function),
         "eventID": lambda run, context: run.event.internal_id,
-        "startedAt": lambda run, context: run.row.started_at,
+        "startedAt": lambda run, context: runs.started_now(run.row, context.running),
         "finishedAt": lambda run, context: run.row.ended_at,
         "endedAt": lambda run, context: run.row.ended_at,
         "output": _run_output,

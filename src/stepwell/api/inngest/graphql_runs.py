@@ -314,7 +314,7 @@ RESOLVERS: Resolvers = {
         "cronSchedule": _schedule,
         "sourceID": lambda row, context: row.parent,
         "queuedAt": lambda row, context: row.created_at,
-        "startedAt": lambda row, context: row.started_at,
+        "startedAt": lambda row, context: runs.started_now(row, context.running),
         "endedAt": lambda row, context: row.ended_at,
         "output": run_output,
         "trace": _trace,

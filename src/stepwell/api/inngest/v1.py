@@ -24,7 +24,7 @@ from stepwell.model.job import RunStatus
 from stepwell.model.payload import decode
 from stepwell.node.reads.events import EventFilter, find_event, list_events, runs_of_event
 from stepwell.node.reads.payloads import texts_of
-from stepwell.node.reads.runs import find_run, status_now
+from stepwell.node.reads.runs import find_run, started_now, status_now
 from stepwell.wire.inngest.register import composite_slug
 
 if TYPE_CHECKING:
@@ -213,9 +213,10 @@ async def runs_shown(site: Site, rows: Sequence[RunRow]) -> list[dict[str, Any]]
 
 def _run(site: Site, row: RunRow, ids: Mapping[EventKey, str], output: bytes | None) -> dict[str, Any]:
     function = site.node.registry.function(row.env, row.function)
+    started_at = started_now(row, site.running)
     return {
         "run_id": row.id,
-        "run_started_at": instant(row.started_at if row.started_at is not None else row.created_at),
+        "run_started_at": instant(started_at if started_at is not None else row.created_at),
         "function_id": function_id(row.env, row.function),
         "function_slug": row.function,
         "function_version": function.version if function is not None else 0,

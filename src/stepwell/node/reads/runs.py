@@ -49,7 +49,8 @@ __all__ = [  # the surfaces may import neither engine nor store; what they need 
     "ErrorText", "InFlight", "InvokeInfo", "Note", "Request", "RunDetail", "RunEvent", "RunFilter", "RunPage",
     "RunStatus", "Running", "RunningStep", "SleepInfo", "Span", "SpanKind", "SpanOutput", "SpanStatus", "StepOp",
     "Store", "StoredRun", "TimeField", "Trace", "WaitInfo", "count_runs", "find_run", "list_runs", "load_run",
-    "nobody_knows", "run_detail", "run_events", "run_trace", "span_output", "status_now", "trace_id", "trace_stored",
+    "nobody_knows", "run_detail", "run_events", "run_trace", "span_output", "started_now", "status_now", "trace_id",
+    "trace_stored",
 ]  # fmt: skip
 
 PAGE_LIMIT = 1000
@@ -282,6 +283,13 @@ def status_now(row: RunRow, running: Running = nobody_knows) -> RunStatus:
     if row.status is RunStatus.QUEUED and running(row.id):
         return RunStatus.RUNNING
     return row.status
+
+
+def started_now(row: RunRow, running: Running = nobody_knows) -> Instant | None:
+    """When a run began; for one that is worked on for the first time, when a worker took it."""
+    if row.started_at is not None or row.status is not RunStatus.QUEUED:
+        return row.started_at
+    return min((flight.started_at for flight in running(row.id)), default=None)
 
 
 async def trace_stored(store: Store, stored: StoredRun, running: Running = nobody_knows) -> Trace:
