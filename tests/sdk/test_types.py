@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import stepwell
-from stepwell.sdk.types import UNTYPED, decode_result, encode_result, return_type
+from stepwell.sdk.client.run import data_text
+from stepwell.sdk.types import GIVEN, UNTYPED, decode_result, encode_result, return_type
 
 pydantic = pytest.importorskip("pydantic")
 T = TypeVar("T")
@@ -128,7 +129,7 @@ def test_a_value_comes_back_as_it_was(value: Any, annotation: Any) -> None:
         (
             Order("o"),
             UNTYPED,
-            "a Order would come back as a dict; annotate the return type of the callable .`-> Order`",
+            "an Order would come back as a dict; annotate the return type of the callable .`-> Order`",
         ),
         (TICKET, UNTYPED, "a Ticket would come back as a dict"),
         (Stream(), UNTYPED, "a Stream cannot be stored as JSON"),
@@ -136,13 +137,56 @@ def test_a_value_comes_back_as_it_was(value: Any, annotation: Any) -> None:
         (float("nan"), float, "cannot be stored as JSON"),
         (2**53 + 1, int, r"beyond 2\*\*53 and would be rounded; return it as text"),
         ({"a": [2**60]}, UNTYPED, r"beyond 2\*\*53"),
-        ("text", int, "does not read back as int"),
+        ("text", int, "a str was returned and does not read back as int"),
+        (7, str, "an int was returned and does not read back as str"),
+        (
+            {"a": [float("nan")]},
+            UNTYPED,
+            r"the number nan at \['a'\]\[0\] cannot be stored as JSON; return None or text in its place$",
+        ),
+        (Order("\ud800"), Order, r"the text '.ud800' at \['id'\] cannot .* surrogate; replace that first, with text"),
+        ({"\udfff": 1}, UNTYPED, "the text '.udfff' cannot .* surrogate; replace that first, with text"),
+        (
+            object(),
+            UNTYPED,
+            "an object cannot be stored as JSON .* form.; return a dataclass, a TypedDict, .* is needed",
+        ),
+        ({"a": object()}, UNTYPED, "a dict cannot be stored as JSON .object has .* form.; return a dataclass, a Typed"),
         ("\ud800", str, "cannot be stored as JSON"),
     ],
 )
 def test_a_value_that_would_change_is_refused_with_the_fix(value: Any, annotation: Any, says: str) -> None:
     with pytest.raises(stepwell.StepResultNotPortable, match=says):
         encode_result(value, annotation, "step 'x'")
+
+
+class Selfish(list[Any]):
+    def __init__(self) -> None:
+        self.append(self)
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "says"),
+    [
+        (7, Order, "the data: an int was given and does not read back as Order .*; give what the annotation says"),
+        ((1,), UNTYPED, r"a tuple would come back as a list; declare the event with that type .*, or give plain JSON"),
+        ({1: 2}, UNTYPED, "the key 1 would come back as text; use text as keys, or declare their type"),
+        (2**60, UNTYPED, "would be rounded; give it as text"),
+        (float("inf"), UNTYPED, "the number inf cannot be stored as JSON; give None or text in its place"),
+        (object(), UNTYPED, "an object cannot be stored as JSON .*; give a dataclass"),
+        (Selfish(), list[Any], "a Selfish cannot be stored as JSON"),
+    ],
+)
+def test_data_that_goes_out_was_given_and_not_returned(value: Any, annotation: Any, says: str) -> None:
+    with pytest.raises(stepwell.StepResultNotPortable, match=says) as caught:
+        encode_result(value, annotation, "the data", GIVEN)
+    assert "return" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [float("nan"), "\ud800", object()])
+def test_data_for_a_function_by_name_is_refused_in_the_same_words(data: object) -> None:
+    with pytest.raises(stepwell.StepResultNotPortable, match=r"the data for shop-pack: .* cannot be stored as JSON"):
+        data_text("shop/pack", {"a": data})
 
 
 json_values = some.recursive(

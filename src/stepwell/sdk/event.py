@@ -16,7 +16,7 @@ import msgspec
 from stepwell.model.event import INVOKED
 from stepwell.model.payload import canonical
 from stepwell.sdk.errors import DefinitionError, EventNotValid
-from stepwell.sdk.types import decode_result, encode_result, plain
+from stepwell.sdk.types import GIVEN, decode_result, encode_result, plain
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm, TypeIs
@@ -57,7 +57,8 @@ class Event(Generic[T_co]):
             StepResultNotPortable: The data has no JSON form.
         """
         annotation = self.type.annotation if self.type is not None else Any
-        written = msgspec.json.decode(encode_result(self.data, annotation, f"the data of event {self.name!r}")[0])
+        text, _ = encode_result(self.data, annotation, f"the data of event {self.name!r}", GIVEN)
+        written = msgspec.json.decode(text)
         body: dict[str, Any] = {"name": self.name, "data": {} if written is None else written}
         if not isinstance(body["data"], dict):
             raise EventNotValid(

@@ -25,7 +25,7 @@ from stepwell.sdk.execution import Execution, in_function
 from stepwell.sdk.options import Duration, condition_of, duration, milliseconds
 from stepwell.sdk.outcome import milliseconds as instant
 from stepwell.sdk.request import Body, Request, run_request
-from stepwell.sdk.types import decode_result, encode_result, type_name
+from stepwell.sdk.types import GIVEN, decode_result, encode_result, type_name
 from stepwell.wire.inngest.ops import MAX_WAIT_MS
 
 if TYPE_CHECKING:
@@ -353,7 +353,7 @@ def _invoke(id: str, function: Function[Any, Any] | str, data: Any, output: Any,
     if data is None:
         written = b"{}"
     else:
-        written = encode_result(data, data_type, f"the data of step.invoke {id!r}")[0]
+        written = encode_result(data, data_type, f"the data of step.invoke {id!r}", GIVEN)[0]
         if not written.startswith(b"{"):
             raise DefinitionError(
                 f'the data of step.invoke("{id}", ...) must be an object in JSON, such as a dataclass'

@@ -15,10 +15,11 @@ import collections.abc
 import dataclasses
 import functools
 import inspect
+import math
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin
 from weakref import WeakKeyDictionary
 
@@ -34,49 +35,65 @@ LARGEST_RESULT_BYTES = 32 * 1024 * 1024
 """Of JSON. Servers set lower limits and name them; this one keeps a frame within what a connection carries."""
 
 _LARGEST_EXACT = 2**53
+_SHOWN_CHARACTERS = 40
 _AWAITABLES = (collections.abc.Awaitable, collections.abc.Coroutine, types.CoroutineType)
 
 
-def encode_result(value: object, annotation: Any, where: str) -> tuple[bytes, Any]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Words:
+    """How an error speaks of a value."""
+
+    give: str
+    given: str
+    annotate: str
+
+
+RETURNED = Words(
+    "return", "returned", "annotate the return type of the callable (`-> {}`, with a type defined at module level)"
+)
+GIVEN = Words("give", "given", "declare the event with that type (`stepwell.event(name, {})`)")
+
+
+def encode_result(value: object, annotation: Any, where: str, words: Words = RETURNED) -> tuple[bytes, Any]:
     """The JSON text of `value`, and `value` as a replay will read it.
 
     Args:
         annotation: Its type, or `UNTYPED`.
         where: Whose value this is, for the error: `step 'charge'`.
+        words: `GIVEN` for data that goes out, which nobody returned.
 
     Raises:
         StepResultNotPortable: It would not read back as the same value.
     """
     if value is None and annotation in (None, types.NoneType, UNTYPED, Any):
         return b"null", None
+    plain: Any = value
     try:
         plain = _codec(annotation).plain(value)
-        _refuse_large_integers(plain, where)
+        _refuse_large_integers(plain, where, words)
         text = canonical(plain)
     except StepResultNotPortable:
         raise
     except Exception as err:
         # Whatever a serializer of the user's type raises, the reason is the same: there is no JSON form.
-        raise StepResultNotPortable(
-            where, f"a {type_name(type(value))} cannot be stored as JSON ({err})", _fix(value, annotation)
-        ) from err
+        raise no_json_form(value, plain, annotation, where, err, words) from err
     if len(text) > LARGEST_RESULT_BYTES:
         raise StepResultNotPortable(
             where,
             f"its {len(text) >> 20} MiB of JSON are more than {LARGEST_RESULT_BYTES >> 20} MiB",
-            "store them elsewhere and return where",
+            f"store them elsewhere and {words.give} where",
         )
     if annotation is UNTYPED or annotation is Any:
         back = msgspec.json.decode(text)
-        _refuse_changes(value, back, where)
+        _refuse_changes(value, back, where, words)
     else:
         try:
             back = decode_result(text, annotation)
         except Exception as err:
             raise StepResultNotPortable(
                 where,
-                f"a {type_name(type(value))} was returned and does not read back as {type_name(annotation)} ({err})",
-                "return what the annotation says, or change it",
+                f"{_a(type(value))} was {words.given} and does not read back as {type_name(annotation)} ({err})",
+                f"{words.give} what the annotation says, or change it",
             ) from err
     return text, back
 
@@ -310,21 +327,61 @@ def _unreadable(kind: type, value: object) -> Any:
 # What JSON would change
 
 
-def _refuse_large_integers(value: Any, where: str) -> None:
+def no_json_form(
+    value: object, plain: Any, annotation: Any, where: str, reason: Exception, words: Words
+) -> StepResultNotPortable:
+    """The error for a value of which there is no JSON text, with what to do about just that value.
+
+    Args:
+        plain: Its JSON-like form, or the value itself if it has none.
+    """
+    try:
+        found = _culprit(plain, "")
+    except RecursionError:  # it holds itself
+        found = None
+    if found is None:
+        what = f"{_a(type(value))} cannot be stored as JSON ({reason})"
+        return StepResultNotPortable(where, what, _fix(value, annotation, words))
+    culprit, at = found
+    if isinstance(culprit, float):
+        what, fix = f"the number {culprit!r}{at} cannot be stored as JSON", f"{words.give} None or text in its place"
+    else:
+        shown = culprit if len(culprit) <= _SHOWN_CHARACTERS else f"{culprit[:_SHOWN_CHARACTERS]}..."
+        what = f"the text {shown!r}{at} cannot be stored as JSON, because it has a lone surrogate"
+        fix = 'replace that first, with text.encode("utf-8", "replace").decode()'
+    return StepResultNotPortable(where, what, fix)
+
+
+def _culprit(value: Any, path: str) -> tuple[float | str, str] | None:
+    """The first number or text in `value` that JSON does not have, and where it is."""
+    at = f" at {path}" if path else ""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (value, at)
+    if isinstance(value, str):
+        return (value, at) if any("\ud800" <= letter <= "\udfff" for letter in value) else None
+    parts: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, dict):
+        parts = [part for key, item in value.items() for part in ((path, key), (f"{path}[{key!r}]", item))]
+    elif isinstance(value, (list, tuple)):
+        parts = ((f"{path}[{index}]", item) for index, item in enumerate(value))
+    return next((found for where, part in parts if (found := _culprit(part, where)) is not None), None)
+
+
+def _refuse_large_integers(value: Any, where: str, words: Words) -> None:
     if isinstance(value, int):
         if not -_LARGEST_EXACT <= value <= _LARGEST_EXACT:
             raise StepResultNotPortable(
-                where, f"the integer {value} is beyond 2**53 and would be rounded", "return it as text"
+                where, f"the integer {value} is beyond 2**53 and would be rounded", f"{words.give} it as text"
             )
     elif isinstance(value, dict):
         for item in value.values():
-            _refuse_large_integers(item, where)
+            _refuse_large_integers(item, where, words)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _refuse_large_integers(item, where)
+            _refuse_large_integers(item, where, words)
 
 
-def _refuse_changes(value: object, back: object, where: str, path: str = "") -> None:
+def _refuse_changes(value: object, back: object, where: str, words: Words, path: str = "") -> None:
     """Both are compared to the ground, because `(1, 2) != [1, 2]` but `{"a": (1,)}` prints alike."""
     at = f" at {path}" if path else ""
     if isinstance(value, dict) and isinstance(back, dict) and type(value) is dict:
@@ -333,34 +390,48 @@ def _refuse_changes(value: object, back: object, where: str, path: str = "") -> 
                 raise StepResultNotPortable(
                     where,
                     f"the key {key!r}{at} would come back as text",
-                    "use text as keys, or annotate the return type",
+                    "use text as keys, or "
+                    + ("annotate the return type" if words is RETURNED else "declare their type"),
                 )
-            _refuse_changes(item, back[key], where, f"{path}[{key!r}]")
+            _refuse_changes(item, back[key], where, words, f"{path}[{key!r}]")
     elif type(value) is list and isinstance(back, list):
         for index, item in enumerate(value):
-            _refuse_changes(item, back[index], where, f"{path}[{index}]")
+            _refuse_changes(item, back[index], where, words, f"{path}[{index}]")
     elif type(value) in (int, float) and type(back) in (int, float):
         if value != back:  # 1.0 is written as 1 and is equal; a float beyond 2**53 may be another number as an integer
             raise StepResultNotPortable(
                 where,
                 f"the number {value!r}{at} would come back as {back!r}",
-                "annotate it as float, or return it as text",
+                f"annotate it as float, or {words.give} it as text",
             )
     elif type(value) is not type(back) or value != back:
         raise StepResultNotPortable(
             where,
-            f"a {type_name(type(value))}{at} would come back as a {type_name(type(back))}",
-            _fix(value, UNTYPED),
+            f"{_a(type(value))}{at} would come back as {_a(type(back))}",
+            _fix(value, UNTYPED, words),
         )
 
 
-def _fix(value: object, annotation: Any) -> str:
-    if annotation is UNTYPED or annotation is Any:
-        return (
-            f"annotate the return type of the callable (`-> {type_name(type(value))}`, with a type defined at module "
-            "level), or return plain JSON values"
-        )
-    return "return a dataclass, a TypedDict, a pydantic model or plain JSON values"
+def _fix(value: object, annotation: Any, words: Words) -> str:
+    if (annotation is UNTYPED or annotation is Any) and _reads_back(value):
+        return f"{words.annotate.format(type_name(type(value)))}, or {words.give} plain JSON values"
+    return f"{words.give} a dataclass, a TypedDict, a pydantic model or plain JSON values, with what is needed of it"
+
+
+def _reads_back(value: object) -> bool:
+    """Whether it would survive if somebody said its type."""
+    try:
+        codec = _codec(type(value))
+        codec.read(canonical(codec.plain(value)))
+    except Exception:
+        # Any reason will do.
+        return False
+    return True
+
+
+def _a(kind: type) -> str:
+    name = type_name(kind)
+    return f"{'an' if name[:1].lower() in 'aeio' else 'a'} {name}"
 
 
 def type_name(kind: Any) -> str:

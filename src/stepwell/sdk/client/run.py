@@ -17,7 +17,7 @@ from stepwell.sdk.client.errors import RunCancelled, RunFailed
 from stepwell.sdk.client.follow import status_of
 from stepwell.sdk.errors import DefinitionError, RecordedResultChanged
 from stepwell.sdk.event import Event
-from stepwell.sdk.types import UNTYPED, decode_result, encode_result, plain
+from stepwell.sdk.types import GIVEN, UNTYPED, decode_result, encode_result, no_json_form, plain
 
 if TYPE_CHECKING:
     from stepwell.sdk.function import Function
@@ -68,9 +68,13 @@ def data_text(function: Function[Any, Any] | str, data: Any) -> bytes:
         return b"{}"
     where = f"the data for {slug_of(function)}"
     if isinstance(function, str):
-        text = canonical(plain(data))
+        try:
+            text = canonical(plain(data))
+        except Exception as err:
+            # Whatever a serializer of the user's type raises.
+            raise no_json_form(data, data, UNTYPED, where, err, GIVEN) from err
     else:
-        text = encode_result(data, function.data_type, where)[0]
+        text = encode_result(data, function.data_type, where, GIVEN)[0]
     if not text.startswith(b"{"):
         raise DefinitionError(f"{where} must be an object in JSON, such as a dataclass or a dict")
     return text
