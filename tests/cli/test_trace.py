@@ -10,7 +10,9 @@ from stepwell.cli.trace import clipped, print_run
 
 
 def failing(status: str, *errors: dict[str, Any] | None) -> dict[str, Any]:
-    attempts = [{"name": "Attempt", "status": "FAILED", "error": one, "children": []} for one in errors]
+    attempts: list[dict[str, Any]] = [
+        {"name": "Attempt", "status": "FAILED", "error": one, "children": []} for one in errors
+    ]
     return {"name": "charge", "status": status, "error": None, "children": attempts}
 
 

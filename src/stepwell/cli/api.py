@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
+from stepwell.cli.output import printable
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import httpx2
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
 DEFAULT_URL = "http://localhost:8288"
+SILENCE_S = 45.0
+"""A stream that says nothing for so long is broken: the server sends something every 15 s."""
+
+
+class ConnectionLost(Exception):
+    """A stream broke; it may be opened again."""
 
 
 def url_option(command: Command) -> Command:
@@ -26,8 +36,48 @@ def url_option(command: Command) -> Command:
         help="Signing key, if the server has one.",
     )(command)
     return click.option(
-        "--url", envvar="STEPWELL_URL", default=DEFAULT_URL, show_default=True, help="Address of the server."
+        "--url",
+        envvar="STEPWELL_URL",
+        default=DEFAULT_URL,
+        show_default=True,
+        callback=_url,
+        help="Address of the server.",
     )(command)
+
+
+def server_url(text: str) -> str:
+    """The address of a server as people write it, with its scheme: `localhost:8288` is `http://localhost:8288`.
+
+    Raises:
+        ValueError: It cannot be one.
+    """
+    scheme, separator, rest = text.strip().partition("://")
+    if not separator:
+        scheme, rest = "http", text.strip()
+    scheme = {"http": "http", "https": "https", "ws": "http", "wss": "https"}.get(scheme.lower(), "")
+    place = urlsplit(f"{scheme}://{rest}")
+    usable = bool(scheme and place.hostname) and " " not in rest
+    known = separator or place.port is not None or place.hostname == "localhost" or "." in rest
+    if not (usable and known):
+        raise ValueError(f"{text!r} is not the address of a server; write http://host:8288")
+    return f"{scheme}://{rest.rstrip('/')}"
+
+
+def credential(key: str) -> str:
+    """What a client sends to show that it has the signing key; a key that cannot be one is a usage error."""
+    from stepwell.wire.signature import bearer_hash
+
+    try:
+        return bearer_hash(key)
+    except ValueError as err:
+        raise click.UsageError(f"--key (or STEPWELL_API_KEY, STEPWELL_SIGNING_KEY): {err}") from err
+
+
+def _url(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    try:
+        return server_url(value)
+    except ValueError as err:
+        raise click.BadParameter(str(err), ctx, parameter) from err
 
 
 class Api:
@@ -38,9 +88,7 @@ class Api:
 
         headers = {}
         if key:
-            from stepwell.wire.signature import bearer_hash
-
-            headers["Authorization"] = f"Bearer {bearer_hash(key)}"
+            headers["Authorization"] = f"Bearer {credential(key)}"
         self.url = url.rstrip("/")
         self._client: httpx2.Client = httpx2.Client(
             base_url=self.url, headers=headers, timeout=30, trust_env=not _is_local(url)
@@ -52,9 +100,34 @@ class Api:
     def post(self, path: str, body: Any, **headers: str) -> Any:
         return self._ask("POST", path, json=body, headers=headers)
 
-    def stream(self, path: str, **query: Any) -> Any:
-        """A streamed GET, as a context manager."""
-        return self._client.stream("GET", path, params=query, timeout=None)
+    def events(self, path: str, after: str | None, on_open: Callable[[], None]) -> Iterator[tuple[str, Any]]:
+        """Server-sent events after the one with the id `after`: id and value of each, until the stream ends.
+
+        `on_open` is called once the server has answered; the first event may be hours away.
+
+        Raises:
+            ConnectionLost: The server has gone, or refuses for the moment.
+        """
+        import httpx2
+
+        headers = {"Last-Event-ID": after} if after is not None else {}
+        waits = httpx2.Timeout(5, read=SILENCE_S)
+        try:
+            with self._client.stream("GET", path, headers=headers, timeout=waits) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    if response.status_code >= 500 or response.status_code == 429:
+                        raise ConnectionLost(_error_text(response, path))
+                    raise click.ClickException(_error_text(response, path))
+                on_open()
+                number = ""
+                for line in response.iter_lines():
+                    if line.startswith("id:"):
+                        number = line[3:].strip()
+                    elif line.startswith("data:"):
+                        yield number, json.loads(line[5:])
+        except httpx2.TransportError as err:
+            raise ConnectionLost(str(err) or type(err).__name__) from err
 
     def _ask(self, method: str, path: str, **arguments: Any) -> Any:
         import httpx2
@@ -66,9 +139,10 @@ class Api:
                 f"no server answers at {self.url}. Start one with `stepwell dev`, or name another with --url"
             ) from err
         except httpx2.HTTPError as err:
-            raise click.ClickException(f"{self.url}{path}: {str(err) or type(err).__name__}") from err
+            shown = "/e/…" if path.startswith("/e/") else path  # an event key is nobody else's business
+            raise click.ClickException(f"{self.url}{shown}: {str(err) or type(err).__name__}") from err
         if response.status_code >= 400:
-            raise click.ClickException(_error_text(response))
+            raise click.ClickException(_error_text(response, path))
         return response.json() if response.content else None
 
 
@@ -80,12 +154,15 @@ def _is_local(url: str) -> bool:
     return any(name in url for name in ("//localhost", "//127.0.0.1", "//[::1]"))
 
 
-def _error_text(response: httpx2.Response) -> str:
+def _error_text(response: httpx2.Response, path: str) -> str:
     try:
         body = response.json()
         text = body.get("error") or body.get("message") or response.text
     except ValueError:
         text = response.text
+    text = printable(str(text or ""))
+    if response.status_code == 401 and path.startswith("/e/"):
+        return f"the server wants an event key: {text} (set STEPWELL_EVENT_KEY or use --event-key)"
     if response.status_code == 401:
         return f"the server wants a key: {text} (set STEPWELL_API_KEY or use --key)"
-    return str(text or f"the server answered {response.status_code}")
+    return text or f"the server answered {response.status_code}"

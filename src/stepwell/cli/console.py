@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stepwell.cli.output import bold, dim, duration_text, error_text, printable, say, stack_lines
+from stepwell.cli.output import bold, dim, duration_text, error_text, plan_text, printable, say, stack_lines
 from stepwell.model import journal
 from stepwell.model.payload import Blob, decode
 
@@ -128,7 +128,7 @@ class Console:
         if self._as_json:
             self._line(row, "attempt failed", step=step, error=value, next_try_ms=max(0, pause_ms))
             return
-        when = f"next try in {_seconds(pause_ms)}" if pause_ms > 0 else "trying again"
+        when = f"next try in {plan_text(pause_ms)}" if pause_ms > 0 else "trying again"
         what = "attempt" if step is None else f"step {printable(step)!r}"
         say(f"{row.function}  {what} failed, {when}: {error_text(value)}", mark="↻", colour="yellow")
 
@@ -174,8 +174,3 @@ class Console:
 
 def _name(told: _Told, entry: journal.StepRetried | journal.StepFailed) -> str:
     return entry.name or told.names.get(entry.step, "")
-
-
-def _seconds(milliseconds: int) -> str:
-    """`15 s`, where `duration_text` would say `15.0 s`: it is a plan, not a measurement."""
-    return f"{round(milliseconds / 1000)} s" if 1000 <= milliseconds < 59_500 else duration_text(milliseconds)

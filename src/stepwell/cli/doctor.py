@@ -45,7 +45,10 @@ def doctor(data: str, port: int, as_json: bool) -> None:
     "--data", default=".stepwell", envvar="STEPWELL_DATA", type=click.Path(file_okay=False), help="Folder of the state."
 )
 def migrate(data: str) -> None:
-    """Bring the state in the data folder to the form that this version needs. `dev` and `start` do it by themselves."""
+    """Bring the stored state to the form of this version.
+
+    `dev` and `start` do it by themselves.
+    """
     status = asyncio.run(_open_store(Path(data)))
     say(f"{data} has schema {status.get('schema')}", mark="✓", colour="green")
 

@@ -1,4 +1,4 @@
-"""Watching runs from the terminal until they end."""
+"""Watching runs from the terminal until they end, also over a restart of the server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stepwell.cli.output import bold, dim, duration_text, instant_of, print_json, say, status_text
+from stepwell.cli.api import ConnectionLost
+from stepwell.cli.output import bold, dim, duration_text, error_text, instant_of, plan_text, printable, say, status_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,16 +18,22 @@ if TYPE_CHECKING:
 
 MATCH_S = 3.0
 """How long to wait for the first run of an event; matching begins before the sender has its answer."""
+GONE_S = 30.0
+"""How long a server may be gone before nobody waits for it any more."""
+PAUSE_S = 0.5
 
 
-def follow_runs(api: Api, event_id: str, *, as_json: bool) -> bool:
-    """Follow every run that an event started. True if each of them completed."""
+def follow_runs(api: Api, event_id: str, *, quiet: bool = False) -> list[dict[str, Any]]:
+    """Follow every run that an event started, and return them once they have ended. `quiet` tells nothing of them."""
     run_ids = _runs_of(api, event_id)
-    if not run_ids:
-        say("no function is started by this event; `stepwell runs` lists what ran", mark="○", colour="yellow")
-        return True
-    outcomes = [_follow(api, run_id, as_json=as_json) for run_id in run_ids]
-    return all(outcome == "COMPLETED" for outcome in outcomes)
+    if not run_ids and not quiet:
+        say(
+            "no function is started by this event (it may have ended waits or cancelled runs); "
+            "`stepwell runs` lists what ran",
+            mark="○",
+            colour="yellow",
+        )
+    return [_follow(api, run_id, quiet=quiet) for run_id in run_ids]
 
 
 def _runs_of(api: Api, event_id: str) -> list[str]:
@@ -38,33 +45,88 @@ def _runs_of(api: Api, event_id: str) -> list[str]:
         time.sleep(0.05)
 
 
-def _follow(api: Api, run_id: str, *, as_json: bool) -> str:
+def _follow(api: Api, run_id: str, *, quiet: bool) -> dict[str, Any]:
     begun: dict[str, int] = {}
     for change in _changes(api, run_id):
-        if not as_json and change.get("type") == "step":
-            at = instant_of(change["at"])
-            took = dim(duration_text(at - begun[change["step"]])) if change["step"] in begun else ""
-            begun.setdefault(change["step"], at)
-            say(f"  {change['name'] or '(unnamed)':<24} {status_text(change['status'])} {took}")
+        if quiet:
+            continue
+        if change.get("type") == "step":
+            _tell_step(api, run_id, change, begun)
+        elif change.get("type") == "call":
+            _tell_call(api, run_id, change)
     detail: dict[str, Any] = api.get(f"/api/runs/{run_id}")
-    if as_json:
-        print_json(detail)
-    else:
+    if not quiet:
         _print_end(detail)
-    return str(detail["status"])
+    return detail
 
 
 def _changes(api: Api, run_id: str) -> Iterator[dict[str, Any]]:
-    with api.stream(f"/api/runs/{run_id}/follow") as response:
-        for line in response.iter_lines():
-            if line.startswith("data:"):
-                yield json.loads(line[5:])
+    """What happens to a run, from its beginning to its end, over as many connections as it takes."""
+    last: str | None = None
+    gone: float | None = None  # since when
+
+    def on_open() -> None:
+        nonlocal gone
+        if gone is not None:
+            say("the server is back", mark="●", colour="green")
+        gone = None
+
+    while True:
+        try:
+            for number, change in api.events(f"/api/runs/{run_id}/follow", last, on_open):
+                last = number
+                yield change
+                if change.get("type") == "end":
+                    return
+            why = "it was stopped"
+        except ConnectionLost as err:
+            why = str(err)
+        if gone is None:
+            gone = time.monotonic()
+            say(f"the server is gone ({printable(why)}); waiting for it", mark="○", colour="yellow")
+        elif time.monotonic() - gone > GONE_S:
+            raise click.ClickException(
+                f"no server answers at {api.url} for {GONE_S:.0f} s; the run {run_id} goes on when it is back"
+            )
+        time.sleep(PAUSE_S)
+
+
+def _tell_step(api: Api, run_id: str, change: dict[str, Any], begun: dict[str, int]) -> None:
+    at = instant_of(change["at"])
+    took = f" {dim(duration_text(at - begun[change['step']]))}" if change["step"] in begun else ""
+    begun.setdefault(change["step"], at)
+    more = ""
+    if change["status"] == "RETRYING":
+        error = _last_error(api.get(f"/api/runs/{run_id}"), change["step"])
+        more = f" {_next_try(instant_of(change['until']) - at)}{error}"
+    say(f"  {printable(change['name']) or '(unnamed)':<24} {status_text(change['status'])}{took}{more}")
+
+
+def _tell_call(api: Api, run_id: str, change: dict[str, Any]) -> None:
+    """A call of the function failed: told when another follows, since else the end of the run tells it."""
+    detail = api.get(f"/api/runs/{run_id}")
+    later = [one["scheduled_at"] for one in detail["requests"] if one["attempt"] and not one["started_at"]]
+    if later and change["outcome"] == "failed":
+        pause = instant_of(later[-1]) - instant_of(change["at"])
+        say(f"  {'(function)':<24} {status_text('RETRYING')} {_next_try(pause)}{_last_error(detail, None)}")
+
+
+def _next_try(pause_ms: int) -> str:
+    return f"next try in {plan_text(pause_ms)}" if pause_ms > 0 else "trying again"
+
+
+def _last_error(detail: dict[str, Any], step: str | None) -> str:
+    """The error of the last failed attempt of a step, or of the function itself."""
+    spans = [span for span in detail["trace"]["children"] if span["step"] == step]
+    errors = [one["error"] for span in spans for one in (span, *span["children"]) if one["error"] is not None]
+    return f": {error_text(errors[-1])}" if errors else ""
 
 
 def _print_end(detail: dict[str, Any]) -> None:
     took = duration_text(instant_of(detail["ended_at"]) - instant_of(detail["created_at"]))
     say(f"{bold(detail['function'])} {status_text(detail['status'])} {dim(took)}   {dim(detail['id'])}")
     if detail["status"] == "COMPLETED":
-        click.echo(json.dumps(detail.get("output"), indent=2, ensure_ascii=False))
+        for line in json.dumps(detail.get("output"), indent=2, ensure_ascii=False).splitlines():
+            click.echo(printable(line))
     elif error := detail.get("error"):
-        say(f"{error.get('name', 'Error')}: {error.get('message', '')}", mark="✗", colour="red")
+        say(error_text(error), mark="✗", colour="red")

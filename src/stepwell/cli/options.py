@@ -33,6 +33,14 @@ _REFUSED = {
 }
 
 
+fallback_option = click.option(
+    "--signing-key-fallback",
+    envvar=["STEPWELL_SIGNING_KEY_FALLBACK", "INNGEST_SIGNING_KEY_FALLBACK"],
+    metavar="KEY",
+    help="Accepted as well, while keys are being exchanged.",
+)
+
+
 def server_options(command: Command) -> Command:
     """Options that `dev` and `start` share."""
     for decorate in reversed(_shared()):
@@ -107,12 +115,6 @@ def _shared() -> list[Callable[[Any], Any]]:
             envvar=["STEPWELL_RETRY_INTERVAL", "INNGEST_RETRY_INTERVAL"],
             metavar="SECONDS",
             help="A fixed pause between attempts, instead of 15 s to 2 h.",
-        ),
-        option(
-            "--signing-key-fallback",
-            envvar=["STEPWELL_SIGNING_KEY_FALLBACK", "INNGEST_SIGNING_KEY_FALLBACK"],
-            metavar="KEY",
-            help="Accepted as well, while keys are being exchanged.",
         ),
         option(
             "--allowed-host",

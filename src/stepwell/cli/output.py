@@ -95,6 +95,11 @@ def duration_text(milliseconds: float) -> str:
     raise AssertionError("unreachable")
 
 
+def plan_text(milliseconds: float) -> str:
+    """A pause that is planned: `15 s`, where a measurement would be `15.0 s`."""
+    return f"{round(milliseconds / 1000)} s" if 1000 <= milliseconds < 59_500 else duration_text(milliseconds)
+
+
 def ago_text(at_ms: int) -> str:
     """How long ago a moment was."""
     return f"{duration_text(max(0, time.time() * 1000 - at_ms))} ago"

@@ -60,7 +60,10 @@ def run() -> None:
 @url_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(run_id: str, url: str, key: str | None, as_json: bool) -> None:
-    """Show the run ID: its trace as a tree, with attempts and times, its input and its result."""
+    """Show the run ID as a tree of its steps.
+
+    With attempts and times, the tracebacks of what failed, its input and its result.
+    """
     from stepwell.cli.trace import print_run
 
     api = Api(url, key)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -37,7 +38,9 @@ def send(
     follow: bool,
     as_json: bool,
 ) -> None:
-    """Send the event NAME with DATA, a JSON object (`-` reads it from standard input).
+    """Send the event NAME with DATA.
+
+    DATA is a JSON object; `-` reads it from standard input.
 
     \b
     stepwell send shop/order.placed '{"id": "o1"}' --follow
@@ -46,16 +49,13 @@ def send(
     if event_id:
         body["id"] = event_id
     api = Api(url, key)
-    answer = api.post(f"/e/{event_key}", body, **{"x-inngest-event-id-seed": _seed()})
-    if not follow:
-        if as_json:
-            print_json(answer)
-        else:
-            say(f"{bold(name)} {dim(answer['ids'][0])}", mark="✓", colour="green")
-        return
+    answer = api.post(f"/e/{quote(event_key, safe='')}", body, **{"x-inngest-event-id-seed": _seed()})
     if not as_json:
         say(f"{bold(name)} {dim(answer['ids'][0])}", mark="✓", colour="green")
-    sys.exit(0 if follow_runs(api, answer["ids"][0], as_json=as_json) else 1)
+    runs = follow_runs(api, answer["ids"][0], quiet=as_json) if follow else []
+    if as_json:
+        print_json({**answer, "runs": runs} if follow else answer)
+    sys.exit(0 if all(run["status"] == "COMPLETED" for run in runs) else 1)
 
 
 def _data(text: str | None) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stepwell.cli.console import Console
-from stepwell.cli.options import check_foreign, keys_from_environment, server_options
+from stepwell.cli.options import check_foreign, fallback_option, keys_from_environment, server_options
 from stepwell.cli.output import bold, dim, say
 from stepwell.cli.target import watched_folder
 from stepwell.model.errors import ConfigurationError
@@ -33,6 +33,7 @@ GRACE_S = 5.0
 @click.argument("target", required=False)
 @server_options
 @click.option("--signing-key", envvar="STEPWELL_SIGNING_KEY", metavar="KEY", help="Sign calls and ask for this key.")
+@fallback_option
 @click.option(
     "--event-key",
     "event_keys",
@@ -43,10 +44,11 @@ GRACE_S = 5.0
 )
 @click.option("--no-reload", is_flag=True, help="Do not restart the worker when a file changes.")
 def dev(target: str | None, no_reload: bool, **options: Any) -> None:
-    """Run a server for development, and the services in TARGET (`app.py`, `package.module`) beside it.
+    """Run a server for development, with your code beside it.
 
-    No keys, no other program. State is kept in .stepwell/ and survives restarts. TARGET runs in a process of its
-    own, which is restarted when a file beside it changes; the server and the runs in it go on.
+    TARGET is that code (`app.py`, `package.module`). No keys, no other program. State is kept in .stepwell/ and
+    survives restarts. TARGET runs in a process of its own, which is restarted when a file beside it changes; the
+    server and the runs in it go on.
     """
     settings = _settings(options, dev=True)
     _run(lambda: _dev(settings, target, reload=not no_reload))
@@ -60,6 +62,7 @@ def dev(target: str | None, no_reload: bool, **options: Any) -> None:
     metavar="KEY",
     help="Hexadecimal, as `openssl rand -hex 32` prints.",
 )
+@fallback_option
 @click.option(
     "--event-key",
     "event_keys",

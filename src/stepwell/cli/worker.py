@@ -14,27 +14,27 @@ from pathlib import Path
 
 import click
 
-from stepwell.cli.api import url_option
+from stepwell.cli.api import credential, url_option
 from stepwell.cli.output import say
 from stepwell.cli.target import load_services
-from stepwell.wire.signature import bearer_hash
 
 
 @click.command()
 @click.argument("target")
 @url_option
 @click.option(
-    "--concurrency", type=click.IntRange(1), envvar="STEPWELL_CONCURRENCY", help="Functions at a time  [default: 200]"
+    "--concurrency", type=click.IntRange(1), envvar="STEPWELL_CONCURRENCY", help="Functions at a time  [default: 100]"
 )
 @click.option("--child", is_flag=True, hidden=True)
 def worker(target: str, url: str, key: str | None, concurrency: int | None, child: bool) -> None:
-    """Run the services in TARGET (`app.py`, `package.module`, `app.py:service`) as a worker of a server.
+    """Run the services in TARGET as a worker of a server.
 
-    The worker dials out: it needs no open port. It reconnects for ever; stop it with Ctrl+C, and what it is
-    running is finished or handed back first.
+    TARGET is `app.py`, `package.module` or either with `:service`. The worker dials out: it needs no open port.
+    It reconnects for ever; stop it with Ctrl+C, and what it is running is finished or handed back first.
     """
     if child:
         _die_with_parent()
+    api_key = credential(key) if key else None
     try:
         services = load_services(target)
     except click.ClickException:
@@ -49,7 +49,7 @@ def worker(target: str, url: str, key: str | None, concurrency: int | None, chil
     if not child:
         say(f"{', '.join(service.id for service in services)} → {url}", mark="●", colour="blue")
     _prefer_uvloop()
-    run_worker(services, url, api_key=bearer_hash(key) if key else None, concurrency=concurrency or 0)
+    run_worker(services, url, api_key=api_key, concurrency=concurrency or 0)
 
 
 def _show_log() -> None:

@@ -1,0 +1,120 @@
+"""`stepwell send --follow`, with a server that comes and goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from stepwell.cli import cli, follow, send
+from stepwell.cli.api import ConnectionLost
+
+NOON = "2026-03-04T12:00:00.000Z"
+ERROR = {"name": "ValueError", "message": "bad\x1b row"}
+STEP = {
+    "step": "s1",
+    "status": "RUNNING",
+    "error": None,
+    "children": [{"error": ERROR, "children": []}, {"error": None, "children": []}],
+}
+
+
+class Scripted:
+    """Answers as a server would; `streams` are what each connection brings, an error ends one early."""
+
+    url = "http://localhost:8288"
+
+    def __init__(self, *streams: list[Any], runs: int = 1) -> None:
+        self.streams = list(streams)
+        self.runs = runs
+        self.asked: list[str | None] = []
+
+    def get(self, path: str) -> Any:
+        if path.startswith("/v1/events/"):
+            return {"data": [{"run_id": f"run-{number}"} for number in range(self.runs)]}
+        times = {"created_at": NOON, "ended_at": NOON}
+        return {
+            "id": path.rpartition("/")[2],
+            "function": "shop",
+            "status": "COMPLETED",
+            "output": 5,
+            "trace": {"children": [STEP]},
+            "requests": [],
+            **times,
+        }
+
+    def post(self, path: str, body: Any, **headers: str) -> Any:
+        return {"ids": ["event"], "status": 200}
+
+    def events(self, path: str, after: str | None, on_open: Callable[[], None]) -> Iterator[tuple[str, Any]]:
+        self.asked.append(after)
+        if not self.streams:
+            raise ConnectionLost("refused")
+        on_open()
+        for number, one in enumerate(self.streams.pop(0), 1):
+            if isinstance(one, Exception):
+                raise one
+            yield str(number), {"at": NOON, **one}
+
+
+END = {"type": "end"}
+
+
+@pytest.fixture(autouse=True)
+def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "PAUSE_S", 0.0)
+    monkeypatch.setattr(follow, "MATCH_S", 0.0)
+
+
+def test_a_broken_stream_is_opened_again_where_it_broke(capsys: pytest.CaptureFixture[str]) -> None:
+    begun = {"type": "step", "step": "s1", "name": "charge", "status": "SCHEDULED"}
+    api = Scripted([begun, ConnectionLost("peer closed")], [END])
+    (run,) = follow.follow_runs(api, "event")  # type: ignore[arg-type]
+    assert run["status"] == "COMPLETED"
+    assert api.asked == [None, "1"]
+    said = capsys.readouterr().err
+    assert said.index("the server is gone (peer closed)") < said.index("the server is back")
+
+
+def test_a_server_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "GONE_S", 0.05)
+    with pytest.raises(click.ClickException, match="the run run-0 goes on"):
+        follow.follow_runs(Scripted(), "event", quiet=True)  # type: ignore[arg-type]
+
+
+def test_a_failed_attempt_shows_its_error_and_the_next_try(capsys: pytest.CaptureFixture[str]) -> None:
+    later = "2026-03-04T12:00:15.000Z"
+    retry = {"type": "step", "step": "s1", "name": "charge", "status": "RETRYING", "until": later}
+    follow.follow_runs(Scripted([retry, END]), "event")  # type: ignore[arg-type]
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line == f"     {'charge':<24} ↻ retrying next try in 15 s: ValueError: bad  row"
+
+
+@pytest.mark.parametrize("runs", [0, 2])
+def test_json_is_one_document_whatever_was_started(runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(send, "Api", lambda url, key: Scripted([END], [END], runs=runs))
+    result = CliRunner().invoke(cli, ["send", "a/b", "--json", "--follow"])
+    assert result.exit_code == 0
+    assert [run["id"] for run in json.loads(result.stdout)["runs"]] == [f"run-{number}" for number in range(runs)]
+
+
+def test_an_event_that_starts_nothing_may_still_have_done_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(send, "Api", lambda url, key: Scripted(runs=0))
+    result = CliRunner().invoke(cli, ["send", "a/b", "--follow"])
+    assert result.exit_code == 0
+    assert "it may have ended waits or cancelled runs" in result.stderr
+
+
+def test_ctrl_c_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(send, "Api", lambda url, key: Scripted())
+    monkeypatch.setattr(send, "follow_runs", interrupted)
+    result = CliRunner().invoke(cli, ["send", "a/b", "--follow"])
+    assert result.exit_code == 130
+    assert "Aborted" not in result.output

@@ -1,0 +1,68 @@
+"""Options that are written wrongly get one line that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx2
+import pytest
+from click.testing import CliRunner
+
+from stepwell.cli import api, cli
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("localhost:8288", "http://localhost:8288"),
+        ("localhost", "http://localhost"),
+        ("shop.example.com/", "http://shop.example.com"),
+        ("http://stepwell", "http://stepwell"),
+        ("wss://shop.example.com", "https://shop.example.com"),
+        ("[::1]:8288", "http://[::1]:8288"),
+    ],
+)
+def test_an_address_needs_no_scheme(text: str, url: str) -> None:
+    assert api.server_url(text) == url
+
+
+@pytest.mark.parametrize("text", ["foo", "", "ftp://host", "localhost:99999999", "http://", "local host:1", "[::1"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    for command in (["runs"], ["worker", "app.py"], ["send", "a/b"]):
+        result = CliRunner().invoke(cli, [*command, "--url", text])
+        assert result.exit_code == 2
+        assert "--url" in result.output
+        assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("command", [["runs"], ["worker", "app.py"]])
+def test_a_key_that_is_none_is_refused(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, [*command, "--key", "abc"])
+    assert result.exit_code == 2
+    assert "hex digits" in result.output
+
+
+def test_a_wrong_event_key_names_the_option_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(401, json={"error": "Event key not found"})
+
+    client = httpx2.Client
+    monkeypatch.setattr(httpx2, "Client", lambda **named: client(transport=httpx2.MockTransport(answer), **named))
+    sent = CliRunner().invoke(cli, ["send", "a/b", "--event-key", "wrong"])
+    assert "set STEPWELL_EVENT_KEY or use --event-key" in sent.output
+    listed = CliRunner().invoke(cli, ["runs"])
+    assert "set STEPWELL_API_KEY or use --key" in listed.output
+
+
+def test_no_summary_is_cut() -> None:
+    for group in ([], ["run"]):
+        assert (
+            "..." not in CliRunner().invoke(cli, [*group, "--help"], terminal_width=80).output.partition("Commands")[2]
+        )
+
+
+def test_the_first_key_comes_before_its_fallback() -> None:
+    for command in ("dev", "start"):
+        text = CliRunner().invoke(cli, [command, "--help"]).output
+        assert text.index("--signing-key KEY") < text.index("--signing-key-fallback") < text.index("--event-key")
