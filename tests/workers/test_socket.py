@@ -392,6 +392,36 @@ async def test_calls_wait_for_a_worker_and_go_out_in_order(world: World) -> None
     assert [call.call for call in worker.heard(frames.Call)] == ["0", "1", "2"]
 
 
+async def test_news_for_a_call_in_line_follow_it_to_the_worker(world: World) -> None:
+    world.performer.perform(a_dispatch())
+    memo = Memo(StepId("nap"), "bare", b"null")
+    world.performer.deliver_result(J, memo, 1)
+    world.performer.deliver_retry(J, StepId("charge"), 1, 2)
+    worker = await world.worker()
+    assert worker.heard(frames.Resolve) == [frames.Resolve(call=J, memo=memo, news=1)]
+    assert worker.heard(frames.Retry) == [frames.Retry(call=J, step=StepId("charge"), attempt=1, news=2)]
+    kinds = [type(frame).__name__ for frame in worker.told]
+    assert kinds.index("Call") < kinds.index("Resolve") < kinds.index("Retry")
+
+
+async def test_news_for_a_call_whose_large_results_are_being_read_follow_it(world: World) -> None:
+    read = asyncio.Event()
+
+    async def load_memos() -> tuple[Memo, ...]:
+        await read.wait()
+        return ()
+
+    worker = await world.worker()
+    world.performer.perform(a_dispatch(load_memos=load_memos, memo_bytes=10))
+    world.performer.deliver_result(J, Memo(StepId("nap"), "bare", b"null"), 1)
+    await settle()
+    assert worker.heard(frames.Resolve) == []
+    read.set()
+    await settle()
+    kinds = [type(frame).__name__ for frame in worker.told]
+    assert kinds.index("Call") < kinds.index("Resolve")
+
+
 async def test_a_call_of_one_function_does_not_hold_up_another(world: World) -> None:
     world.performer.perform(a_dispatch(slug="shop-b"))
     worker = await world.worker("shop-a")

@@ -81,6 +81,7 @@ class LiveCall:
     connection: Connection
     started_at: Instant
     begun: float
+    told: bool = False  # the call itself is on its way to the worker
     answered: bool = False  # its last message is delivered; the node has not committed it yet
     reports: int = 0
     acknowledged: tuple[int, int] = (0, 0)  # number and news of the latest acknowledgement

@@ -124,6 +124,7 @@ class SocketPerformer:
         self._live: dict[tuple[str, str], list[Connection]] = {}
         self._calls: dict[JobId, LiveCall] = {}
         self._waiting: dict[tuple[str, str], dict[JobId, Dispatch]] = {}
+        self._early: dict[JobId, list[frames.Resolve | frames.Retry]] = {}  # news for calls that are not sent yet
         self._loading: dict[JobId, asyncio.Task[None]] = {}
         self._timers: dict[JobId, asyncio.TimerHandle] = {}
         self._pumps: set[asyncio.TimerHandle] = set()
@@ -166,14 +167,10 @@ class SocketPerformer:
         self._hand_out(function.env, function.service)
 
     def deliver_result(self, call: JobId, memo: Memo, news: int) -> None:
-        found = self._in_memory(call)
-        if found is not None:
-            found.connection.post(frames.Resolve(call=call, memo=memo, news=news))
+        self._tell(call, frames.Resolve(call=call, memo=memo, news=news))
 
     def deliver_retry(self, call: JobId, step: StepId, attempt: int, news: int) -> None:
-        found = self._in_memory(call)
-        if found is not None:
-            found.connection.post(frames.Retry(call=call, step=step, attempt=attempt, news=news))
+        self._tell(call, frames.Retry(call=call, step=step, attempt=attempt, news=news))
 
     def acknowledge(self, call: JobId, number: int, news: int) -> None:
         found = self._calls.get(call)
@@ -481,6 +478,9 @@ class SocketPerformer:
             ),
             written,
         )
+        call.told = True
+        for frame in self._early.pop(dispatch.job, ()):
+            call.connection.post(frame)
 
     # Losing and forgetting
 
@@ -528,12 +528,18 @@ class SocketPerformer:
     def _queued(self, job: JobId) -> Dispatch | None:
         return next((waiting[job] for waiting in self._waiting.values() if job in waiting), None)
 
-    def _in_memory(self, job: JobId) -> LiveCall | None:
+    def _tell(self, job: JobId, frame: frames.Resolve | frames.Retry) -> None:
+        """Tell a function of news of its run: now, or right after its call when that is still in line or being read."""
         call = self._calls.get(job)
-        return None if call is None or call.answered else call
+        if call is not None and call.told:
+            if not call.answered:
+                call.connection.post(frame)
+        elif call is not None or self._queued(job) is not None:
+            self._early.setdefault(job, []).append(frame)
 
     def _drop(self, job: JobId) -> None:
         """Forget a call wherever it is; nothing is said to anybody."""
+        self._early.pop(job, None)
         timer = self._timers.pop(job, None)
         if timer is not None:
             timer.cancel()
