@@ -80,6 +80,7 @@ TABLES: dict[str, list[Row]] = {
         Row("results of a run's steps together", size(default(POLICY, "max_state_bytes")), FIXED, "the run fails: `InngestErrStateOverflowed`"),
         Row("runs that invoke one another, deep", str(default(POLICY, "max_depth")), FIXED, "the step fails: `InvocationTooDeep`"),
         Row("lines and notices in a run's trace", f"{default(POLICY, 'max_notes'):,}", FIXED, "later ones are left out, and it says so"),
+        Row("workers that a run may lose in a row", str(default(POLICY, "max_losses")), FIXED, "the run fails: `worker_lost`"),
         Row("a sleep or a wait", ms(decide.LONGEST_WAIT_MS), FIXED, "the run fails: `InngestErrTimeoutTooLong`, or the SDK refuses"),
         Row("an invocation without `timeout`", ms(ops.DEFAULT_INVOKE_MS), "`timeout=`", "`StepError`"),
         Row("retries of a function", f"{function.DEFAULT_RETRIES}, at most {function.MAX_RETRIES}", "`retries=`", "refused when declared"),
