@@ -41,9 +41,30 @@ async def test_s8_nothing_is_open_by_accident(closed: Api) -> None:
             assert response.status_code == 404, path
         else:
             assert response.status_code == 401, f"{route.method} {path}"
-            assert response.text == "Authentication failed"
-            assert response.headers["content-type"].startswith("text/plain")
+            if route.path.startswith("/api/"):
+                assert response.json() == {"error": "Authentication failed", "status": 401, "code": "unauthorized"}
+            else:
+                assert response.text == "Authentication failed"
+                assert response.headers["content-type"].startswith("text/plain")
     assert (await closed.http.post("/e/x", json={"name": "a/b"})).status_code == 401
+
+
+async def test_who_is_refused_is_in_the_log_once_and_without_the_key(
+    closed: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers, url = {"authorization": "Bearer not-the-key"}, f"ws://127.0.0.1:{closed.server.port}/worker"
+    for _ in range(3):
+        await closed.http.get("/api/runs", headers=headers)
+        await closed.http.post("/e/not-the-key", json={"name": "a/b"})
+        with pytest.raises(websockets.exceptions.InvalidStatus):
+            await websockets.connect(url, proxy=None, additional_headers=headers)
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("refused ")]
+    assert told == [
+        "refused GET /api/runs from 127.0.0.1: Authentication failed",
+        "refused POST /e from 127.0.0.1: Event key not found",
+        "refused a worker from 127.0.0.1: its signing key is missing or wrong",
+    ]
+    assert not any("not-the-key" in one.getMessage() for one in caplog.records if one.name.startswith("stepwell"))
 
 
 ACCEPTED = [

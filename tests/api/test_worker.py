@@ -62,6 +62,8 @@ async def test_a_worker_runs_a_function_step_by_step(api: Api) -> None:
         await worker.say(frames.Returned(call=call.call, output=b"42"))
         assert await worker.hear() == frames.Ended(call=call.call)
         assert (await api.ended(run["run_id"]))["output"] == 42
+        (request,) = (await api.get(f"/api/runs/{run['run_id']}"))["requests"]
+        assert (request["live"], request["worker"], request["steps"]) == (True, "w1", ["a"])
 
 
 async def test_a_call_waits_for_its_worker_and_is_not_shown_as_running(api: Api) -> None:

@@ -54,9 +54,9 @@ def retry_after(err: StepwellError) -> dict[str, str]:
     return {"retry-after": str(max(1, math.ceil(seconds)))}
 
 
-def error(err: StepwellError) -> Response:
-    """The answer to a request that was refused on purpose. Without a key it is plain text, as SDKs expect."""
-    if err.http_status == 401:
+def error(err: StepwellError, path: str = "") -> Response:
+    """The answer to a request that was refused on purpose. Without a key it is plain text, as SDKs expect, but ours."""
+    if err.http_status == 401 and not path.startswith("/api/"):
         return Response(str(err), 401, media_type="text/plain")
     return json(error_members(err), err.http_status, retry_after(err))
 

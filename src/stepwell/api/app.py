@@ -77,7 +77,7 @@ def application(site: Site) -> ASGIApp:
             return
         extra = kind if b"origin" not in headers else kind + gate.cors(headers)
         if method == "POST" and path.startswith("/e/"):
-            await intake(path[3:], headers, receive, send, extra)
+            await intake(path[3:], headers, receive, send, extra, (scope.get("client") or ("",))[0])
             return
         if method == "OPTIONS":
             answer = [*kind, *gate.preflight(headers), (b"content-length", b"0")]

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
+import time
 from collections.abc import Iterable
 from enum import Enum
 
 from stepwell.model.errors import Unauthorized
 from stepwell.wire import signature
+
+_AGAIN_S = 60.0
+_REMEMBERED = 1_000
+
+log = logging.getLogger("stepwell.api")
 
 
 class Access(Enum):
@@ -68,3 +75,20 @@ class Keys:
             known |= hmac.compare_digest(one, given)
         if not known:
             raise Unauthorized("Event key not found")
+
+
+class Refusals:
+    """Tells the log who showed no key or a wrong one: of each client and route once a minute. The key is never told."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, str], float] = {}
+
+    def note(self, client: str, what: str, why: str) -> None:
+        """Somebody at `client` asked for `what` and may not."""
+        now = time.monotonic()
+        if now < self._told.get((client, what), -_AGAIN_S) + _AGAIN_S:
+            return
+        if len(self._told) >= _REMEMBERED:
+            self._told.clear()
+        self._told[client, what] = now
+        log.warning("refused %s from %s: %s", what, client or "an unknown address", why)

@@ -112,7 +112,10 @@ def _endpoint(site: Site, methods: dict[str, Route]) -> Callable[[Request], Awai
             return await route.handler(ask)
         except StepwellError as err:
             site.counts[f"refused:{err.code.lower()}"] += 1
-            return answers.error(err)
+            if err.http_status == 401:
+                client = request.client.host if request.client is not None else ""
+                site.refusals.note(client, f"{request.method} {route.path}", str(err))
+            return answers.error(err, route.path)
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:

@@ -211,6 +211,9 @@ def _requests(trace: Trace) -> list[dict[str, Any]]:
             "started_at": instant(one.started_at),
             "ended_at": instant(one.ended_at),
             "outcome": one.outcome or None,
+            "live": one.live,
+            "worker": one.worker or None,
+            "steps": list(one.steps),
         }
         for one in trace.requests
     ]

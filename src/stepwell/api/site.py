@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from stepwell.api.body import Bodies, Limits
+from stepwell.api.keys import Refusals
 from stepwell.model.event import DEV_ENV
 from stepwell.node.reads.runs import nobody_knows
 
@@ -87,6 +88,7 @@ class Site:
     sending_states: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(16))  # of runs, to SDKs
     closing: bool = False
     counts: Counter[str] = field(default_factory=Counter)
+    refusals: Refusals = field(default_factory=Refusals)
     bodies: Bodies = field(init=False)
 
     def __post_init__(self) -> None:

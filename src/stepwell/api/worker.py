@@ -33,6 +33,8 @@ def worker_endpoint(site: Site) -> Callable[[WebSocket], Awaitable[None]]:
             site.keys.check_bearer(websocket.headers.get("authorization"))
         except Unauthorized:
             site.counts["refused:unauthorized"] += 1
+            client = websocket.client.host if websocket.client is not None else ""
+            site.refusals.note(client, "a worker", "its signing key is missing or wrong")
             await websocket.close(_POLICY, "unauthorized")
             return
         if site.closing or site.connect is None:

@@ -62,6 +62,7 @@ class EventIntake:
         receive: Receive,
         send: Send,
         extra: Sequence[tuple[bytes, bytes]],
+        client: str = "",
     ) -> None:
         site = self._site
         status, more = 200, []
@@ -76,6 +77,8 @@ class EventIntake:
         except StepwellError as err:
             site.counts[f"refused:{err.code.lower()}"] += 1
             status = err.http_status
+            if status == 401:
+                site.refusals.note(client, "POST /e", str(err))
             answer = answers.encode({"ids": [], "status": status, "error": str(err)})
             more = [(name.encode(), value.encode()) for name, value in answers.retry_after(err).items()]
             if isinstance(err, Disconnected):
