@@ -42,6 +42,7 @@ class StepUse:
     runs_in_caller: bool = False
     running: bool = False
     attempt: int = 0
+    error: BaseException | None = None  # of the attempt that has just failed
     runner: AnyTask | None = None
     shown: asyncio.Handle | None = None
 
@@ -120,6 +121,7 @@ def succeeded(
 def failed(use: StepUse, attempt: int, error: BaseException, clock: Clock) -> StepErrored:
     """The op of an attempt that raised `error`."""
     body = use.body
+    use.error = error
     retry, retry_at = verdict(error)
     return StepErrored(
         step=use.id,

@@ -46,7 +46,7 @@ from stepwell.sdk.errors import (
     RecordedResultChanged,
     Suspended,
 )
-from stepwell.sdk.outcome import Outcome, Raised, Returned, Stopped, error_object, raised, step_error
+from stepwell.sdk.outcome import Outcome, Raised, Returned, Stopped, error_object, own_traceback, raised, step_error
 from stepwell.sdk.parking import AnyTask, Parked, Roster, Site, frames_of, roster_of_context, try_internals, watching
 from stepwell.sdk.request import Request
 from stepwell.sdk.types import encode_result, return_type
@@ -477,8 +477,11 @@ class Execution:
         use.runner = None
         if use.shown is not None:
             use.shown.cancel()
+        error, use.error = use.error, None
         if isinstance(op, StepDone):
             self._values[use.id] = value
+        elif error is not None:
+            self._log_failure(f"step {use.name!r}", error, use.attempt, retry=op.retry, step=use.name)
         self._finished(use, op)
 
     def _cancel_body(self, use: StepUse) -> None:
@@ -539,9 +542,12 @@ class Execution:
         if error is None:
             outcome: Outcome = Returned(root.result())
         elif isinstance(error, asyncio.CancelledError):
-            outcome = Raised(error_object(RuntimeError("the function cancelled its own task")))
+            error = RuntimeError("the function cancelled its own task")
+            outcome = Raised(error_object(error))
         else:
             outcome = raised(error)
+        if error is not None and isinstance(outcome, Raised):
+            self._log_failure("the function", error, self.start.attempt, retry=outcome.retry)
         self._over = True
         self._roster.close()
         outcome = self._body_done(outcome)
@@ -583,6 +589,28 @@ class Execution:
             self._done.set_result(self._ending)
 
     # Notices
+
+    def _log_failure(
+        self, what: str, error: BaseException, attempt: int, *, retry: bool, step: str | None = None
+    ) -> None:
+        """Tell the program's log of a failed attempt: ERROR if it was the last one, WARNING if there is another.
+
+        The server has it, too, but whoever runs this program looks here first.
+        """
+        most = self.start.max_attempts
+        again = retry and not 0 < most <= attempt + 1
+        _log.log(
+            logging.WARNING if again else logging.ERROR,
+            "%s: %s failed in run %s, attempt %d%s; %s",
+            self.function.slug,
+            what,
+            self.start.run,
+            attempt + 1,
+            f" of {most}" if most else "",
+            "it is tried again" if again else "it is not tried again",
+            exc_info=(type(error), error, own_traceback(error)),
+            extra={"function": self.function.slug, "run_id": self.start.run, "step": step, "attempt": attempt},
+        )
 
     def _report_swallowed(self, error: BaseException | None) -> None:
         site = notice.catching_site(self._stood_at)

@@ -125,11 +125,15 @@ def _described(error: BaseException, *, with_stack: bool) -> dict[str, Any]:
 
 
 def _stack(error: BaseException) -> str:
+    return "".join(traceback.format_exception(type(error), error, own_traceback(error)))
+
+
+def own_traceback(error: BaseException) -> TracebackType | None:
     """The traceback from the user's first frame on; our own frames above it say nothing to them."""
     first: TracebackType | None = error.__traceback__
     while first is not None and first.tb_frame.f_code.co_filename.startswith(_SDK):
         first = first.tb_next
-    return "".join(traceback.format_exception(type(error), error, first or error.__traceback__))
+    return first or error.__traceback__
 
 
 def _text(text: str) -> str:
