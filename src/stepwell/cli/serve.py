@@ -16,10 +16,11 @@ import click
 from stepwell.cli.console import Console
 from stepwell.cli.options import check_foreign, fallback_option, keys_from_environment, server_options
 from stepwell.cli.output import bold, dim, say
-from stepwell.cli.target import watched_folder
+from stepwell.cli.target import NOT_LOADED, watched_folder
 from stepwell.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from asyncio.subprocess import Process
     from collections.abc import Awaitable, Callable
 
     from stepwell.server import Server, ServerSettings
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("stepwell")
 
 GRACE_S = 5.0
+"""How long workers may finish what they run when `dev` is stopped; the server has their runs done again."""
+RELOAD_GRACE_S = 60.0
+"""How long an old worker may finish its steps beside the new one; as long as a draining worker takes at most."""
 
 
 @click.command()
@@ -154,7 +158,7 @@ async def _dev(settings: ServerSettings, target: str | None, *, reload: bool) ->
         else:
             async with asyncio.TaskGroup() as tasks:
                 keeper = tasks.create_task(child.keep_running())
-                watcher = tasks.create_task(child.restart_on_change(watched_folder(child.target))) if reload else None
+                watcher = tasks.create_task(child.renew_on_change(watched_folder(child.target))) if reload else None
                 await stopped.wait()
                 child.stopping.set()
                 for task in (keeper, watcher):
@@ -184,66 +188,122 @@ def _banner(server: Server, settings: ServerSettings, command: str) -> None:
 
 
 class WorkerProcess:
-    """The user's code in a process of its own: `stepwell worker TARGET`, kept running and restarted on a change."""
+    """The user's code in processes of their own: `stepwell worker TARGET`, kept running and renewed on a change.
+
+    change ──▶ a new worker at once, which takes all new calls
+           └─▶ the old one finishes the steps it runs, for `RELOAD_GRACE_S` at most
+    """
 
     def __init__(self, target: str, url: str, key: str | None) -> None:
         self.target = target
         self.stopping = asyncio.Event()
         self._url = url
         self._key = key
-        self._process: asyncio.subprocess.Process | None = None
         self._changed = asyncio.Event()
+        self._current: Process | None = None
+        self._leaving: dict[Process, asyncio.Task[None]] = {}
 
     async def keep_running(self) -> None:
-        """Start the worker again whenever it has ended: at once after a change, else with a pause that grows."""
+        """Start a worker again whenever it has ended or a file has changed; after a crash with a pause that grows."""
         pause = 0.5
         while not self.stopping.is_set():
             self._changed.clear()
             process = await self._start()
-            code = await process.wait()
-            if self.stopping.is_set() or self._changed.is_set():
+            code = await self._ended_or_changed(process)
+            if code is None:
+                self._retire(process)
                 pause = 0.5
                 continue
+            if self.stopping.is_set():
+                return
+            broken = code == NOT_LOADED  # only a change can help
             if code == 0:
                 say("the worker ended; change a file to start it again", mark="■", colour="yellow")
-                await self._changed.wait()
-                continue
-            broken = code in (1, 2, 3)  # the target cannot be loaded: only a change can help
-            say(
-                f"the worker {'waits for a change' if broken else f'died (exit {code}), again in {pause:g} s'}",
-                mark="✗",
-                colour="red",
-            )
+            elif broken:
+                say("the worker waits for a change", mark="✗", colour="red")
+            else:
+                say(f"the worker died ({_exit_text(code)}), again in {pause:g} s", mark="✗", colour="red")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), None if broken else pause)
-            pause = min(pause * 2, 10.0)
+                await asyncio.wait_for(self._changed.wait(), None if broken or code == 0 else pause)
+            pause = 0.5 if self._changed.is_set() else min(pause * 2, 10.0)
 
-    async def restart_on_change(self, folder: Path) -> None:
-        """Restart the worker when Python files in the folder change."""
+    async def renew_on_change(self, folder: Path) -> None:
+        """Begin a new worker when Python files in the folder change."""
         from watchfiles import PythonFilter, awatch
 
         async for changes in awatch(folder, watch_filter=PythonFilter(), step=50):
             names = sorted({Path(path).name for _, path in changes})
             say(f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''} changed: new worker", mark="↻", colour="blue")
-            self._changed.set()
-            await self.stop()
+            self.renew()
+
+    def renew(self) -> None:
+        """Begin a new worker; the one there is finishes what it runs."""
+        self._changed.set()
 
     async def stop(self) -> None:
-        """End the worker: it may hand back what it runs, then it is killed."""
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
+        """End all workers: they may finish or hand back what they run for `GRACE_S`, then they are killed."""
+        asked = list(self._leaving)  # not again: a second signal would end them at once
+        for task in self._leaving.values():
+            task.cancel()
+        await asyncio.gather(*self._leaving.values(), return_exceptions=True)
+        if self._current is not None:
+            _ask_to_end(self._current)
+            asked.append(self._current)
+        await asyncio.gather(*(_end(process, GRACE_S) for process in asked))
+
+    async def _start(self) -> Process:
+        self._current = await asyncio.create_subprocess_exec(*self._command())
+        return self._current
+
+    def _command(self) -> list[str]:
+        command = [sys.executable, "-m", "stepwell.cli", "worker", self.target, "--child", "--url", self._url]
+        return [*command, "--key", self._key] if self._key else command
+
+    async def _ended_or_changed(self, process: Process) -> int | None:
+        """The exit code; None if a file changed first."""
+        ended = asyncio.create_task(process.wait())
+        changed = asyncio.create_task(self._changed.wait())
+        try:
+            await asyncio.wait((ended, changed), return_when=asyncio.FIRST_COMPLETED)
+            return ended.result() if ended.done() else None
+        finally:
+            ended.cancel()
+            changed.cancel()
+
+    def _retire(self, process: Process) -> None:
+        _ask_to_end(process)
+        self._current = None
+        task = asyncio.create_task(self._see_off(process))
+        self._leaving[process] = task
+        task.add_done_callback(lambda _: self._leaving.pop(process, None))
+
+    async def _see_off(self, process: Process) -> None:
+        if not await _end(process, RELOAD_GRACE_S):
+            say(f"an old worker was killed: its steps took over {RELOAD_GRACE_S:g} s", mark="✗", colour="yellow")
+
+
+def _ask_to_end(process: Process) -> None:
+    if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), GRACE_S)
-            except TimeoutError:
-                process.kill()
-                await process.wait()
 
-    async def _start(self) -> asyncio.subprocess.Process:
-        arguments = ["-m", "stepwell.cli", "worker", self.target, "--child", "--url", self._url]
-        if self._key:
-            arguments += ["--key", self._key]
-        self._process = await asyncio.create_subprocess_exec(sys.executable, *arguments)
-        return self._process
+
+async def _end(process: Process, grace_s: float) -> bool:
+    """Wait for a process that was asked to end, then kill it. Whether it ended by itself."""
+    try:
+        await asyncio.wait_for(process.wait(), grace_s)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        return False
+    return True
+
+
+def _exit_text(code: int) -> str:
+    """`exit 3`, or the signal that ended it."""
+    if code >= 0:
+        return f"exit {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"

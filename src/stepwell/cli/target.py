@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
     from stepwell.sdk.service import Service
 
+NOT_LOADED = 78
+"""How a worker of `stepwell dev` exits when its target cannot be loaded or served: a new start would not help.
+
+The number is EX_CONFIG of sysexits.h; small numbers are what the user's own code exits with.
+"""
+
 
 def load_services(target: str) -> list[Service]:
     """Import the target and collect its services: those named after the colon, else every one in the module.

@@ -16,7 +16,7 @@ import click
 
 from stepwell.cli.api import credential, url_option
 from stepwell.cli.output import say
-from stepwell.cli.target import load_services
+from stepwell.cli.target import NOT_LOADED, load_services
 
 
 @click.command()
@@ -34,14 +34,19 @@ def worker(target: str, url: str, key: str | None, concurrency: int | None, chil
     """
     if child:
         _die_with_parent()
+        _leave_ctrl_c_to_parent()
     api_key = credential(key) if key else None
     try:
         services = load_services(target)
-    except click.ClickException:
-        raise
-    except Exception:
+    except click.ClickException as err:
+        if not child:
+            raise
+        err.show()
+        sys.exit(NOT_LOADED)
+    except (Exception, SystemExit):
         _show_users_error(target)
-        sys.exit(3)
+        sys.exit(NOT_LOADED if child else 3)
+    from stepwell.sdk.errors import WorkerRefused
     from stepwell.sdk.worker import run_worker
 
     _show_log()
@@ -49,7 +54,13 @@ def worker(target: str, url: str, key: str | None, concurrency: int | None, chil
     if not child:
         say(f"{', '.join(service.id for service in services)} → {url}", mark="●", colour="blue")
     _prefer_uvloop()
-    run_worker(services, url, api_key=api_key, concurrency=concurrency or 0)
+    try:
+        run_worker(services, url, api_key=api_key, concurrency=concurrency or 0)
+    except WorkerRefused as err:
+        if not child:
+            raise
+        say(str(err), mark="✗", colour="red")
+        sys.exit(NOT_LOADED)
 
 
 def _show_log() -> None:
@@ -87,3 +98,12 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
         if os.getppid() != parent:
             sys.exit(0)
+
+
+def _leave_ctrl_c_to_parent() -> None:
+    """Ctrl+C reaches every process of a terminal; that of `stepwell dev` tells this one, and only once.
+
+    Blocked, not ignored: the worker sets handlers of its own later. Threads that are started from here on inherit it.
+    """
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
