@@ -97,6 +97,30 @@ async def test_why_a_service_did_not_register_is_shown_beside_its_url(
     assert (await until(look)).startswith(f"{code}: ")
 
 
+async def test_what_was_refused_is_shown_beside_the_url_and_logged_once(
+    start: Start, stack: AsyncExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = await start()
+    shop = await stack.enter_async_context(scripted("shop", api.server.url))
+    shop.answers["f"] = lambda call: returned(1)
+    shop.options["f"] = {"triggers": 5}
+    shop.content = True
+    client = SyncClient()
+    stack.push_async_callback(client.close)
+    asking = api.server.site.sync = ServiceSync(api.server.site, client, named=(shop.url,))
+    for _ in range(3):
+        await asking.round()
+    [target] = asking.targets()
+    assert str(target["error"]).startswith("invalid_function: ")
+    assert "triggers" in str(target["error"])
+    assert len([one for one in caplog.records if "was refused" in one.getMessage()]) == 1
+    assert len([one for one in caplog.records if "has not registered" in one.getMessage()]) == 1
+    shop.options["f"] = {}
+    await asking.round()
+    assert list(await services(api)) == ["shop"]
+    assert asking.targets() == []
+
+
 async def test_a_service_nobody_named_is_found(start: Start, stack: AsyncExitStack) -> None:
     api = await start()
     shop = await stack.enter_async_context(scripted("shop", api.server.url))

@@ -55,6 +55,9 @@ class SyncControl(Protocol):
     def registered(self, url: str) -> None:
         """A service just registered with that URL."""
 
+    def refused(self, url: str, reason: str, text: str) -> None:
+        """A registration was refused; its URL is empty when it could not be read."""
+
     async def ask(self, url: str) -> None:
         """Ask the service at a URL to register now. Raises `StepwellError`."""
 
@@ -88,6 +91,7 @@ class Site:
     sending_states: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(16))  # of runs, to SDKs
     closing: bool = False
     counts: Counter[str] = field(default_factory=Counter)
+    refused: dict[str, str] = field(default_factory=dict)  # why registrations are, by their URL
     refusals: Refusals = field(default_factory=Refusals)
     bodies: Bodies = field(init=False)
 

@@ -17,6 +17,7 @@ from stepwell.model.ids import derived_uuid
 from stepwell.wire.inngest.register import (
     RegisterRefused,
     accepted_answer,
+    announced_url,
     check_server_kind,
     normal_url,
     read_register,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("stepwell.api")
 audit = logging.getLogger("stepwell.audit")
 
+_REMEMBERED = 1_000
+
 
 def routes() -> list[Route]:
     return [
@@ -39,18 +42,32 @@ def routes() -> list[Route]:
 
 async def register(ask: Ask) -> Response:
     site = ask.site
+    body = b""
     try:
+        body = await ask.body()
         check_server_kind(ask.request.headers.get("x-inngest-expected-server-kind"), site.kind)
-        service, warnings = read_register(await ask.body(), env=site.env)
+        service, warnings = read_register(body, env=site.env)
     except RegisterRefused as err:
-        site.counts["refused:register"] += 1
-        log.warning("a registration was refused: %s", err)
+        _refused(site, announced_url(body), err)
         return Response(err.answer(), err.http_status, media_type=answers.JSON)
     except InvalidInput as err:
         return answers.error(err)
+    site.refused.pop(service.url, None)
     modified = await keep(site, service, warnings)
     sync_id = derived_uuid("sync", service.id, service.checksum)
     return Response(accepted_answer(service, modified=modified, sync_id=sync_id), media_type=answers.JSON)
+
+
+def _refused(site: Site, url: str, err: RegisterRefused) -> None:
+    """Tell whoever asked for the registration; and the log, when it is another reason than before."""
+    site.counts["refused:register"] += 1
+    if site.sync is not None:
+        site.sync.refused(url, err.reason or "invalid_function", str(err))
+    if site.refused.get(url) != str(err):
+        if len(site.refused) >= _REMEMBERED:
+            site.refused.clear()
+        site.refused[url] = str(err)
+        log.warning("the registration of %s was refused: %s", url or "a service", err)
 
 
 async def keep(site: Site, service: Service, warnings: tuple[str, ...]) -> bool:
@@ -61,7 +78,7 @@ async def keep(site: Site, service: Service, warnings: tuple[str, ...]) -> bool:
     if site.sync is not None:
         site.sync.registered(service.url)
     if before is not None and before.url != service.url:
-        audit.warning("service %r is now called at %s, before at %s", service.name, service.url, before.url)
+        audit.warning("service %r is now called %s, before %s", service.name, _where(service), _where(before))
     unchanged = before is not None and before.transport == service.transport and before.checksum == service.checksum
     if unchanged and service.checksum:
         return False  # an error that is over, at most
@@ -71,6 +88,10 @@ async def keep(site: Site, service: Service, warnings: tuple[str, ...]) -> bool:
         for text in warnings:
             log.warning("service %r: %s", service.name, text)
     return stored
+
+
+def _where(service: Service) -> str:
+    return f"at {service.url}" if service.url else "over its websocket"
 
 
 async def remove(ask: Ask) -> Response:

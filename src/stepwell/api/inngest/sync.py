@@ -109,6 +109,7 @@ class ServiceSync:
         self._targets = {(url := normal_url(one)): Target(url, named=True) for one in named}
         self._asking: set[str] = set()
         self._registrations = 0
+        self._refusals: dict[str, tuple[str, str]] = {}  # of the URLs that are being asked
         self._slots = asyncio.Semaphore(_AT_A_TIME)
 
     async def run(self) -> None:
@@ -150,6 +151,13 @@ class ServiceSync:
         if target is not None:
             target.registered, target.error = True, None
 
+    def refused(self, url: str, reason: str, text: str) -> None:
+        """A registration with that URL was refused, which is what came of asking for it."""
+        if url in self._asking:
+            self._refusals[url] = (reason, text)
+        elif len(self._asking) == 1:  # it announces itself under another URL, or under none
+            self._refusals[next(iter(self._asking))] = (reason, text)
+
     def forget(self, url: str) -> bool:
         """Ask no more at that URL. False: it was not asked."""
         return self._targets.pop(url, None) is not None
@@ -187,10 +195,13 @@ class ServiceSync:
             answer = await self._client.ask(url)
         finally:
             self._asking.discard(url)
-        if answer.ok and self._registrations > before:
+            refusal = self._refusals.pop(url, None)
+        if answer.ok and refusal is None and self._registrations > before:
             await self._keep(url, None)
             return None
-        if answer.ok:
+        if refusal is not None:
+            wrong = refusal  # whatever the service makes of it
+        elif answer.ok:
             wrong = (ELSEWHERE, _ELSEWHERE_TEXT)
         else:
             wrong = (answer.code, answer.message)

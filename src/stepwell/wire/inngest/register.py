@@ -150,6 +150,16 @@ def read_register(body: bytes, *, env: str = DEV_ENV) -> tuple[Service, tuple[st
     return service, (*unknown, *warnings)
 
 
+def announced_url(body: bytes) -> str:
+    """The URL in a registration, also of one that is refused; empty when none can be read."""
+    try:
+        value = read(body)
+        top = {name.lower(): item for name, item in value.items()} if isinstance(value, dict) else {}
+        return _service_url(top.get("url"))
+    except (ValueError, RegisterRefused):
+        return ""
+
+
 def read_functions(
     value: object,
     *,
