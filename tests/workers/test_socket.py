@@ -213,6 +213,20 @@ async def test_anything_but_a_hello_closes_the_connection(data: bytes, world: Wo
     assert worker.closed[0][0] == 1002
 
 
+async def test_a_worker_that_is_refused_again_and_again_is_in_the_log_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.refuse = "the functions will not do"
+    for _ in range(3):
+        await world.worker()
+    world.refuse = "something else"
+    await world.worker()
+    told = [one.getMessage() for one in caplog.records if "is refused" in one.getMessage()]
+    assert told == [
+        f"worker 'w1' of service 'shop' is refused: {why}" for why in ("the functions will not do", world.refuse)
+    ]
+
+
 async def test_hello_comes_once(world: World) -> None:
     worker = await world.worker()
     await worker.says(hello())
@@ -282,6 +296,18 @@ async def test_reports_are_delivered_in_order_and_acknowledged_when_committed(wo
         frames.Resolve(call=J, memo=Memo(B, "bare", b"null"), news=2),
         frames.Retry(call=J, step=A, attempt=1, news=2),
     ]
+
+
+async def test_who_takes_a_call_is_told_when_it_is_taken() -> None:
+    taken: list[tuple[Any, ...]] = []
+    async with a_world(on_taken=lambda *told: taken.append(told[:3])) as world:
+        world.performer.perform(a_dispatch())
+        assert taken == []
+        first = await world.worker(concurrency=1)
+        world.performer.perform(a_dispatch(job=K))
+        assert taken == [(RUN, J, "w1")]
+        await first.says(frames.Returned(call=J, output=b"1"))
+        assert taken == [(RUN, J, "w1"), (RUN, K, "w1")]
 
 
 async def test_a_report_that_comes_twice_is_acknowledged_again_and_delivered_once(world: World) -> None:
@@ -571,6 +597,15 @@ async def test_s9_whoever_keeps_at_it_is_closed() -> None:
         for _ in range(4):
             await worker.says(frames.Suspended(call=J, news=0))
         assert worker.closed == [(1008, "more than 3 frames in a minute about calls that are not this worker's")]
+
+
+async def test_a_stray_now_and_then_closes_nothing() -> None:
+    async with a_world(limits=Limits(strays=3)) as world:
+        worker = await world.worker()
+        for minute in range(1, 20):
+            await worker.says(frames.Suspended(call=J, news=0))
+            worker.connection._strays._at -= 60 * minute
+        assert worker.closed == []
 
 
 async def test_s9_a_frame_that_is_too_large_closes_the_connection() -> None:

@@ -47,6 +47,7 @@ BYTES_IN_FLIGHT = 128 * 1024 * 1024
 """Of large results on their way to workers."""
 DECLINED_PAUSE_S = 1.0
 """How long a worker that gave a call back for want of room gets no new one."""
+_REFUSED_REMEMBERED = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,7 @@ class SocketPerformer:
         self._timers: dict[JobId, asyncio.TimerHandle] = {}
         self._pumps: set[asyncio.TimerHandle] = set()
         self._greeted: set[Connection] = set()
+        self._refused: dict[str, str] = {}  # why workers are, by their service
         self._closed = False
 
     # The endpoint
@@ -213,11 +215,11 @@ class SocketPerformer:
             service, warnings = self._introduced(connection, hello)
             registered = await self._register(service)
         except _Refusal as refusal:
-            self._refuse(connection, refusal.code, str(refusal))
+            self._refuse(connection, hello, refusal.code, str(refusal))
             return
         except InvalidInput as refusal:
             code = refusal.reason if isinstance(refusal, RegisterRefused) else refusal.code
-            self._refuse(connection, code or "invalid_function", str(refusal))
+            self._refuse(connection, hello, code or "invalid_function", str(refusal))
             return
         if not connection.gone and not self._closed:
             self._admit(connection, hello, service, registered, warnings)
@@ -272,6 +274,7 @@ class SocketPerformer:
         # Closing the older one may have emptied the list of this service, and with it removed it.
         self._live.setdefault((service.env, service.name), []).append(connection)
         self._greeted.add(connection)
+        self._refused.pop(service.name, None)
         connection.post(
             frames.Welcome(
                 version=frames.VERSION,
@@ -288,7 +291,14 @@ class SocketPerformer:
             connection.post(frames.Stop(call=call, reason="stale"))
         self._hand_out(service.env, service.name)
 
-    def _refuse(self, connection: Connection, code: str, text: str) -> None:
+    def _refuse(self, connection: Connection, hello: frames.Hello, code: str, text: str) -> None:
+        """Say why, to the worker and to the log, where a worker that comes again and again is named once."""
+        service = shortened(hello.service, 80)
+        if self._refused.get(service) != text:
+            if len(self._refused) >= _REFUSED_REMEMBERED:
+                self._refused.clear()
+            self._refused[service] = text
+            log.warning("worker %r of service %r is refused: %s", shortened(hello.worker, 80), service, text)
         connection.post(frames.Refused(code=code, message=text))
         connection.close(POLICY, text)
 
