@@ -23,7 +23,7 @@ from stepwell.node.calls import dispatch_of
 from stepwell.node.clock import StoreTime
 from stepwell.node.matching import Matching
 from stepwell.node.patience import patiently
-from stepwell.node.registry import Registry, merged
+from stepwell.node.registry import Registry, check_expressions, merged
 from stepwell.node.turns import Envelope, Turns
 from stepwell.store.base import Node as NodeRow
 from stepwell.store.base import StoreFull, StoreUnavailable, Transition
@@ -152,7 +152,12 @@ class Node:
         await self.matching.accept(env, events, transition, JobId(f"{self.new_key()}.match"))
 
     async def register(self, service: Service) -> bool:
-        """Store a service and its functions. Returns whether anything changed."""
+        """Store a service and its functions. Returns whether anything changed.
+
+        Raises:
+            InvalidInput: An expression of a trigger or of a cancelling event cannot be used; names all that cannot.
+        """
+        check_expressions(service)
         stored, modified = merged(service, self.registry.service(service.env, service.name), self.world.now())
         if modified:
             await self.store.put_service(stored)

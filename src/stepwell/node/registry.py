@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from stepwell.engine import expr
 from stepwell.engine.match import starts, trigger_names
+from stepwell.model.errors import InvalidInput
 from stepwell.model.function import Transport
 
 if TYPE_CHECKING:
@@ -96,6 +98,33 @@ class Registry:
                 by_trigger.setdefault((function.env, name), []).append(function)
         self._by_trigger = {key: tuple(functions) for key, functions in by_trigger.items()}
         self._live = {key for key, service in self._services.items() if service.transport is Transport.SOCKET}
+
+
+def check_expressions(service: Service) -> None:
+    """Raise `InvalidInput` that names every condition of the service's functions that could never be evaluated."""
+    wrong = []
+    for function in service.functions:
+        for trigger in function.triggers:
+            if problem := _problem(trigger.expression, calls=True):
+                wrong.append(f"function {function.slug!r}, trigger {trigger.event!r}: {problem}")
+        for one in function.cancel_on:
+            if problem := _problem(one.expression, calls=False):
+                wrong.append(f"function {function.slug!r}, cancelled by {one.event!r}: {problem}")
+    if wrong:
+        raise InvalidInput("; ".join(wrong), field="expression")
+
+
+def _problem(expression: str | None, *, calls: bool) -> str | None:
+    """What is wrong with a condition; None if nothing is."""
+    if expression is None:
+        return None
+    try:
+        program = expr.compile(expression)
+    except expr.ExpressionError as err:
+        return str(err)
+    if program.uses_calls and not calls:
+        return f"{expression!r} calls a function, which the condition of a cancelling event may not"
+    return None
 
 
 def merged(new: Service, old: Service | None, now: Instant) -> tuple[Service, bool]:

@@ -29,6 +29,12 @@ NETWORK_FILE_SYSTEMS = frozenset(
 FULL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+class StoreLocked(ConfigurationError):
+    """Another server is using the data directory."""
+
+    code = "STORE_LOCKED"
+
+
 class DirectoryLock:
     """Held from `take` to `drop`, or to the end of the process."""
 
@@ -50,7 +56,7 @@ class DirectoryLock:
                     f"the file system of {directory} cannot lock files ({err.strerror}), and without locks two servers "
                     "would spoil each other's data. Put the data directory on a local disk."
                 ) from err
-            raise ConfigurationError(
+            raise StoreLocked(
                 f"another server is using the data directory {directory}{holder}. "
                 "Stop it first, or give this one a directory of its own (--data)."
             ) from err
