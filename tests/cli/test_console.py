@@ -85,7 +85,15 @@ async def test_failed_attempts_say_when_the_next_one_is(capsys: pytest.CaptureFi
         " ↻ shop-fulfil  step 'charge' failed, next try in 15 s: E: m",
         " ↻ shop-fulfil  attempt failed, next try in 1 m 30 s: broken",
         " ✗ shop-fulfil  step 'charge' failed for good: ValueError: bad [2J row",
+        "     Traceback:",
+        '       File "app.py"',
     ]
+
+
+async def test_attempts_that_fail_alike_show_their_traceback_once(capsys: pytest.CaptureFixture[str]) -> None:
+    retried = journal.StepRetried(at=10, step=step_id("a"), name="a", error=ERROR, retry_at=20)
+    await told(Journals(RunStatus.RUNNING, retried, retried))
+    assert capsys.readouterr().err.count("Traceback") == 1
 
 
 async def test_what_happened_before_the_start_is_not_told_again(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """What runs come to, told on the terminal of `stepwell dev` while it happens.
 
      ↻ shop-fulfil  step 'charge' failed, next try in 15 s: TimeoutError: bank is slow
+         Traceback (most recent call last): ...
      ✗ shop-fulfil failed  ValueError: bad row  1.2 s  01J…
          Traceback (most recent call last): ...
      ✓ shop-fulfil completed 2.1 s  01J…
@@ -45,6 +46,7 @@ class _Told:
     seq: int = 0
     names: dict[str, str] = field(default_factory=dict)
     failed: journal.CallEnded | None = None
+    stack: list[str] = field(default_factory=list)  # the last traceback that was shown of it
 
 
 class Console:
@@ -104,15 +106,15 @@ class Console:
             case journal.StepScheduled():
                 told.names[entry.step] = entry.name
             case journal.StepRetried() if new:
-                await self._retry(row, entry.error, entry.retry_at - entry.at, _name(told, entry))
+                await self._retry(row, told, entry.error, entry.retry_at - entry.at, _name(told, entry))
             case journal.StepFailed() if new:
-                await self._step_failed(row, entry.error, _name(told, entry))
+                await self._step_failed(row, told, entry.error, _name(told, entry))
             case journal.CallEnded():
                 told.failed = entry if entry.outcome == "failed" and entry.error is not None else None
             case journal.CallScheduled() if told.failed is not None:
                 if new and entry.attempt and told.failed.error is not None:
                     step = told.names.get(entry.target, "") if entry.target is not None else None
-                    await self._retry(row, told.failed.error, entry.due - told.failed.at, step)
+                    await self._retry(row, told, told.failed.error, entry.due - told.failed.at, step)
                 told.failed = None
             case journal.RunCompleted() if new:
                 self._end(row, "completed", entry.at, None)
@@ -123,7 +125,7 @@ class Console:
             case _:
                 pass
 
-    async def _retry(self, row: RunRow, error: Payload, pause_ms: int, step: str | None) -> None:
+    async def _retry(self, row: RunRow, told: _Told, error: Payload, pause_ms: int, step: str | None) -> None:
         value = await self._error(error)
         if self._as_json:
             self._line(row, "attempt failed", step=step, error=value, next_try_ms=max(0, pause_ms))
@@ -131,15 +133,15 @@ class Console:
         when = f"next try in {plan_text(pause_ms)}" if pause_ms > 0 else "trying again"
         what = "attempt" if step is None else f"step {printable(step)!r}"
         say(f"{row.function}  {what} failed, {when}: {error_text(value)}", mark="↻", colour="yellow")
+        _show_new_stack(told, value)
 
-    async def _step_failed(self, row: RunRow, error: Payload, step: str) -> None:
+    async def _step_failed(self, row: RunRow, told: _Told, error: Payload, step: str) -> None:
         value = await self._error(error)
         if self._as_json:
             self._line(row, "step failed", step=step, error=value)
-        else:
-            say(
-                f"{row.function}  step {printable(step)!r} failed for good: {error_text(value)}", mark="✗", colour="red"
-            )
+            return
+        say(f"{row.function}  step {printable(step)!r} failed for good: {error_text(value)}", mark="✗", colour="red")
+        _show_new_stack(told, value)
 
     def _end(self, row: RunRow, word: str, at: Instant, error: Any, reason: str = "") -> None:
         took = at - row.created_at
@@ -150,8 +152,7 @@ class Console:
         mark, colour = {"completed": ("✓", "green"), "failed": ("✗", "red")}.get(word, ("⊘", "yellow"))
         why = f"  {error_text(error)} " if word == "failed" else f"  {printable(reason)} " if reason else ""
         say(f"{bold(row.function)} {word}{why} {dim(duration_text(took))}  {dim(row.id)}", mark=mark, colour=colour)
-        for line in stack_lines(error):
-            click.echo(dim(f"     {line}"), err=True)
+        _show(stack_lines(error))
 
     def _line(self, row: RunRow, message: str, **facts: Any) -> None:
         bad = "failed" in message
@@ -170,6 +171,19 @@ class Console:
         if isinstance(error, Blob):
             (error,) = await self._store.read_blobs((error,))
         return decode(error)
+
+
+def _show_new_stack(told: _Told, error: Any) -> None:
+    """The traceback of an attempt, unless the attempt before it had the same."""
+    stack = stack_lines(error)
+    if stack != told.stack:
+        _show(stack)
+    told.stack = stack
+
+
+def _show(stack: list[str]) -> None:
+    for line in stack:
+        click.echo(dim(f"     {line}"), err=True)
 
 
 def _name(told: _Told, entry: journal.StepRetried | journal.StepFailed) -> str:

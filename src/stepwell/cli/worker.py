@@ -49,7 +49,7 @@ def worker(target: str, url: str, key: str | None, concurrency: int | None, chil
     from stepwell.sdk.errors import WorkerRefused
     from stepwell.sdk.worker import run_worker
 
-    _show_log()
+    _show_log(child=child)
 
     if not child:
         say(f"{', '.join(service.id for service in services)} → {url}", mark="●", colour="blue")
@@ -63,11 +63,20 @@ def worker(target: str, url: str, key: str | None, concurrency: int | None, chil
         sys.exit(NOT_LOADED)
 
 
-def _show_log() -> None:
+def _show_log(*, child: bool) -> None:
     """The log on standard error from INFO on, unless the program has set up its own."""
+    ours = not logging.getLogger().handlers
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
+    if ours and child:
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_is_not_told_by_dev)
     for noisy in ("httpx2", "httpcore2", "websockets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _is_not_told_by_dev(record: logging.LogRecord) -> bool:
+    """Failed attempts are told by `stepwell dev` on the same terminal, with the next try and the traceback."""
+    return not (record.name == "stepwell" and record.exc_info and hasattr(record, "attempt"))
 
 
 def _prefer_uvloop() -> None:
