@@ -391,7 +391,7 @@ def _length(id: str, verb: str, value: Duration) -> int:
     try:
         for_ms = milliseconds(value)
     except ValueError as err:
-        raise DefinitionError(f"step {id!r}: {err}") from err
+        raise DefinitionError(f"step {id!r}: {err}") from None
     if for_ms > MAX_WAIT_MS:
         limit = MAX_WAIT_MS // _DAY_MS
         raise DefinitionError(
