@@ -99,7 +99,6 @@ def test_two_waits_that_cannot_match_say_why_and_eight_others_resume(caplog: pyt
         ("async.data.gone > 5", "missing"),
         ("async.data.word > 5", "failed"),
         ("async.data.order in ['7']", "unlike"),
-        ("async.data.order = 7", "failed"),
     ],
 )
 def test_a_wait_without_an_index_says_why_too(wait: str, kind: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -44,12 +44,16 @@ def doctor(data: str, port: int, as_json: bool) -> None:
 @click.option(
     "--data", default=".stepwell", envvar="STEPWELL_DATA", type=click.Path(file_okay=False), help="Folder of the state."
 )
-def migrate(data: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def migrate(data: str, as_json: bool) -> None:
     """Bring the stored state to the form of this version.
 
     `dev` and `start` do it by themselves.
     """
     status = asyncio.run(_open_store(Path(data)))
+    if as_json:
+        print_json({"data": data, "schema": status.get("schema")})
+        return
     say(f"{data} has schema {status.get('schema')}", mark="✓", colour="green")
 
 

@@ -77,7 +77,11 @@ def show(run_id: str, url: str, key: str | None, as_json: bool) -> None:
 @run.command()
 @click.argument("run_id", metavar="ID")
 @url_option
-def cancel(run_id: str, url: str, key: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def cancel(run_id: str, url: str, key: str | None, as_json: bool) -> None:
     """Cancel the run ID."""
-    Api(url, key).post(f"/api/runs/{run_id}/cancel", {})
+    answer = Api(url, key).post(f"/api/runs/{run_id}/cancel", {})
+    if as_json:
+        print_json(answer)
+        return
     say(f"cancelled {run_id}", mark="⊘", colour="yellow")
