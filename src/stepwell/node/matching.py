@@ -28,9 +28,10 @@ from stepwell.store.base import Committed, Duplicate, RunMoved, Transition, Uniq
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
+    from stepwell.engine.run import Run
     from stepwell.model.event import Event
     from stepwell.model.function import Function
-    from stepwell.model.ids import Instant
+    from stepwell.model.ids import EventKey, Instant
     from stepwell.model.job import Wait
     from stepwell.node.clock import Gate, World
     from stepwell.node.mismatches import Look
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from stepwell.store.base import Store
 
 CHUNK = 500
+LOOK_BACK_PAGE = 1000
+"""Events read at a time when a wait looks back."""
 REGISTRY_MS = 1000
 """How old a node's knowledge of the services may be when several nodes share a store."""
 _DAY_MS = 86_400_000
@@ -127,19 +130,35 @@ class Matching:
         run = await self._turns.run(job.run) if waits else None
         if run is not None:
             wait = waits[0]
-            now = self._world.now()
-            look = self._mismatches.of(wait.event, now)
-            for event in await self._store.events_since(wait.env, wait.event, job.since, 10_000):
-                if event.key in run.event_keys or event.internal_id in run.taken:
+            event = await self._came_before(wait, run, job.since)
+            if event is not None:
+                msg = message.EventMatched(wait.step, event.body, event.internal_id, back=True)
+                # If another wait of the run took that very event in the meantime, there may be one more.
+                again = partial(self._look_again, job)
+                self._turns.post(wait.run, Envelope(msg, claim, ends=True, again=again))
+                return
+        await self._store.commit(Transition(ends=(claim,)))
+
+    async def _came_before(self, wait: Wait, run: Run, since: Instant) -> Event | None:
+        """The oldest event received at or after `since` that the wait asks for and the run has not taken."""
+        now = self._world.now()
+        look = self._mismatches.of(wait.event, now)
+        limit = LOOK_BACK_PAGE
+        seen: set[EventKey] = set()
+        while True:
+            page = await self._store.events_since(wait.env, wait.event, since, limit)
+            for event in page:
+                if event.key in seen or event.key in run.event_keys or event.internal_id in run.taken:
                     continue
                 (text,) = await self._turns.texts((event.body,))
                 if await self._fits(wait, read_body(text), now, look):
-                    msg = message.EventMatched(wait.step, event.body, event.internal_id, back=True)
-                    # If another wait of the run took that very event in the meantime, there may be one more.
-                    again = partial(self._look_again, job)
-                    self._turns.post(job.run, Envelope(msg, claim, ends=True, again=again))
-                    return
-        await self._store.commit(Transition(ends=(claim,)))
+                    return event
+            if len(page) < limit:
+                return None
+            # The next page begins at the last moment of this one, which may have more events than a page.
+            last = page[-1].received_at
+            seen = {event.key for event in page if event.received_at == last}
+            since, limit = (last, LOOK_BACK_PAGE) if last > since else (since, limit * 2)
 
     def _look_again(self, job: Job) -> None:
         self._world.spawn(self.look_back(job))
