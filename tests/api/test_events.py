@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from stepwell.api.body import Bodies, Limits
+from stepwell.api.inngest import events
 from stepwell.model.errors import Overloaded
 from stepwell.store.base import StoreFull
 from tests.api.api import Api
 from tests.api.conftest import Start
+from tests.api.scripted import Scripted, returned
 
 SEED = "1743130137367,eii2YKXRVTJPuA=="
 
@@ -74,6 +76,31 @@ async def test_trap_17_events_of_the_server_are_refused_from_outside(plain: Api)
     response = await plain.http.post("/e/any", json={"name": "Inngest/function.failed"})
     assert response.status_code == 400
     assert "keeps for itself" in response.json()["error"]
+
+
+async def test_unknown_fields_reach_the_function_and_are_logged_once(
+    api: Api, shop: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.answers["kept"] = lambda call: returned(None)
+    await shop.register()
+    for n in range(2):
+        assert (await api.finished(await api.send("shop/kept", zzz={"n": n}, meta={})))["status"] == "Completed"
+    assert [call["event"]["zzz"] for call in shop.calls] == [{"n": 0}, {"n": 1}]
+    assert "meta" not in shop.calls[0]["event"]
+    assert [line for line in caplog.messages if "unknown field" in line] == [
+        "event 'shop/kept' has an unknown field 'zzz'; functions see it, the server does not read it"
+    ]
+
+
+async def test_unknown_fields_are_logged_until_there_are_too_many(
+    plain: Api, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_REMEMBERED", 3)
+    for n in range(5):
+        assert (await plain.http.post("/e/any", json={"name": "a/b", f"x{n}": 1})).status_code == 200
+    lines = [line for line in caplog.messages if "unknown field" in line]
+    assert len(lines) == 4
+    assert lines[-1] == "3 unknown fields of events were logged; further ones are not"
 
 
 async def test_an_event_packed_with_gzip_is_unpacked(plain: Api) -> None:

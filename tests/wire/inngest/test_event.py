@@ -101,6 +101,34 @@ def test_trap_42_user_is_an_object_and_v_is_absent() -> None:
     assert body_of({"name": "a"})["user"] == {}
 
 
+def test_unknown_fields_are_kept_and_reported() -> None:
+    result = intake([{"name": "a/b", "zzz": {"b": 1, "a": [None]}, "A": 7}, {"name": "a/c", "meta": {}, "v": "2"}])
+    first, second = result.events
+    assert first.body == b'{"A":7,"data":{},"id":"%b","name":"a/b","ts":%d,"user":{},"zzz":{"a":[null],"b":1}}' % (
+        first.key.encode(),
+        NOW,
+    )
+    assert isinstance(second.body, bytes)
+    assert json.loads(second.body).keys() == {"data", "id", "name", "ts", "user", "v"}
+    assert result.unknown == {("a/b", "zzz"), ("a/b", "A")}
+
+
+def test_unknown_fields_before_a_bad_event_are_reported_and_those_of_the_bad_one_are_not() -> None:
+    result = intake([{"name": "a/b", "x" * 500: 1}, {"name": "", "zzz": 1}])
+    assert result.unknown == {("a/b", "x" * 60 + " ...")}
+
+
+def test_an_unknown_field_counts_for_the_size_of_its_event() -> None:
+    assert isinstance(intake({"name": "a", "zzz": "x" * 4_000_000}).error, TooLarge)
+
+
+def test_a_name_of_a_field_that_json_does_not_have_is_refused_like_a_value() -> None:
+    for field in (b'"zzz": "\\ud800"', b'"\\ud800": 1'):
+        result = intake(b'{"name": "a", %b}' % field)
+        assert result.events == ()
+        assert result.error is not None
+
+
 def test_inngest_data_of_a_sender_is_dropped() -> None:
     assert body_of({"name": "a", "data": {"_inngest": {"fn_id": "x"}, "n": 1}})["data"] == {"n": 1}
 

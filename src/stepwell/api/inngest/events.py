@@ -25,7 +25,7 @@ from stepwell.wire.inngest.event import SEED_HEADER, invoked_event, read_event, 
 from stepwell.wire.inngest.text import read, write
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from starlette.responses import Response
     from starlette.types import Receive, Send
@@ -38,6 +38,7 @@ log = logging.getLogger("stepwell.api")
 
 _SEED = SEED_HEADER.encode()
 _TYPE = (b"content-type", b"application/json")
+_REMEMBERED = 1_000
 
 
 def routes() -> list[Route]:
@@ -54,6 +55,7 @@ class EventIntake:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._draw = lambda _at: site.node.new_key()
+        self._told: set[tuple[str, str]] = set()
 
     async def __call__(
         self,
@@ -105,10 +107,24 @@ class EventIntake:
         )
         if intake.events:
             await accept(site, intake.events)
+        if intake.unknown:
+            self._tell(intake.unknown)
         if intake.error is None:
             return 200, answers.encode({"ids": intake.ids, "status": 200})
         site.counts["refused:event"] += 1
         return 400, answers.encode({"ids": intake.ids, "status": 400, "error": str(intake.error)})
+
+    def _tell(self, unknown: Iterable[tuple[str, str]]) -> None:
+        """Log the unknown fields that were not logged before; once there are too many to remember, none."""
+        for name, field in sorted(unknown):
+            if len(self._told) >= _REMEMBERED:
+                return
+            if (name, field) in self._told:
+                continue
+            self._told.add((name, field))
+            log.warning("event %r has an unknown field %r; functions see it, the server does not read it", name, field)
+            if len(self._told) == _REMEMBERED:
+                log.warning("%d unknown fields of events were logged; further ones are not", _REMEMBERED)
 
 
 async def accept(site: Site, events: Sequence[Event]) -> None:

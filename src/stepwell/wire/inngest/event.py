@@ -4,6 +4,8 @@ A request holds one event or many. They are taken in order; the first bad one st
 before it stays accepted (trap 10), so the answer may carry ids and an error. Every event gets an internal ULID:
 from the sender's seed if there is one, so that a repeated request names the same ids, else the server's own.
 
+Fields that this server does not know are kept, since functions may, and reported with the request.
+
 System events tell of runs. They are composed of the run's recorded payloads without encoding them again.
 
 Protocol: sections 2.1 to 2.4, 2.9 and 5.5 of the Inngest wire protocol.
@@ -36,6 +38,10 @@ LATEST_MS = 4_102_444_800_000
 """2100."""
 
 _RESERVED = "inngest/"
+_FIELDS = frozenset({"name", "data", "user", "id", "ts", "v"})
+_DROPPED = frozenset({"meta"})
+"""Fields that senders add for the server and functions do not see."""
+_MAX_SHOWN = 60
 _SEED = re.compile(r"([0-9]{1,15}),([A-Za-z0-9+/_=-]{1,32})")
 
 
@@ -54,10 +60,14 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """The events to store, in order, and what stopped the request, if anything did."""
+    """The events to store, in order, and what stopped the request, if anything did.
+
+    `unknown` has the unknown fields of the events, each as the name of the event and that of the field, shortened.
+    """
 
     events: tuple[Event, ...]
     error: InvalidInput | None = None
+    unknown: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -107,6 +117,7 @@ def read_events(
             (), InvalidInput(f"the request has {len(items)} events and may have {MAX_EVENTS}; send them in several")
         )
     events: list[Event] = []
+    unknown: set[tuple[str, str]] = set()
     for position, item in enumerate(items):
         try:
             event = read_event(
@@ -122,9 +133,11 @@ def read_events(
             if len(items) == 1:
                 return Intake((), err)
             kind = TooLarge if isinstance(err, TooLarge) else InvalidInput
-            return Intake(tuple(events), kind(f"event {position} of {len(items)}: {err}", field=err.field))
+            error = kind(f"event {position} of {len(items)}: {err}", field=err.field)
+            return Intake(tuple(events), error, frozenset(unknown))
         events.append(event)
-    return Intake(tuple(events))
+        unknown.update((event.name, shortened(field, _MAX_SHOWN)) for field in _unknown(item))
+    return Intake(tuple(events), unknown=frozenset(unknown))
 
 
 def read_event(
@@ -176,6 +189,10 @@ def read_event(
     }
     if version:
         members["v"] = _written(version, "v")
+    for field in _unknown(value):
+        shown_field = shortened(field, _MAX_SHOWN)
+        _written(field, shown_field)
+        members[field] = _written(value[field], shown_field)
     body = compose(members)
     if len(body) > max_event_bytes:
         raise TooLarge(
@@ -211,6 +228,12 @@ def _name(value: object) -> str:
             field="name",
         )
     return value
+
+
+def _unknown(value: dict[str, Any]) -> list[str]:
+    if value.keys() <= _FIELDS:
+        return []
+    return [field for field in value if field not in _FIELDS and field not in _DROPPED]
 
 
 def _object(value: dict[str, Any], field: str) -> dict[str, Any]:
