@@ -6,14 +6,18 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from msgspec.structs import replace as changed
 
-from stepwell.model import journal
+from stepwell.model import journal, message
 from stepwell.model.job import Job
 from stepwell.store.base import RunWrite, Transition
+from stepwell.testing import simulate
+from stepwell.testing.faulty import MESSAGE_TYPES
 from stepwell.testing.simulation import Simulation, Violation
+from stepwell.testing.verdict import Verdict
 
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 
@@ -22,7 +26,7 @@ def test_some_seeds_end_as_they_must() -> None:
     results = [Simulation(seed).play() for seed in range(40)]
     assert sum(result.transitions for result in results) > 2_000
     assert sum(result.crashes for result in results) > 20
-    assert all(result.runs >= 1 for result in results)
+    assert all(result.runs >= 3 for result in results)
 
 
 def test_a_seed_tells_the_same_story_whatever_the_order_of_sets() -> None:
@@ -75,3 +79,74 @@ def test_a_second_result_is_a_violation() -> None:
     with pytest.raises(Violation) as caught:
         simulation.play()
     assert caught.value.invariant == "one result"
+
+
+def test_a_seed_in_which_too_little_happens_is_a_violation() -> None:
+    simulation = Simulation(11)
+    simulation._plan_events = lambda: None  # type: ignore[method-assign]
+    with pytest.raises(Violation, match=r"too small: 0 runs of 3, no parallel group .*, no wait") as caught:
+        simulation.play()
+    assert caught.value.invariant == "enough to do"
+
+
+def test_an_event_from_before_the_look_back_is_a_violation() -> None:
+    simulation = Simulation(11)
+    simulation.play()
+    entries, number = next(
+        (entries, number)
+        for entries in simulation.store.journals.values()
+        for number, entry in enumerate(entries)
+        if isinstance(entry, journal.WaitStarted)
+    )
+    entries[number] = changed(entries[number], since=simulation.now())
+    with pytest.raises(Violation, match=r"got an event that is \d+ ms too old"):
+        Verdict(simulation).give()
+
+
+@pytest.mark.parametrize(
+    ("whose", "text"), [("its own", "by the event that started it"), ("an old one", "by an event from 1 ms before it")]
+)
+def test_a_run_cancelled_by_a_wrong_event_is_a_violation(whose: str, text: str) -> None:
+    simulation, entries = _with_a_run_cancelled_by_an_event()
+    end = entries[-1]
+    assert isinstance(end, journal.RunCancelled)
+    assert end.event is not None
+    row = next(row for row in simulation.store.run_rows.values() if simulation.store.journals[row.id] is entries)
+    assert row.event is not None
+    if whose == "its own":
+        entries[-1] = changed(end, event=row.event)
+    else:
+        events = simulation.store.event_rows
+        key = next(key for key in events if key == end.event)
+        events[key] = changed(events[key], received_at=row.created_at - 1)
+    with pytest.raises(Violation, match=text):
+        Verdict(simulation).give()
+
+
+def _with_a_run_cancelled_by_an_event() -> tuple[Simulation, list[journal.Entry]]:
+    for seed in range(200):
+        simulation = Simulation(seed)
+        simulation.play()
+        for entries in simulation.store.journals.values():
+            end = entries[-1]
+            if isinstance(end, journal.RunCancelled) and end.event is not None:
+                return simulation, entries
+    raise AssertionError("no seed has one")
+
+
+def test_every_message_is_among_those_that_nodes_die_of() -> None:
+    names = {one.__name__ for one in get_args(message.Message)}
+    assert names - set(MESSAGE_TYPES) == {"Logged"}
+
+
+def test_many_seeds_have_to_come_to_many_transitions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(simulate, "MANY_SEEDS", 2)
+    arguments = range(2), None, 1
+    assert simulate._play_many(*arguments, demand=True) == 1
+    told = capsys.readouterr().out
+    assert "too little happens: 2 seeds must come to 2000000 transitions" in told
+    assert "transitions per CPU s" in told
+    monkeypatch.setattr(simulate, "MANY_TRANSITIONS", 20)
+    assert simulate._play_many(*arguments, demand=True) == 0

@@ -9,8 +9,9 @@ the second kind for free.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from stepwell.model import message
 from stepwell.model.job import JobKind
 from stepwell.store.base import COMMITTED, StoreFull, StoreUnavailable
 from stepwell.testing.world import Crashed, Task, VirtualWorld, wait_for
@@ -237,19 +238,17 @@ def message_type(transition: Transition, jobs: Mapping[JobId, Job]) -> str:
     return "Reported"
 
 
-MESSAGE_TYPES = (
-    "events accepted",
-    "events to match",
-    "Replied",
-    "Reported",
-    "Returned",
-    "Raised",
-    "Suspended",
-    "CallLost",
-    "TimerFired",
-    "EventMatched",
-    "EventMatched (look-back)",
-    "EventMatched (cancels)",
-    "ChildEnded",
-    "CancelAsked",
-)
+_NOT_PLAYED = {message.Logged: "the simulator's programs do not log"}
+"""Messages that no node dies of here, and why."""
+
+_MORE = {message.EventMatched: ("EventMatched (look-back)", "EventMatched (cancels)")}
+"""Messages that come about in several ways."""
+
+
+def _message_types() -> tuple[str, ...]:
+    played = [one for one in get_args(message.Message) if one not in _NOT_PLAYED]
+    return tuple(name for one in played for name in (one.__name__, *_MORE.get(one, ())))
+
+
+MESSAGE_TYPES = ("events accepted", "events to match", *_message_types())
+"""All that `message_type` is to have said after enough seeds."""

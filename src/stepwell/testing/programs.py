@@ -105,6 +105,11 @@ class Program:
     leaves: dict[StepId, Leaf]
     eager: bool = False  # runs a step at once even inside a group, if it is the only new one
 
+    @property
+    def parallel(self) -> bool:
+        """Whether it has a parallel group."""
+        return any(leaf.grouped for leaf in self.leaves.values())
+
     def __len__(self) -> int:
         return len(self.leaves)
 
@@ -247,13 +252,14 @@ class Author:
         self._number = 0
 
     def write(self, parts: int, *, group: bool = False, wait: bool = False) -> Program:
-        """A program of about so many parts. `group`, `wait`: with at least one of these."""
+        """A program of about so many parts. `group`: with at least one parallel group. `wait`: it begins with a wait
+        that every run of it comes to, unless somebody cancels the run before."""
         random = self._random
         body: list[Tree] = [self._part(0) for _ in range(parts)]
         if group:
             body.insert(random.randrange(len(body) + 1), self._group(0))
         if wait:
-            body.insert(random.randrange(len(body) + 1), self._sent_wait())
+            body.insert(0, self._sent_wait(direct=True))
         return Program(Sequence(body), self._leaves, eager=random.random() < 0.5)
 
     def _part(self, depth: int) -> Tree:
@@ -298,8 +304,8 @@ class Author:
             ms=random.choice((1, 5, 40, 300, 2_000)),
         )
 
-    def _sent_wait(self) -> Tree:
-        """A step that sends an event, and right behind it a wait for that event."""
+    def _sent_wait(self, *, direct: bool = False) -> Tree:
+        """A step that sends an event, and a wait for that event: right behind it, if `direct`, or soon."""
         name = self._new_name("wait")
         event = f"sent/{self._slug}.{name}"
         random = self._random
@@ -307,7 +313,7 @@ class Author:
         parts: list[Tree] = [
             self._leaf(Kind.STEP, name=f"send-{name}", sends=event, ms=random.choice((1, 30, 500))),
         ]
-        if random.random() < 0.2:
+        if not direct and random.random() < 0.2:
             parts.append(self._leaf(Kind.SLEEP, ms=0) if random.random() < 0.3 else self._step())
             sure = False
         else:

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 CHUNK = 20
 ENOUGH_SEEDS = 5_000
+"""So many hit every crash point."""
+
+MANY_SEEDS = 20_000
+MANY_TRANSITIONS = 2_000_000
+"""What so many seeds come to at least, or the universes have become too small."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,6 +70,7 @@ class _Totals:
     runs: int = 0
     transitions: int = 0
     crashes: int = 0
+    cpu: float = 0.0  # seconds
     points: Counter[tuple[str, str]] = field(default_factory=Counter)
     violation: tuple[int, str, str] | None = None  # seed, invariant, story
 
@@ -73,6 +79,7 @@ class _Totals:
         self.runs += other.runs
         self.transitions += other.transitions
         self.crashes += other.crashes
+        self.cpu += other.cpu
         self.points += other.points
         self.violation = self.violation or other.violation
 
@@ -85,6 +92,7 @@ def _prepare() -> None:
 
 
 def _play_some(seeds: range) -> _Totals:
+    began = time.process_time()
     totals = _Totals()
     for seed in seeds:
         simulation = Simulation(seed)
@@ -94,8 +102,9 @@ def _play_some(seeds: range) -> _Totals:
             totals.violation = (seed, violation.invariant, str(violation))
             break
         simulation.untie()
-        totals.add(_Totals(1, result.runs, result.transitions, result.crashes, Counter(result.points)))
+        totals.add(_Totals(1, result.runs, result.transitions, result.crashes, points=Counter(result.points)))
     gc.collect()
+    totals.cpu = time.process_time() - began
     return totals
 
 
@@ -117,12 +126,15 @@ def _play_many(seeds: range, seconds: float | None, processes: int, *, demand: b
         print(f"caught by {invariant!r} after {totals.seeds + 1} seeds")
         return 1
     took = time.perf_counter() - began
-    speed, size = totals.transitions / took, totals.transitions // totals.seeds
+    speed, size = totals.transitions / totals.cpu, totals.transitions // totals.seeds
     print(f"{totals.seeds} seeds, {totals.runs} runs, {totals.transitions} transitions, {totals.crashes} crashes")
-    print(f"{took:.1f} s, {speed:.0f} transitions/s, {size} transitions a seed\n")
+    print(f"{took:.1f} s, {totals.cpu:.1f} CPU s, {speed:.0f} transitions per CPU s, {size} transitions a seed\n")
     missing = _print_points(totals.points)
     if missing and demand and totals.seeds >= ENOUGH_SEEDS:
         print(f"\nnever hit: {', '.join(f'{kind} {point}' for kind, point in missing)}")
+        return 1
+    if totals.seeds == len(seeds) >= MANY_SEEDS and totals.transitions < MANY_TRANSITIONS:
+        print(f"\ntoo little happens: {totals.seeds} seeds must come to {MANY_TRANSITIONS} transitions")
         return 1
     return 0
 

@@ -5,6 +5,9 @@
     calm      faults stop, everybody is restarted, time passes until nothing is left to do
     verdict   every run ended as its program must, the ledger agrees, no row is left over
 
+Every seed has at least two nodes, three runs, a parallel group and a wait for an event: the third run is that of
+`child`, and the function `parent` begins with a wait before which nothing fails and nobody is cancelled.
+
 Nodes are the real ones (`stepwell.node`); everything around them is virtual, and every choice is drawn from one
 source, so a seed always tells the same story. `Simulation(seed).play()` raises `Violation` with that story.
 """
@@ -21,6 +24,7 @@ from stepwell.model.errors import Conflict, NotFound
 from stepwell.model.event import DEV_ENV, Event, event_body
 from stepwell.model.function import CancelOn, Function, Service, Transport, Trigger
 from stepwell.model.ids import EventKey, IdSource, RunId, StepId
+from stepwell.model.journal import WaitStarted
 from stepwell.node.node import Node, NodeSettings
 from stepwell.store.base import StoreFull, StoreUnavailable
 from stepwell.store.memory import MemoryStore
@@ -258,14 +262,15 @@ class Simulation:
 
     def _plan_events(self) -> None:
         random, scheduler = self.random, self.scheduler
-        for number in range(random.choice((1, 1, 2))):
+        for number in range(random.choice((1, 1, 1, 2))):
             scheduler.at(START + random.randrange(5_000), self._emit, ("go/parent", f"k{number}", ""))
+        scheduler.at(START + random.randrange(5_000), self._emit, ("go/child", "k0", ""))
         if random.random() < 0.3:
             self._twice()
         for _ in range(random.randrange(4)):
             scheduler.at(START + random.randrange(EVENTS_MS), self._emit, ("outside/x", "x", ""))
         if random.random() < 0.15:
-            scheduler.at(START + random.randrange(EVENTS_MS), self._emit, ("outside/stop", "k0", ""))
+            scheduler.at(START + random.randrange(EVENTS_MS), self._stop)
         if random.random() < 0.25:
             scheduler.at(START + random.randrange(EVENTS_MS), self._cancel)
 
@@ -319,7 +324,20 @@ class Simulation:
         if machine.world is not None:
             machine.world.skew_ms = machine.skew_ms
 
+    def _stop(self, _: object) -> None:
+        if self._somebody_waited(self._stop):
+            self._emit(("outside/stop", "k0", ""))
+
+    def _somebody_waited(self, again: Callable[[object], None]) -> bool:
+        """Whether a run has come to a wait. If not, `again` is called later: every seed is to have a wait."""
+        if any(isinstance(entry, WaitStarted) for entries in self.store.journals.values() for entry in entries):
+            return True
+        self.scheduler.after(200, again)
+        return False
+
     def _cancel(self, _: object) -> None:
+        if not self._somebody_waited(self._cancel):
+            return
         machine = self._usable()
         live = [run for run, row in self.store.run_rows.items() if not row.status.final]
         if machine is None or machine.world is None or not live:

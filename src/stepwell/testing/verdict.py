@@ -34,6 +34,11 @@ CLOCK_MS = 20
 """How far the time that a node reckons with may be from that of the store."""
 
 FENCE = "fence"
+ENOUGH = "enough to do"
+"""Not about the nodes: a seed in which too little happens is a mistake of the simulator."""
+
+LEAST_NODES = 2
+LEAST_RUNS = 3
 
 _SAID = frozenset({journal.StepCompleted, journal.StepFailed, journal.StepRetried})
 _WAITS = (journal.SleepStarted, journal.WaitStarted, journal.InvokeStarted)
@@ -95,7 +100,11 @@ class Watcher:
             self._job_ids.add(job.id)
         self._tail.append((self._scheduler.now, "%s", (_Told(transition, removed),)))
         write = transition.run
-        if write is not None:
+        if write is None:
+            for job in (*transition.jobs, *removed):
+                if job.run is not None and (audit := self._audits.get(job.run)) is not None:
+                    self._check_stored(job.run, audit)
+        else:
             run = write.row.id
             audit = self._audits.get(run)
             if audit is None:
@@ -105,14 +114,18 @@ class Watcher:
             audit.take(write.entries)
             if write.row.status.final:
                 self.live.pop(run, None)
-            store = self._store
-            jobs = store.jobs_by_run.get(run)
-            waits = store.waits_by_run.get(run)
-            found = audit.check(write.row, jobs.values() if jobs else (), waits.values() if waits else ())
-            if found:
-                self.fail(found[0].invariant, str(found[0]), run)
+            self._check_stored(run, audit)
         if self.transitions % WHOLE_STORE_EVERY == 0:
             self.check_everything()
+
+    def _check_stored(self, run: RunId, audit: RunAudit) -> None:
+        """The row, the jobs and the waits of a run are what its journal says."""
+        store = self._store
+        jobs = store.jobs_by_run.get(run)
+        waits = store.waits_by_run.get(run)
+        found = audit.check(store.run_rows[run], jobs.values() if jobs else (), waits.values() if waits else ())
+        if found:
+            self.fail(found[0].invariant, str(found[0]), run)
 
     def _check_fences(self, transition: Transition, write: RunWrite) -> None:
         """What a worker said is recorded only with the claim of the call that it said it about."""
@@ -201,6 +214,8 @@ class Verdict:
                 self._run = run
                 self._check_run(run)
             self._check_rows()
+            self._run = None
+            self._check_enough()
         if watcher.violation is not None:
             raise Violation(simulation.seed, *watcher.violation, watcher.told())
 
@@ -214,6 +229,21 @@ class Verdict:
         store = self._store
         if store.job_rows or store.waits_by_run:
             self._fail(ONE_END, "jobs or waits are left over")
+
+    def _check_enough(self) -> None:
+        """What every seed has. Runs that went wrong are told before."""
+        store, programs = self._store, self._simulation.outside.programs
+        missing = []
+        if len(store.nodes) < LEAST_NODES:
+            missing.append(f"{len(store.nodes)} nodes of {LEAST_NODES}")
+        if len(store.run_rows) < LEAST_RUNS:
+            missing.append(f"{len(store.run_rows)} runs of {LEAST_RUNS}")
+        if not any(programs[row.function].parallel for row in store.run_rows.values()):
+            missing.append("no parallel group in the program of a run")
+        if not any(isinstance(entry, journal.WaitStarted) for entries in store.journals.values() for entry in entries):
+            missing.append("no wait for an event in a journal")
+        if missing:
+            self._fail(ENOUGH, f"the simulator made this seed too small: {', '.join(missing)}")
 
     def _check_events(self) -> None:
         """What was acknowledged is there and started what it had to, once."""
@@ -275,12 +305,21 @@ class Verdict:
             if progress.error is None or end.error != progress.error:
                 self._fail("replay truth", f"run {row.id} failed of {end.error!r}, its journal gives {progress}")
         elif row.status is RunStatus.CANCELLED:
-            asked = row.id in self._watcher.cancelled
-            listened = isinstance(end, journal.RunCancelled) and end.event is not None
-            if listened and EventKey(str(end.event)) not in self._store.event_rows:  # type: ignore[union-attr]
-                self._fail("no silence", f"run {row.id} was cancelled by an unknown event")
-            if not asked and not listened:
+            if isinstance(end, journal.RunCancelled) and end.event is not None:
+                self._check_canceller(row, entries[0], EventKey(end.event))
+            elif row.id not in self._watcher.cancelled:
                 self._fail("no silence", f"run {row.id} was cancelled by nobody")
+
+    def _check_canceller(self, row: RunRow, start: Entry, key: EventKey) -> None:
+        assert isinstance(start, journal.RunStarted)
+        event = self._store.event_rows.get(key)
+        if event is None:
+            self._fail("no silence", f"run {row.id} was cancelled by an unknown event")
+        elif key == row.event or key in start.event_keys:
+            self._fail("no silence", f"run {row.id} was cancelled by the event that started it")
+        elif event.received_at < row.created_at:
+            early = row.created_at - event.received_at
+            self._fail("no silence", f"run {row.id} was cancelled by an event from {early} ms before it")
 
     def _check_result(self, run: RunId, leaf: Leaf, entry: journal.StepCompleted, opened: Any) -> None:
         if leaf.kind is Kind.STEP:
@@ -306,6 +345,9 @@ class Verdict:
         if event is None or event.name != leaf.event or event.body != entry.output:
             self._fail(ONE_RESULT, f"run {run}: {leaf.name} got something that is not its event")
             return
+        if event.received_at < opened.since:
+            early = opened.since - event.received_at
+            self._fail("event behind the wait", f"run {run}: {leaf.name} got an event that is {early} ms too old")
         if leaf.expression is not None:
             start = self._store.journals[run][0]
             assert isinstance(start, journal.RunStarted)
