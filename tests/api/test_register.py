@@ -64,6 +64,15 @@ async def test_trap_4_zero_retries_are_one_attempt(api: Api, shop: Scripted) -> 
     assert len(shop.calls) == 1
 
 
+async def test_an_unknown_field_is_shown_with_its_service(api: Api) -> None:
+    response = await api.http.post("/fn/register", json=body(config("shop", "f", URL), brandNew=1))
+    assert response.status_code == 200
+    [service] = (await api.get("/api/services"))["services"]
+    assert service["warnings"] == ["unknown field 'brandNew' has no effect"]
+    [function] = (await api.get("/api/functions"))["functions"]
+    assert function["warnings"] == []
+
+
 async def test_trap_6_unknown_options_are_accepted(plain: Api) -> None:
     response = await plain.http.post("/fn/register", json=body(config("shop", "f", URL, brandNew={"a": 1})))
     assert response.status_code == 200

@@ -48,6 +48,7 @@ def _service(view: ServiceView) -> dict[str, Any]:
         "app_version": service.app_version,
         "registered_at": instant(service.registered_at),
         "error": service.error,
+        "warnings": list(service.warnings),
         "functions": [one.slug for one in view.functions],
     }
 

@@ -75,6 +75,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     registered_at: Instant = 0
     error: str | None = None  # why the last attempt to reach or register it failed
     app_version: str = ""
+    warnings: tuple[str, ...] = ()  # about the service itself; each function has its own
 
     @property
     def id(self) -> str:

@@ -150,8 +150,26 @@ def test_trap_6_an_unknown_option_is_kept_and_warned_about() -> None:
         "unknown field 'someField' has no effect",
         "function 'shop-import': unknown option 'newThing' has no effect",
     )
+    assert service.warnings == warnings[:1]
     assert function.warnings == warnings[1:]
     assert json.loads(function.config)["newThing"] == {"x": 1}
+
+
+def test_an_unknown_member_further_down_is_warned_about_where_it_is() -> None:
+    runtime = {"type": "http", "url": URL, "region": "x"}
+    step = {"id": "step", "name": "step", "runtime": runtime, "retries": {"attempts": 1, "pause": "1s"}, "queue": 1}
+    function = one(
+        triggers=[{"event": "shop/import", "every": 2}],
+        steps={"step": step},
+        cancel=[{"event": "shop/stop"}, {"event": "shop/halt", "match": "data.id"}],
+    )
+    assert sorted(function.warnings) == [
+        "function 'shop-import': cancel[1]: unknown option 'match' has no effect",
+        "function 'shop-import': steps.step.retries: unknown option 'pause' has no effect",
+        "function 'shop-import': steps.step.runtime: unknown option 'region' has no effect",
+        "function 'shop-import': steps.step: unknown option 'queue' has no effect",
+        "function 'shop-import': triggers[0]: unknown option 'every' has no effect",
+    ]
 
 
 def test_triggers_cancels_and_expressions_are_read() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -116,7 +116,8 @@ def check_server_kind(expected: str | None, kind: str) -> None:
 def read_register(body: bytes, *, env: str = DEV_ENV) -> tuple[Service, tuple[str, ...]]:
     """Read the body of `POST /fn/register`, or of an in-band sync, and return the service and warnings about it.
 
-    Names at the top level are read in any case (trap 1). The warnings of each function are in the function too.
+    Names at the top level are read in any case (trap 1). The service has the warnings about the top level,
+    each function its own.
 
     Raises:
         RegisterRefused: With every problem of every function.
@@ -132,9 +133,9 @@ def read_register(body: bytes, *, env: str = DEV_ENV) -> tuple[Service, tuple[st
     sdk = _sdk(top)
     url = _service_url(top.get("url"))
     functions, warnings = read_functions(top.get("functions"), service=name, url=url, env=env)
-    unknown = [
+    unknown = tuple(
         f"unknown field {shortened(member, 60)!r} has no effect" for member in value if member.lower() not in _TOP_LEVEL
-    ]
+    )
     counted = {member: item for member, item in value.items() if member.lower() != "featureobservations"}
     service = Service(
         name=name,
@@ -146,6 +147,7 @@ def read_register(body: bytes, *, env: str = DEV_ENV) -> tuple[Service, tuple[st
         checksum=hashlib.sha256(_canonical(counted)).hexdigest(),
         functions=functions,
         app_version=_text(top.get("appversion", top.get("app_version"))),
+        warnings=unknown,
     )
     return service, (*unknown, *warnings)
 
@@ -332,6 +334,7 @@ def _step(steps: object, slug: str, findings: _Findings, *, required: bool) -> d
     if not isinstance(step, dict):
         _refuse(findings, slug, "steps", "must have an object as its entry `step`")
         return {}
+    _look_for_unknown(step, {"id", "name", "runtime", "retries"}, slug, "steps.step", findings)
     return step
 
 
@@ -345,6 +348,7 @@ def _function_url(step: Mapping[str, Any], slug: str, findings: _Findings) -> st
     if kind not in {"http", "ws"}:
         _refuse(findings, slug, "steps.step.runtime.type", "must be `http` or `ws`")
         return ""
+    _look_for_unknown(runtime, {"type", "url"}, slug, "steps.step.runtime", findings)
     try:
         return normal_url(_text(runtime.get("url")))
     except ValueError as err:
@@ -355,6 +359,8 @@ def _function_url(step: Mapping[str, Any], slug: str, findings: _Findings) -> st
 def _retries(step: Mapping[str, Any], config: Mapping[str, Any], slug: str, findings: _Findings) -> int:
     """The number of retries; 0 is one attempt, absent is the default (trap 4)."""
     for option, value in (("steps.step.retries", step.get("retries")), ("retries", config.get("retries"))):
+        if isinstance(value, dict):
+            _look_for_unknown(value, {"attempts"}, slug, option, findings)
         attempts = value.get("attempts") if isinstance(value, dict) else value
         if attempts is None:
             continue
@@ -379,9 +385,7 @@ def _triggers(value: object, slug: str, findings: _Findings) -> tuple[Trigger, .
         if not isinstance(item, dict):
             _refuse(findings, slug, where, "must be an object with `event` or `cron`")
             continue
-        for option in item:
-            if option not in {"event", "expression", "cron", "jitter"}:
-                _warn(findings, slug, f"{where}: unknown option {shortened(option, 60)!r} has no effect")
+        _look_for_unknown(item, {"event", "expression", "cron", "jitter"}, slug, where, findings)
         event, cron = item.get("event"), item.get("cron")
         if cron and event:
             _refuse(findings, slug, where, "has both `event` and `cron`; make two triggers of it")
@@ -410,7 +414,9 @@ def _cancels(value: object, slug: str, findings: _Findings) -> tuple[CancelOn, .
         where = f"cancel[{position}]"
         if not isinstance(item, dict):
             _refuse(findings, slug, where, "must be an object with `event`")
-        elif _event_name(item.get("event"), slug, f"{where}.event", findings):
+            continue
+        _look_for_unknown(item, {"event", "if", "timeout"}, slug, where, findings)
+        if _event_name(item.get("event"), slug, f"{where}.event", findings):
             expression = _expression(item.get("if"), slug, f"{where}.if", findings)
             timeout_ms = _duration(item.get("timeout"), slug, f"{where}.timeout", findings)
             cancels.append(CancelOn(item["event"], expression, timeout_ms))
@@ -418,6 +424,14 @@ def _cancels(value: object, slug: str, findings: _Findings) -> tuple[CancelOn, .
 
 
 # The values in it
+
+
+def _look_for_unknown(
+    value: Mapping[str, Any], known: Collection[str], slug: str, where: str, findings: _Findings
+) -> None:
+    for option in value:
+        if option not in known:
+            _warn(findings, slug, f"{where}: unknown option {shortened(option, 60)!r} has no effect")
 
 
 def _event_name(value: object, slug: str, where: str, findings: _Findings) -> bool:
