@@ -378,6 +378,8 @@ class Simulation:
         store = self.store
         if self.watcher.violation is not None:
             return True
+        if len(store.nodes) < len(self.machines):
+            return False  # one died at its start, and has yet to live
         return not (store.job_rows or store.waits_by_run or self.watcher.live or self.unsent)
 
     def _leftovers(self) -> str:
@@ -388,7 +390,7 @@ class Simulation:
         ]
         lines += [f"run {run} {store.run_rows[run].function} {store.run_rows[run].status}" for run in self.watcher.live]
         lines += [f"wait of {run}" for run in store.waits_by_run]
-        return "; ".join(lines[:20]) or f"{self.unsent} events nobody accepts"
+        return "; ".join(lines[:20]) or f"{len(store.nodes)} nodes came up, nobody accepts {self.unsent} events"
 
     def _touched(self, transition: Transition, removed: list[Job]) -> None:
         self.removed.jobs = removed
