@@ -11,7 +11,7 @@ node dies they go on with what they are doing. What the network does to a call i
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stepwell.model import message, op
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 LOSABLE_ATTEMPTS = 2
 """Only the first attempts are lost, so that no run fails of bad luck: five are allowed, and steps fail two times."""
+
+LOSABLE_CALLS = 4
+"""Nor are more calls of a whole function lost than that, in a run: the fifth worker lost in a row is the end."""
 
 IDLE_MS = 5_000
 
@@ -59,6 +62,19 @@ class Outside:
     programs: dict[str, Program]
     send: Send
     acknowledged: Callable[[RunId, StepId], None]  # a worker was told that this is recorded
+    lost: dict[RunId, set[JobId]] = field(default_factory=dict)
+    """Calls of whole functions that were lost."""
+
+    def lose(self, dispatch: Dispatch) -> bool:
+        """Whether a call may be lost for good, which it then counts as."""
+        if dispatch.attempt >= LOSABLE_ATTEMPTS:
+            return False
+        if dispatch.target is None:
+            lost = self.lost.setdefault(dispatch.run, set())
+            if len(lost) >= LOSABLE_CALLS and dispatch.job not in lost:
+                return False
+            lost.add(dispatch.job)
+        return True
 
     def latency(self) -> int:
         chance = self.random.random()
@@ -257,7 +273,7 @@ class HttpCall:
         outside, dispatch = self._outside, self._dispatch
         weather, random = outside.weather, outside.random
         chance = random.random()
-        if chance < weather.lost and dispatch.attempt < LOSABLE_ATTEMPTS:
+        if chance < weather.lost and outside.lose(dispatch):
             kind = random.randrange(3)
             if kind == 0:  # the request never arrives
                 outside.scheduler.after(outside.latency() + 50, self._lost)
@@ -374,7 +390,7 @@ class LiveCall:
             return
         chance = outside.random.random()
         if chance < outside.weather.lost:
-            if chance < outside.weather.lost / 2 and dispatch.attempt < LOSABLE_ATTEMPTS:
+            if chance < outside.weather.lost / 2 and outside.lose(dispatch):
                 self.lose()
             else:
                 self._up(message.CallLost(dispatch.job, error=LOST, free=True, code="declined"), last=True)
@@ -391,7 +407,7 @@ class LiveCall:
         self._over = True
         self._workers.live.pop(self._dispatch.job, None)
         outside = self._outside
-        if self._dispatch.attempt < LOSABLE_ATTEMPTS:
+        if outside.lose(self._dispatch):
             lost = message.CallLost(self._dispatch.job, error=LOST, at_once=outside.random.random() < 0.5)
         else:
             lost = message.CallLost(self._dispatch.job, error=LOST, free=True, code="declined")
