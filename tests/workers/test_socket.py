@@ -322,13 +322,14 @@ async def test_a_report_that_comes_twice_is_acknowledged_again_and_delivered_onc
     assert worker.heard(frames.Ack) == [frames.Ack(call=J, number=1, news=4)] * 2
 
 
-async def test_a_missing_report_fails_the_run_and_nothing_else(world: World) -> None:
+async def test_a_missing_report_costs_a_repeated_call_and_nothing_else(world: World) -> None:
     worker = await world.worker()
     world.performer.perform(a_dispatch())
     await worker.says(frames.Report(call=J, number=2, ops=()))
-    (raised,) = world.messages
-    assert isinstance(raised, message.Raised)
-    assert "report 2 came where report 1 belongs" in error_of(raised)
+    (lost,) = world.messages
+    assert isinstance(lost, message.CallLost)
+    assert "report 2 came where report 1 belongs" in error_of(lost)
+    assert worker.heard(frames.Stop) == [frames.Stop(call=J, reason="stale")]
     assert worker.closed == []
 
 

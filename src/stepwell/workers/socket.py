@@ -343,7 +343,13 @@ class SocketPerformer:
                 call.connection.post(frames.Ack(call=frame.call, number=number, news=news))
             return
         if frame.number != call.reports + 1:
-            raise BadCall(f"report {frame.number} came where report {call.reports + 1} belongs")
+            # A frame went missing on the way, which is nobody's fault: the call is made again, from what is recorded.
+            text = f"report {frame.number} came where report {call.reports + 1} belongs"
+            call.connection.post(frames.Stop(call=frame.call, reason="stale"))
+            error = own_error("ReportMissing", text)
+            lost = message.CallLost(frame.call, error, at_once=True, info=call.info(), code="report_missing")
+            self._end(call, lost)
+            return
         call.reports = frame.number
         self._send(call, message.Reported(frame.call, frame.ops, frame.number))
 
