@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -144,10 +143,6 @@ class Api:
         if response.status_code >= 400:
             raise click.ClickException(_error_text(response, path))
         return response.json() if response.content else None
-
-
-def environment_url() -> str:
-    return os.environ.get("STEPWELL_URL", DEFAULT_URL)
 
 
 def _is_local(url: str) -> bool:

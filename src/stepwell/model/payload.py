@@ -78,11 +78,6 @@ def canonical(value: object) -> bytes:
         raise ValueError(f"text with a lone surrogate is not valid Unicode: {err}") from err
 
 
-def recanonical(text: bytes) -> bytes:
-    """`canonical(decode(text))`, quick for the scalars that most small results are."""
-    return canonical(decode(text))
-
-
 def _write(value: object, emit: Callable[[str], None]) -> None:
     if isinstance(value, str):
         emit(_quote(value))

@@ -6,11 +6,13 @@ whole is canonical too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stepwell.model.event import CANCELLED, FAILED, FINISHED
+from stepwell.model.failure import standard_error
+from stepwell.model.ids import derived_ulid
 from stepwell.model.job import RunStatus
-from stepwell.model.payload import NULL, canonical, decode
+from stepwell.model.payload import NULL, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,11 +39,12 @@ def end_events(
     if run.event_name in (FINISHED, FAILED):
         return
     data = _end_data(run, events, outcome)
-    yield FINISHED, f"{run.id}.finished", body(FINISHED, f"{run.id}.finished", at, data)
     if run.status is RunStatus.FAILED:
         yield FAILED, run.id, body(FAILED, run.id, at, data)
     elif run.status is RunStatus.CANCELLED:
         yield CANCELLED, run.id, body(CANCELLED, run.id, at, data)
+    finished_id = derived_ulid(at, run.id, FINISHED)
+    yield FINISHED, finished_id, body(FINISHED, finished_id, at, data)
 
 
 def body(name: str, event_id: str, at: Instant, data: bytes) -> bytes:
@@ -54,7 +57,7 @@ def _end_data(run: Run, events: Sequence[bytes], outcome: bytes | None) -> bytes
     if run.parent is not None:
         members.append(b'"correlation_id":%b' % canonical(f"{run.parent}.{run.parent_step}"))
     if run.status is RunStatus.FAILED:
-        members.append(b'"error":%b' % canonical(standard_error(outcome or NULL, run.error_status)))
+        members.append(b'"error":%b' % standard_error(outcome or NULL, status=run.error_status))
     elif run.status is RunStatus.CANCELLED:
         members.append(b'"error":{"message":"the run was cancelled","name":"RunCancelled"}')
     members.append(b'"event":%b' % (events[0] if events else NULL))
@@ -64,19 +67,3 @@ def _end_data(run: Run, events: Sequence[bytes], outcome: bytes | None) -> bytes
         members.append(b'"result":%b' % (outcome or NULL))
     members.append(b'"run_id":%b' % canonical(run.id))
     return b"{%b}" % b",".join(members)
-
-
-def standard_error(text: bytes, status: int = 0) -> dict[str, Any]:
-    """The reduced form of an error object: `name`, `message`, `stack`, `cause`, and `error` when the failure came
-    with an HTTP status."""
-    value = decode(text)
-    if not isinstance(value, dict):
-        value = {"message": value if isinstance(value, str) else text.decode(errors="replace")}
-    reduced: dict[str, Any] = {"name": str(value.get("name") or "Error"), "message": str(value.get("message") or "")}
-    if status:
-        reduced["error"] = f"invalid status code: {status}"
-    if isinstance(value.get("stack"), str):
-        reduced["stack"] = value["stack"]
-    if value.get("cause") is not None:
-        reduced["cause"] = value["cause"]
-    return reduced

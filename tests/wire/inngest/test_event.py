@@ -7,23 +7,19 @@ from typing import Any
 import pytest
 
 from stepwell.model.errors import TooLarge
-from stepwell.model.ids import Instant, RunId, StepId
-from stepwell.wire.inngest.errors import own_error, standard_error
+from stepwell.model.ids import Instant
+from stepwell.wire.inngest.errors import own_error
 from stepwell.wire.inngest.event import (
     MAX_EVENTS,
     Intake,
     Seed,
-    correlation,
-    end_events,
     invoked_event,
-    missing_function_error,
     read_event,
     read_events,
     read_seed,
 )
 
 NOW = 1_780_000_000_000
-RUN = RunId("01JZ0000000000000000000001")
 
 
 def intake(body: object, seed: Seed | None = None) -> Intake:
@@ -185,82 +181,6 @@ def test_an_invoke_by_api_may_have_the_servers_own_name() -> None:
 # System events
 
 
-EVENT = b'{"data":{"n":1},"id":"e-7","name":"files/import","ts":1779999999000,"user":{}}'
-SILENT = "the function failed without saying why"
-ERROR = b'{"code":"unknown","message":"bad row","name":"ValueError","stack":"Traceback ..."}'
-
-
-def test_a_failed_run_sends_failed_and_finished_as_the_reference_has_it() -> None:
-    failed, finished = end_events(
-        run=RUN,
-        function="my-app-import-file",
-        status="Failed",
-        event_name="files/import",
-        events=[EVENT],
-        at=NOW,
-        finished_id="F",
-        error=ERROR,
-        error_status=500,
-    )
-    assert json.loads(failed.body()) == {
-        "name": "inngest/function.failed",
-        "id": RUN,
-        "ts": NOW,
-        "user": {},
-        "data": {
-            "function_id": "my-app-import-file",
-            "run_id": RUN,
-            "event": json.loads(EVENT),
-            "events": [json.loads(EVENT)],
-            "error": {
-                "error": "invalid status code: 500",
-                "name": "ValueError",
-                "message": "bad row",
-                "stack": "Traceback ...",
-            },
-            "_inngest": {"status": "Failed"},
-        },
-    }
-    assert (finished.name, finished.id, finished.data) == ("inngest/function.finished", "F", failed.data)
-
-
-def test_a_completed_run_sends_finished_with_its_result_and_correlation() -> None:
-    (finished,) = end_events(
-        run=RUN,
-        function="f",
-        status="Completed",
-        event_name="a",
-        events=[EVENT],
-        at=NOW,
-        finished_id="F",
-        output=b'{"x":1}',
-        correlation_id=correlation(RUN, StepId("abc")),
-    )
-    data = json.loads(finished.data)
-    assert data["result"] == {"x": 1}
-    assert data["correlation_id"] == f"{RUN}.abc"
-    assert "error" not in data
-    assert finished.received("K").body == finished.body()
-
-
-def test_a_cancelled_run_says_so() -> None:
-    names = [
-        event.name
-        for event in end_events(
-            run=RUN, function="f", status="Cancelled", event_name="a", events=[EVENT], at=NOW, finished_id="F"
-        )
-    ]
-    assert names == ["inngest/function.cancelled", "inngest/function.finished"]
-
-
-@pytest.mark.parametrize("name", ["inngest/function.finished", "inngest/function.failed"])
-def test_a_run_of_a_system_event_sends_none_so_that_no_loop_begins(name: str) -> None:
-    assert (
-        end_events(run=RUN, function="f", status="Failed", event_name=name, events=[EVENT], at=NOW, finished_id="F")
-        == ()
-    )
-
-
 def test_trap_37_an_invoke_may_lack_data_and_keeps_what_it_has() -> None:
     event = invoked_event(id="I", at=NOW, function="my-app-child", data=b"null")
     assert json.loads(event.data) == {"_inngest": {"fn_id": "my-app-child"}}
@@ -272,32 +192,6 @@ def test_trap_37_an_invoke_may_lack_data_and_keeps_what_it_has() -> None:
         "encrypted": {"__ENCRYPTED__": True, "data": "x"},
         "_inngest": {"fn_id": "c", "correlation_id": "r.s", "expire": NOW + 1, "name": "call"},
     }
-    assert json.loads(missing_function_error("c"))["message"] == "could not find function with ID: c"
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "reduced"),
-    [
-        (
-            ERROR,
-            500,
-            {"error": "invalid status code: 500", "name": "ValueError", "message": "bad row", "stack": "Traceback ..."},
-        ),
-        (b'{"name":"E","message":"m","stack":null,"code":"c"}', 0, {"error": "m", "name": "E", "message": "m"}),
-        (b'{"error":"no step","requestedStep":"x"}', 0, {"error": "no step", "name": "Error", "message": "no step"}),
-        (
-            b'{"name":"E","message":"m","cause":{"name":"C"}}',
-            400,
-            {"error": "invalid status code: 400", "name": "E", "message": "m", "cause": {"name": "C"}},
-        ),
-        (b'"plain"', 0, {"error": "plain", "name": "Error", "message": "plain"}),
-        (b'"{\\"name\\":\\"E\\",\\"message\\":\\"twice\\"}"', 0, {"error": "twice", "name": "E", "message": "twice"}),
-        (b"[1]", 0, {"error": "[1]", "name": "Error", "message": "[1]"}),
-        (b"null", 0, {"error": SILENT, "name": "Error", "message": SILENT}),
-    ],
-)
-def test_trap_41_the_failed_event_carries_the_reduced_error(error: bytes, status: int, reduced: dict[str, Any]) -> None:
-    assert json.loads(standard_error(error, status=status)) == reduced
 
 
 def test_our_own_error_names_the_status() -> None:

@@ -1,19 +1,11 @@
-"""Error objects: as an SDK wrote them, reduced to the standard form, and those of the server's own making.
-
-An error is data here. What an SDK sent is recorded as it is, with whatever keys it had. The reduced form is
-what a failed event carries: `error`, `name`, `message`, `stack`, `cause` and nothing else.
-
-Protocol: sections 2.9 and 5.6 of the Inngest wire protocol.
-"""
+"""Error objects of the server's own making. Those that an SDK wrote are read in `stepwell.model.failure`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from stepwell.wire.inngest.text import read, shortened, write
-
-MAX_MESSAGE_LETTERS = 10_000
-"""How much of an answer that is no error object is kept as a message."""
+from stepwell.model.failure import status_text
+from stepwell.wire.inngest.text import write
 
 
 def own_error(name: str, message: str, *, status: int = 0) -> bytes:
@@ -26,51 +18,3 @@ def own_error(name: str, message: str, *, status: int = 0) -> bytes:
     if status:
         error["error"] = status_text(status)
     return write(error)
-
-
-def status_text(status: int) -> str:
-    """What the member `error` says when a failure came from an HTTP status."""
-    return f"invalid status code: {status}"
-
-
-def standard_error(error: bytes, *, status: int = 0) -> bytes:
-    """Reduce a recorded error to what failed events carry (section 2.9): extra keys such as `code` go.
-
-    Args:
-        error: The recorded error, any JSON.
-        status: The HTTP status of the answer that failed the run; 0 when it was not an answer.
-    """
-    found = as_object(read(error))
-    name, message, stack = found.get("name"), found.get("message"), found.get("stack")
-    text = found.get("error")
-    reduced: dict[str, Any] = {"name": name if isinstance(name, str) and name else "Error"}
-    if isinstance(message, str):
-        reduced["message"] = message
-    else:
-        reduced["message"] = text if isinstance(text, str) else ""
-    if isinstance(stack, str) and stack:
-        reduced["stack"] = stack
-    if found.get("cause") is not None:
-        reduced["cause"] = found["cause"]
-    if status:
-        reduced["error"] = status_text(status)
-    else:
-        reduced["error"] = text if isinstance(text, str) and text else reduced["message"]
-    return write(reduced)
-
-
-def as_object(value: object) -> dict[str, Any]:
-    """Any JSON as an error object. Text is unwrapped once, since some SDKs encode an error twice."""
-    if isinstance(value, str):
-        try:
-            inner = read(value)
-        except ValueError:
-            inner = None
-        if isinstance(inner, dict):
-            return inner
-        return {"name": "Error", "message": value[:MAX_MESSAGE_LETTERS]}
-    if isinstance(value, dict):
-        return value
-    if value is None:
-        return {"name": "Error", "message": "the function failed without saying why"}
-    return {"name": "Error", "message": shortened(write(value).decode(), MAX_MESSAGE_LETTERS)}

@@ -6,7 +6,7 @@ from the sender's seed if there is one, so that a repeated request names the sam
 
 Fields that this server does not know are kept, since functions may, and reported with the request.
 
-System events tell of runs. They are composed of the run's recorded payloads without encoding them again.
+The events that tell of a run's end are made where runs are (`stepwell.node.endings`).
 
 Protocol: sections 2.1 to 2.4, 2.9 and 5.5 of the Inngest wire protocol.
 """
@@ -16,16 +16,15 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from stepwell.model.errors import InvalidInput, TooLarge
-from stepwell.model.event import CANCELLED, DEV_ENV, FAILED, FINISHED, INVOKED, MAX_NAME_BYTES, Event
-from stepwell.model.ids import EventKey, Instant, RunId, StepId, ulid
+from stepwell.model.event import DEV_ENV, INVOKED, MAX_NAME_BYTES, Event
+from stepwell.model.ids import EventKey, Instant, ulid
 from stepwell.model.payload import NULL
-from stepwell.wire.inngest.errors import standard_error
-from stepwell.wire.inngest.text import EMPTY_OBJECT, array, compose, read, shortened, size, write
+from stepwell.wire.inngest.text import EMPTY_OBJECT, compose, read, shortened, size, write
 
 SEED_HEADER = "x-inngest-event-id-seed"
 MAX_EVENTS = 5_000
@@ -308,63 +307,6 @@ class SystemEvent:
         )
 
 
-def end_events(
-    *,
-    run: RunId,
-    function: str,
-    status: str,
-    event_name: str,
-    events: Sequence[bytes],
-    at: Instant,
-    finished_id: str,
-    output: bytes = NULL,
-    error: bytes | None = None,
-    error_status: int = 0,
-    correlation_id: str | None = None,
-) -> tuple[SystemEvent, ...]:
-    """The events of a run that ended: `failed` or `cancelled` if it did, then `finished` (section 2.9).
-
-    Empty for a run that `inngest/function.finished` or `.failed` itself started, so that no loop begins.
-
-    Args:
-        function: The composite slug.
-        status: `Completed`, `Failed` or `Cancelled`.
-        event_name: Of the event that started the run.
-        events: The bodies of its events, canonical.
-        at: When it ended, in milliseconds since 1970.
-        finished_id: A ULID for the finished event; the other takes the run's id.
-        output: What it returned, canonical; only a completed run has it.
-        error: The recorded error; a run that was cancelled may have none.
-        error_status: The HTTP status of the answer that failed it; 0 when it was not an answer.
-        correlation_id: Set when the run was invoked (`correlation`).
-    """
-    if event_name in {FINISHED, FAILED}:
-        return ()
-    members = {
-        "function_id": write(function),
-        "run_id": write(run),
-        "event": events[0],
-        "events": array(events),
-        "_inngest": compose({"status": write(status)}),
-    }
-    if correlation_id:
-        members["correlation_id"] = write(correlation_id)
-    if status == "Completed":
-        members["result"] = output
-    elif error is not None:
-        members["error"] = standard_error(error, status=error_status)
-    data = compose(members)
-    finished = SystemEvent(FINISHED, finished_id, at, data)
-    if status == "Completed":
-        return (finished,)
-    return (SystemEvent(FAILED if status == "Failed" else CANCELLED, run, at, data), finished)
-
-
-def correlation(run: RunId, step: StepId) -> str:
-    """What ties an invoked run to the step that waits for it."""
-    return f"{run}.{step}"
-
-
 def invoked_event(
     *,
     id: str,
@@ -389,7 +331,7 @@ def invoked_event(
         id: A ULID, the same whenever the same step is asked.
         function: Slug of the function to run.
         data: A canonical object; null is taken as empty (trap 37).
-        correlation_id: As made by `correlation`; None when an API call invoked it.
+        correlation_id: Of the run and step that wait; None when an API call invoked it.
         expire: When the caller stops waiting, in milliseconds since 1970.
         name: The caller's id of the step.
     """
@@ -408,14 +350,3 @@ def invoked_event(
     content = read(data) if data != NULL else {}
     assert isinstance(content, dict), "the data of an invoke is an object; ops are read that way"
     return SystemEvent(INVOKED, id, at, write({**content, "_inngest": about}), user if user != NULL else b"{}", v)
-
-
-def missing_function_error(slug: str) -> bytes:
-    """The error of an invoke whose target does not exist (section 2.9)."""
-    return write({"name": "Error", "message": f"could not find function with ID: {slug}"})
-
-
-INVOKE_TIMEOUT_ERROR = write(
-    {"name": "InngestInvokeTimeoutError", "message": "Timed out waiting for invoked function to complete"}
-)
-"""The error of an invoke that was not answered in time; the name is compared by SDK tests (trap 38)."""

@@ -23,12 +23,13 @@ from http import HTTPStatus
 from typing import Any, TypeAlias
 
 from stepwell.model.duration import parse_time
+from stepwell.model.failure import as_object, status_text
 from stepwell.model.ids import Instant, JobId
 from stepwell.model.message import CallInfo, CallLost, Raised, Replied, Returned
 from stepwell.model.op import Op
 from stepwell.model.payload import NULL
 from stepwell.wire import signature
-from stepwell.wire.inngest.errors import as_object, own_error, status_text
+from stepwell.wire.inngest.errors import own_error
 from stepwell.wire.inngest.ops import InvalidOps, TooManyOps, read_ops, write_ops
 from stepwell.wire.inngest.text import read, shortened, size, write
 
