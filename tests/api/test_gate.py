@@ -131,3 +131,9 @@ async def test_with_a_key_any_page_may_ask_and_the_key_decides(start: Start) -> 
 def test_which_host_is_known_depends_on_the_bound_address(bound: str, host: str, known: bool) -> None:
     headers: dict[bytes, Any] = {b"host": host.encode()}
     assert (Gate(bound=bound).check("GET", "/health", headers) is None) is known
+
+
+async def test_the_address_that_the_server_prints_says_where_to_look(plain: Api) -> None:
+    answer = await plain.get("/")
+    assert answer.status_code == 404
+    assert "stepwell runs" in answer.json()["error"]

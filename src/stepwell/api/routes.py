@@ -140,5 +140,12 @@ async def _not_found(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": "nothing answers at this path"})
         return
-    err = NotFound(f"nothing answers at {scope['path'][:200]}")
+    path: str = scope["path"]
+    if path == "/":
+        # Where people look first: the address that the server prints.
+        err = NotFound(
+            "there is no dashboard yet; `stepwell runs` lists runs, and /api/runs, /api/status and /v0 answer here"
+        )
+    else:
+        err = NotFound(f"nothing answers at {path[:200]}")
     await answers.error(err)(scope, receive, send)
