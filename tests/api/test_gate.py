@@ -134,6 +134,6 @@ def test_which_host_is_known_depends_on_the_bound_address(bound: str, host: str,
 
 
 async def test_the_address_that_the_server_prints_says_where_to_look(plain: Api) -> None:
-    answer = await plain.get("/")
+    answer = await plain.http.get("/")
     assert answer.status_code == 404
     assert "stepwell runs" in answer.json()["error"]
