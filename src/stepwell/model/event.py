@@ -19,6 +19,7 @@ INVOKED = "inngest/function.invoked"
 FINISHED = "inngest/function.finished"
 FAILED = "inngest/function.failed"
 CANCELLED = "inngest/function.cancelled"
+TICK = "inngest/scheduled.timer"
 
 MAX_NAME_BYTES = 512
 

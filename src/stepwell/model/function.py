@@ -22,10 +22,15 @@ class Transport(StrEnum):
 
 
 class Trigger(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What starts a function: an event name (`a/b`, `a/*`, `a/b.*`), perhaps with a condition."""
+    """What starts a function: an event name (`a/b`, `a/*`, `a/b.*`), perhaps with a condition; or a schedule.
 
-    event: str
+    Exactly one of `event` and `cron` is set. A run on a schedule begins up to `jitter_ms` after its time.
+    """
+
+    event: str = ""
     expression: str | None = None
+    cron: str | None = None
+    jitter_ms: int = 0
 
 
 class CancelOn(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -17,6 +17,7 @@ class JobKind(StrEnum):
     MATCH = "match"  # find what the events in `keys` start and wake
     LOOK = "look"  # has an event that `step` of `run` waits for come before the wait was stored?
     WAKE = "wake"  # tell `run` that the child of `step` ended, as `output` or `error` says
+    TICK = "tick"  # the occurrence of the schedule `cron` of `function` that was to come at `due`
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -39,6 +40,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     since: Instant = 0
     output: Payload | None = None
     error: Payload | None = None
+    function: str = ""  # slug; of a match: the one function that the events start, beside those that ask for them
+    cron: str = ""
     owner: str | None = None
     fence: int = 0
 

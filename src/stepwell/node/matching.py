@@ -15,7 +15,7 @@ from stepwell.engine import expr
 from stepwell.engine.decide import Beginning, begin
 from stepwell.engine.match import holds, reads, starts, trigger_names
 from stepwell.model import message
-from stepwell.model.event import INVOKED, read_body
+from stepwell.model.event import INVOKED, TICK, read_body
 from stepwell.model.ids import JobId, RunId, StepId, derived_ulid, shard_of
 from stepwell.model.job import Claim, Job, JobKind
 from stepwell.model.journal import CancelListener
@@ -101,8 +101,8 @@ class Matching:
         for event in events:
             (text,) = await self._turns.texts((event.body,))
             body = read_body(text)
-            for function, parent in self._targets(event, body, now, pending):
-                plans.append(await self._beginning(event, body, function, parent, now))
+            for function, parent in self._targets(event, body, now, pending, job.function):
+                plans.append(await self._beginning(event, body, function, parent, now, job.function))
             look = self._mismatches.of(event.name, now)
             self._look_at_triggers(event, body, now, look)
             await self._wake(event, body, now, pending, look)
@@ -166,10 +166,14 @@ class Matching:
     # runs to start
 
     def _targets(
-        self, event: Event, body: dict[str, Any], now: Instant, pending: _Pending
+        self, event: Event, body: dict[str, Any], now: Instant, pending: _Pending, aim: str
     ) -> list[tuple[Function, tuple[RunId, StepId] | None]]:
         if event.name != INVOKED:
-            return [(function, None) for function in self._registry.started_by(event.env, event.name, body, now)]
+            found = self._registry.started_by(event.env, event.name, body, now)
+            aimed = self._registry.function(event.env, aim) if aim else None
+            if aimed is not None and not aimed.archived and aimed not in found:
+                found.append(aimed)
+            return [(function, None) for function in found]
         details = body["data"].get("_inngest") or {}
         slug = details.get("fn_id", "")
         parent = None
@@ -202,6 +206,7 @@ class Matching:
         function: Function,
         parent: tuple[RunId, StepId] | None,
         now: Instant,
+        aim: str,
     ) -> tuple[Plan, tuple[Unique, ...]]:
         run_id = RunId(derived_ulid(event.received_at, event.key, function.slug))
         details = body["data"].get("_inngest") if event.name == INVOKED else None
@@ -236,7 +241,9 @@ class Matching:
         plan = Plan(run, 0)
         await self._turns.add(plan, decision, now)
         unique: tuple[Unique, ...] = ()
-        if event.id != event.key:
+        # The id of an occurrence is its time, which others share: it keeps two schedules of one function apart from
+        # none but each other.
+        if event.id != event.key and (event.name != TICK or function.slug == aim):
             unique = (Unique(event.env, f"run:{function.slug}:{event.id}", run_id, now + _DAY_MS),)
         return plan, unique
 

@@ -24,6 +24,7 @@ from stepwell.node.clock import StoreTime
 from stepwell.node.matching import Matching
 from stepwell.node.patience import patiently
 from stepwell.node.registry import Registry, check_expressions, merged
+from stepwell.node.schedules import Schedules
 from stepwell.node.turns import Envelope, Turns
 from stepwell.store.base import Node as NodeRow
 from stepwell.store.base import StoreFull, StoreUnavailable, Transition
@@ -103,6 +104,15 @@ class Node:
         self.matching = Matching(
             node=name, store=store, world=world, registry=self.registry, turns=self.turns, shared=self._shared
         )
+        self.schedules = Schedules(
+            node=name,
+            store=store,
+            world=world,
+            registry=self.registry,
+            perform_job=self._perform_job,
+            alarm=self._wake_at,
+            shared=self._shared,
+        )
 
     # life
 
@@ -112,6 +122,7 @@ class Node:
         self.registry.load(await self.store.services())
         await self.store.heartbeat(self._row())
         await self.store.release_lost(self.world.now())
+        await self.schedules.mend()
         self.world.spawn(self._beat())
         self._wake_at(self.world.now())
 
@@ -137,6 +148,7 @@ class Node:
                     self._wake_at(self.world.now())
                 if self._shared:
                     await self.registry.refresh(self.store, self.world.now())
+                await self.schedules.mend()
             except (StoreFull, StoreUnavailable) as err:
                 log.warning("node %s could not renew its lease: %s", self.name, err)
 
@@ -162,6 +174,7 @@ class Node:
         if modified:
             await self.store.put_service(stored)
         self.registry.put(stored)
+        await self.schedules.mend()
         return modified
 
     async def forget(self, env: str, name: str) -> bool:
@@ -253,6 +266,8 @@ class Node:
                 self.world.spawn(self.matching.match(job, known or None))
             case JobKind.LOOK:
                 self.world.spawn(self.matching.look_back(job))
+            case JobKind.TICK:
+                self.world.spawn(self.schedules.come(job))
             case JobKind.WAKE:
                 assert job.run is not None
                 assert job.step is not None

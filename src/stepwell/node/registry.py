@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from stepwell.engine import expr
+from stepwell.engine import cron, expr
 from stepwell.engine.match import starts, trigger_names
 from stepwell.model.errors import InvalidInput
 from stepwell.model.function import Transport
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-    from stepwell.model.function import Function, Service
+    from stepwell.model.function import Function, Service, Trigger
     from stepwell.model.ids import Instant
     from stepwell.store.base import Store
 
@@ -27,6 +27,7 @@ class Registry:
         self._services: dict[tuple[str, str], Service] = {}
         self._functions: dict[tuple[str, str], Function] = {}
         self._by_trigger: dict[tuple[str, str], tuple[Function, ...]] = {}
+        self._scheduled: tuple[tuple[Function, Trigger], ...] = ()
         self._live: set[tuple[str, str]] = set()
         self._changes = 0
         self.refreshed_at: Instant = 0
@@ -77,6 +78,10 @@ class Registry:
                 candidates.setdefault(function.slug, function)
         return [function for function in candidates.values() if starts(function, names, event, now)]
 
+    def scheduled(self) -> tuple[tuple[Function, Trigger], ...]:
+        """The functions that start by the clock, with each of their schedules."""
+        return self._scheduled
+
     def is_live(self, env: str, service: str) -> bool:
         """Whether the service's functions stay in its worker's memory."""
         return (env, service) in self._live
@@ -97,21 +102,34 @@ class Registry:
             for name in {trigger.event for trigger in function.triggers}:
                 by_trigger.setdefault((function.env, name), []).append(function)
         self._by_trigger = {key: tuple(functions) for key, functions in by_trigger.items()}
+        self._scheduled = tuple(
+            (function, trigger)
+            for function in self._functions.values()
+            if not function.archived
+            for trigger in function.triggers
+            if trigger.cron is not None
+        )
         self._live = {key for key, service in self._services.items() if service.transport is Transport.SOCKET}
 
 
 def check_expressions(service: Service) -> None:
-    """Raise `InvalidInput` that names every condition of the service's functions that could never be evaluated."""
+    """Raise `InvalidInput` that names every schedule of the service's functions that cannot be read or never comes,
+    and every condition that could never be evaluated."""
     wrong = []
     for function in service.functions:
-        for trigger in function.triggers:
-            if problem := _problem(trigger.expression, calls=True):
+        for position, trigger in enumerate(function.triggers):
+            if trigger.cron is not None:
+                try:
+                    cron.parse(trigger.cron)
+                except cron.ScheduleError as err:
+                    wrong.append(f"function {function.slug!r}, triggers[{position}].cron: {err}")
+            elif problem := _problem(trigger.expression, calls=True):
                 wrong.append(f"function {function.slug!r}, trigger {trigger.event!r}: {problem}")
         for one in function.cancel_on:
             if problem := _problem(one.expression, calls=False):
                 wrong.append(f"function {function.slug!r}, cancelled by {one.event!r}: {problem}")
     if wrong:
-        raise InvalidInput("; ".join(wrong), field="expression")
+        raise InvalidInput("; ".join(wrong), field="functions")
 
 
 def _problem(expression: str | None, *, calls: bool) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
 
-from stepwell.model.event import INVOKED
+from stepwell.model.event import INVOKED, TICK
 from stepwell.model.payload import canonical
 from stepwell.sdk.errors import DefinitionError, EventNotValid
 from stepwell.sdk.types import GIVEN, decode_result, encode_result, plain
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
-
-TICK = "inngest/scheduled.timer"
-"""Name of the event that a schedule sends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Generic, NoReturn, TypeVar, cast, overload
 
-from stepwell.model.event import INVOKED
+from stepwell.model.event import INVOKED, TICK
 from stepwell.model.payload import decode
 from stepwell.sdk.client.errors import RunFailed
-from stepwell.sdk.event import TICK, Cron, Event
+from stepwell.sdk.event import Cron, Event
 from stepwell.sdk.function import Function
 from stepwell.sdk.outcome import Outcome, Raised, Returned, step_error
 from stepwell.sdk.types import decode_result

@@ -5,6 +5,7 @@ Protocol: sections 8.2 and 9.1 of the Inngest wire protocol.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -13,10 +14,11 @@ from stepwell.api import answers
 from stepwell.api.inngest.later import NotSupportedYet
 from stepwell.api.keys import Access
 from stepwell.api.routes import Ask, Route
+from stepwell.model.duration import format_duration
 from stepwell.wire.inngest.call import call_url
 
 if TYPE_CHECKING:
-    from stepwell.model.function import Function, Service
+    from stepwell.model.function import Function, Service, Trigger
 
 
 def routes() -> list[Route]:
@@ -48,10 +50,14 @@ async def info(ask: Ask) -> Response:
 
 def triggers_of(function: Function) -> list[dict[str, Any]]:
     """Triggers as they were registered: without members that say nothing."""
-    return [
-        {"event": one.event} if one.expression is None else {"event": one.event, "expression": one.expression}
-        for one in function.triggers
-    ]
+    return [_trigger(one) for one in function.triggers]
+
+
+def _trigger(trigger: Trigger) -> dict[str, Any]:
+    if trigger.cron is not None:
+        jitter = {"jitter": format_duration(timedelta(milliseconds=trigger.jitter_ms))} if trigger.jitter_ms else {}
+        return {"cron": trigger.cron, **jitter}
+    return {"event": trigger.event} | ({"expression": trigger.expression} if trigger.expression is not None else {})
 
 
 def described(function: Function) -> dict[str, Any]:

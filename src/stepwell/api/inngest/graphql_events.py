@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepwell.api.inngest.graphql_context import Context, NotSupportedYet, Resolvers
-from stepwell.api.inngest.graphql_runs import MOST, TIMER, page_info, run_output, status
-from stepwell.model.event import Event, read_body
+from stepwell.api.inngest.graphql_runs import MOST, page_info, run_output, status
+from stepwell.model.event import TICK, Event, read_body
 from stepwell.model.function import function_id
 from stepwell.model.job import RunRow, RunStatus
 from stepwell.model.payload import canonical
@@ -226,7 +226,7 @@ RESOLVERS: Resolvers = {
     "StreamItem": {
         "id": lambda event, context: event.internal_id,
         "trigger": lambda event, context: event.name,
-        "type": lambda event, context: "CRON" if event.name == TIMER else "EVENT",
+        "type": lambda event, context: "CRON" if event.name == TICK else "EVENT",
         "createdAt": lambda event, context: event.received_at,
         "inBatch": _in_batch,
         "runs": _function_runs,

@@ -64,13 +64,12 @@ def _object(config: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def _triggers(function: Function, context: Context) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [
-        {"type": "EVENT", "value": trigger.event, "condition": trigger.expression} for trigger in function.triggers
+    return [
+        {"type": "CRON", "value": trigger.cron, "condition": None}
+        if trigger.cron is not None
+        else {"type": "EVENT", "value": trigger.event, "condition": trigger.expression}
+        for trigger in function.triggers
     ]
-    for trigger in _listed(_config(function), "triggers"):
-        if isinstance(trigger, dict) and isinstance(trigger.get("cron"), str):
-            found.append({"type": "CRON", "value": trigger["cron"], "condition": None})
-    return found
 
 
 def _concurrency(function: Function, context: Context) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepwell.api.inngest.graphql_context import Context, NotSupportedYet, Resolvers
-from stepwell.model.event import read_body
+from stepwell.model.event import TICK, read_body
 from stepwell.model.function import function_id
 from stepwell.model.ids import RunId, derived_uuid
 from stepwell.model.job import RunRow, RunStatus
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from stepwell.model.ids import Instant
 
-TIMER = "inngest/scheduled.timer"
 MOST = 1000
 """Items on a page, whatever was asked for."""
 
@@ -100,7 +99,7 @@ async def _run_trigger(_: object, context: Context, runID: str) -> dict[str, Any
         "timestamp": min((event.received_at for event in events), default=row.created_at),
         "isBatch": batch,
         "batchID": row.event if batch else None,
-        "cron": _cron(events[0].body) if events and row.event_name == TIMER else None,
+        "cron": _cron(events[0].body) if events and row.event_name == TICK else None,
     }
 
 
@@ -208,7 +207,7 @@ async def _payloads(row: RunRow, context: Context) -> list[str]:
 
 
 async def _schedule(row: RunRow, context: Context) -> str | None:
-    trigger = await _run_trigger(None, context, row.id) if row.event_name == TIMER else None
+    trigger = await _run_trigger(None, context, row.id) if row.event_name == TICK else None
     return trigger["cron"] if trigger is not None else None
 
 
