@@ -131,6 +131,27 @@ async def test_jobs_of_a_node_that_nobody_knows_are_free_again(store: Store) -> 
     assert await store.release_lost(0) == 1
 
 
+async def test_a_job_with_a_route_is_claimed_only_by_who_can_go_there(store: Store) -> None:
+    jobs = (
+        a_job("a", due=5, route="here"),
+        a_job("b", due=6),
+        a_job("c", due=7, route="there"),
+        a_job("d", due=8, route="here"),
+    )
+    await store_all(store, Transition(jobs=jobs))
+    assert await store.next_due(()) == 6
+    assert await store.next_due({"there"}) == 6
+    assert await store.next_due({"here"}) == await store.next_due() == 5
+    assert [job.id for job in await store.claim_due(NODE, 1000, 9, ())] == ["b"]
+    assert await store.claim_due(NODE, 1000, 9, {"elsewhere"}) == []
+    claimed = await store.claim_due(NODE, 1000, 1, {"there", "here"})
+    assert [(job.id, job.route, job.fence) for job in claimed] == [("a", "here", 1)]
+    await store.release([a_claim("a")])
+    assert [job.id for job in await store.claim_due(NODE, 1000, 9, {"here"})] == ["a", "d"]
+    assert await store.next_due({"here"}) is None
+    assert [job.id for job in await store.claim_due(NODE, 1000, 9)] == ["c"]
+
+
 async def test_nothing_is_due_in_an_empty_store(store: Store) -> None:
     assert await store.next_due() is None
     assert await store.claim_due(NODE, 10**15, 5) == []

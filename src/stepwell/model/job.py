@@ -25,6 +25,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `fence` rises each time the right to work on the job changes hands; `owner` is the node that has it
     now, None when anybody may claim it. Only the owner with the current fence may end the job.
+    `route` names whom the job has to reach when not every node can; such a job is claimed only where somebody can.
     """
 
     id: JobId
@@ -42,6 +43,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: Payload | None = None
     function: str = ""  # slug; of a match: the one function that the events start, beside those that ask for them
     cron: str = ""
+    route: str | None = None
     owner: str | None = None
     fence: int = 0
 

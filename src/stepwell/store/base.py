@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from stepwell.model.errors import StepwellError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from stepwell.model.event import Event
     from stepwell.model.function import Service
@@ -129,6 +129,20 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Hint:
+    """What another node committed a moment ago. Hints get lost and come twice: they only make things sooner."""
+
+    runs: tuple[RunId, ...] = ()
+    """Runs that moved on."""
+    routes: tuple[str | None, ...] = ()
+    """Unowned jobs that are due now have these routes."""
+    services: bool = False
+    """A service was put or removed."""
+    missed: bool = False
+    """There was more than fits, or the connection was lost for a while: anything may have happened."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunQuery:
     """Which runs to list, newest first. Every field narrows; `before` is the id of the last run seen.
 
@@ -210,11 +224,21 @@ class Store(Protocol):
 
     # jobs and nodes
 
-    async def claim_due(self, node: Node, now: Instant, limit: int) -> list[Job]:
-        """Claim unowned jobs that are due, oldest first: owner set, fence raised, durable on return."""
+    async def claim_due(self, node: Node, now: Instant, limit: int, routes: Collection[str] | None = None) -> list[Job]:
+        """Claim unowned jobs that are due, oldest first: owner set, fence raised, durable on return.
 
-    async def next_due(self) -> Instant | None:
-        """When the next unowned job is due."""
+        Args:
+            routes: Those that the node can reach: jobs with another route are left alone. None: every one.
+        """
+
+    async def next_due(self, routes: Collection[str] | None = None) -> Instant | None:
+        """When the next unowned job is due that a node with these routes may claim."""
+
+    def listen(self, heard: Callable[[Hint], None]) -> None:
+        """Have `heard` called, on the event loop, with what other nodes commit; embedded stores have nothing to say.
+
+        May be called once, before `open` or after it.
+        """
 
     async def heartbeat(self, node: Node) -> bool:
         """Renew the lease of this node. False: others have taken its place, it must stop."""

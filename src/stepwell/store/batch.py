@@ -56,7 +56,7 @@ class Prepared:
     entries: list[Row]
     """run, seq, shard, version, body"""
     jobs: list[Row]
-    """id, env, shard, run, due, owner, epoch, fence, body"""
+    """id, env, shard, run, due, owner, epoch, fence, route, body"""
     waits: list[Row]
     """run, step, env, shard, event, path, value, body"""
     events: list[Row]
@@ -95,7 +95,7 @@ def prepare(transition: Transition, epochs: dict[str, int]) -> Prepared:
         size += len(body) + ROW_OVERHEAD_BYTES
         owner = job.owner
         epoch, fence = (None, 0) if owner is None else (epochs.get(owner, 0), 1)
-        jobs.append((job.id, job.env, job.shard, job.run, job.due, owner, epoch, fence, body))
+        jobs.append((job.id, job.env, job.shard, job.run, job.due, owner, epoch, fence, job.route, body))
     waits: list[Row] = []
     for wait in transition.waits:
         body = encode(wait)

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from stepwell.store.base import COMMITTED, ClaimLost, Duplicate, Outcome, RunMoved, StoredRun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from stepwell.model.event import Event
     from stepwell.model.function import Service
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stepwell.model.job import Claim, Job, RunRow, Wait
     from stepwell.model.journal import Entry
     from stepwell.model.payload import Blob
-    from stepwell.store.base import EventQuery, Node, RunQuery, RunWrite, Transition, Unique
+    from stepwell.store.base import EventQuery, Hint, Node, RunQuery, RunWrite, Transition, Unique
     from stepwell.store.clock import Clock
 
 Touched: TypeAlias = "Callable[[Transition, list[Job]], None]"
@@ -54,8 +54,8 @@ class MemoryStore:
         self.nodes: dict[str, Node] = {}
         self.unique_keys: dict[tuple[str, str], Unique] = {}
         # Indexes. A job's place in `_due` is valid while the job is unowned and due then; others are skipped.
-        self._due: list[tuple[Instant, JobId]] = []
-        self._due_limit = 4096
+        self._due: dict[str | None, list[tuple[Instant, JobId]]] = {}  # by route
+        self._due_size, self._due_limit = 0, 4096
         self._owned: dict[str, dict[JobId, int]] = {}  # owner -> job -> epoch of the owner
         self._runs_in: dict[str, list[RunId]] = {}
         self._live: dict[RunId, None] = {}
@@ -240,34 +240,44 @@ class MemoryStore:
 
     # jobs and nodes
 
-    def claim(self, node: Node, now: Instant, limit: int) -> list[Job]:
+    def claim(self, node: Node, now: Instant, limit: int, routes: Collection[str] | None = None) -> list[Job]:
         """`claim_due`, at once."""
         known = self.nodes.get(node.name)
         if known is not None and known.epoch > node.epoch:
             return []
         claimed: list[Job] = []
-        due = self._due
-        while due and due[0][0] <= now and len(claimed) < limit:
-            moment, job_id = heappop(due)
-            job = self.job_rows.get(job_id)
-            if job is None or job.owner is not None or job.due != moment:
-                continue
+        while len(claimed) < limit and (job := self._next_due(routes)) is not None and job.due <= now:
+            heappop(self._due[job.route])
+            self._due_size -= 1
+            job_id = job.id
             job = replace(job, owner=node.name, fence=job.fence + 1)
             self._replace_job(job)
             self._owned.setdefault(node.name, {})[job_id] = node.epoch
             claimed.append(job)
         return claimed
 
-    def first_due(self) -> Instant | None:
+    def first_due(self, routes: Collection[str] | None = None) -> Instant | None:
         """`next_due`, at once."""
-        due = self._due
-        while due:
-            moment, job_id = due[0]
-            job = self.job_rows.get(job_id)
-            if job is not None and job.owner is None and job.due == moment:
-                return moment
-            heappop(due)
-        return None
+        job = self._next_due(routes)
+        return None if job is None else job.due
+
+    def _next_due(self, routes: Collection[str] | None) -> Job | None:
+        """The first unowned job that a node with these routes may claim."""
+        first: Job | None = None
+        for route in tuple(self._due) if routes is None else (None, *routes):
+            due = self._due.get(route)
+            while due:
+                moment, job_id = due[0]
+                job = self.job_rows.get(job_id)
+                if job is not None and job.owner is None and job.due == moment:
+                    if first is None or (moment, job_id) < (first.due, first.id):
+                        first = job
+                    break
+                heappop(due)
+                self._due_size -= 1
+            if due is not None and not due:
+                del self._due[route]
+        return first
 
     def renew(self, node: Node) -> bool:
         """`heartbeat`, at once."""
@@ -311,12 +321,18 @@ class MemoryStore:
             self.jobs_by_run[job.run][job.id] = job
 
     def _push_due(self, job: Job) -> None:
-        heappush(self._due, (job.due, job.id))
-        if len(self._due) > self._due_limit:
+        self._due_size += 1
+        if self._due_size > self._due_limit:
             # Timers of a year that were dropped after a second would stay for a year.
-            self._due = [(known.due, known.id) for known in self.job_rows.values() if known.owner is None]
-            heapify(self._due)
-            self._due_limit = 4096 + 2 * len(self._due)
+            self._due = {}
+            unowned = [known for known in self.job_rows.values() if known.owner is None]
+            for known in unowned:
+                self._due.setdefault(known.route, []).append((known.due, known.id))
+            for due in self._due.values():
+                heapify(due)
+            self._due_size, self._due_limit = len(unowned), 4096 + 2 * len(unowned)
+        else:
+            heappush(self._due.setdefault(job.route, []), (job.due, job.id))
 
     # the interface
 
@@ -339,11 +355,14 @@ class MemoryStore:
     async def read_blobs(self, blobs: Sequence[Blob]) -> list[bytes]:
         return [self.blobs[blob.hash] for blob in blobs]
 
-    async def claim_due(self, node: Node, now: Instant, limit: int) -> list[Job]:
-        return self.claim(node, now, limit)
+    async def claim_due(self, node: Node, now: Instant, limit: int, routes: Collection[str] | None = None) -> list[Job]:
+        return self.claim(node, now, limit, routes)
 
-    async def next_due(self) -> Instant | None:
-        return self.first_due()
+    async def next_due(self, routes: Collection[str] | None = None) -> Instant | None:
+        return self.first_due(routes)
+
+    def listen(self, heard: Callable[[Hint], None]) -> None:
+        pass  # nodes that share it look for jobs every so often
 
     async def heartbeat(self, node: Node) -> bool:
         return self.renew(node)

@@ -17,7 +17,7 @@ from stepwell.store.base import COMMITTED, StoreFull, StoreUnavailable
 from stepwell.testing.world import Crashed, Task, VirtualWorld, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from random import Random
 
     from stepwell.model.event import Event
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stepwell.model.ids import EventKey, Instant, JobId, RunId, StepId
     from stepwell.model.job import Claim, Job, RunRow, Wait
     from stepwell.model.payload import Blob
-    from stepwell.store.base import Node, Outcome, StoredRun, Transition
+    from stepwell.store.base import Hint, Node, Outcome, StoredRun, Transition
     from stepwell.store.memory import MemoryStore
 
 BEFORE = "before the commit"
@@ -116,9 +116,9 @@ class FaultyStore:
         self._note(task, transition)
         self._world.scheduler.after(int(self._random.random() * 4), task.resume, outcome)
 
-    async def claim_due(self, node: Node, now: Instant, limit: int) -> list[Job]:
+    async def claim_due(self, node: Node, now: Instant, limit: int, routes: Collection[str] | None = None) -> list[Job]:
         await self._call(write=True)
-        jobs = self._inner.claim(node, self._inner.clock.now(), limit)
+        jobs = self._inner.claim(node, self._inner.clock.now(), limit, routes)
         if jobs and self._random.random() < self._trouble.crash:
             raise Crashed("after a claim")
         return jobs
@@ -153,9 +153,12 @@ class FaultyStore:
         await self._call()
         return await self._inner.read_blobs(blobs)
 
-    async def next_due(self) -> Instant | None:
+    async def next_due(self, routes: Collection[str] | None = None) -> Instant | None:
         await self._call()
-        return self._inner.first_due()
+        return self._inner.first_due(routes)
+
+    def listen(self, heard: Callable[[Hint], None]) -> None:
+        self._inner.listen(heard)
 
     async def read_events(self, keys: Sequence[EventKey]) -> list[Event]:
         await self._call()

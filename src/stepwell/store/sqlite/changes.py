@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from msgspec import json
+
 from stepwell.model.ids import shard_of
 from stepwell.store.batch import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from stepwell.model.function import Service
     from stepwell.model.ids import Instant
@@ -22,14 +24,18 @@ if TYPE_CHECKING:
 FORGET_NODE_MS = 24 * 3_600_000
 
 
-def claim_due(on: Statements, node: Node, now: Instant, limit: int) -> list[tuple[int, bytes]]:
+def claim_due(
+    on: Statements, node: Node, now: Instant, limit: int, routes: Collection[str] | None
+) -> list[tuple[int, bytes]]:
     """Fence and body of each job claimed."""
     if _superseded(on, node):
         return []
     found = on.one(
         "find due jobs",
-        "SELECT id, fence + 1, body FROM job WHERE owner IS NULL AND due <= ? ORDER BY due, id LIMIT ?",
-        (now, limit),
+        "SELECT id, fence + 1, body FROM job INDEXED BY job_due WHERE owner IS NULL AND due <= ? AND "
+        + within(routes)
+        + " ORDER BY due, id LIMIT ?",
+        (now, *named(routes), limit),
     ).fetchall()
     on.many(
         "claim jobs",
@@ -38,6 +44,15 @@ def claim_due(on: Statements, node: Node, now: Instant, limit: int) -> list[tupl
         [(job, node.name, node.epoch, fence) for job, fence, _ in found],
     )
     return [(fence, body) for _, fence, body in found]
+
+
+def within(routes: Collection[str] | None) -> str:
+    """The condition that a job's route is one of those; its values are `named`."""
+    return "TRUE" if routes is None else "(route IS NULL OR route IN (SELECT value FROM json_each(?)))"
+
+
+def named(routes: Collection[str] | None) -> tuple[str, ...]:
+    return () if routes is None else (json.encode(sorted(routes)).decode(),)
 
 
 def heartbeat(on: Statements, node: Node) -> bool:

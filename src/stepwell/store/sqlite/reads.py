@@ -22,10 +22,11 @@ from stepwell.store.batch import (
     decode_service,
     decode_wait,
 )
+from stepwell.store.sqlite.changes import named, within
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from stepwell.model.event import Event
     from stepwell.model.function import Service
@@ -59,8 +60,10 @@ def read_blobs(on: sqlite3.Connection, files: BlobFiles, blobs: Sequence[Blob]) 
     return [text or b"" for text in texts]
 
 
-def next_due(on: sqlite3.Connection) -> Instant | None:
-    found = on.execute("SELECT min(due) FROM job INDEXED BY job_due WHERE owner IS NULL").fetchone()
+def next_due(on: sqlite3.Connection, routes: Collection[str] | None) -> Instant | None:
+    found = on.execute(
+        f"SELECT min(due) FROM job INDEXED BY job_due WHERE owner IS NULL AND {within(routes)}", named(routes)
+    ).fetchone()
     due: Instant | None = found[0]
     return due
 

@@ -29,14 +29,14 @@ from stepwell.store.sqlite.statements import Statements, no_point
 from stepwell.store.sqlite.writer import WAL_LIMIT_PAGES, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from stepwell.model.event import Event
     from stepwell.model.function import Service
     from stepwell.model.ids import EventKey, Instant, RunId, StepId
     from stepwell.model.job import Claim, Job, RunRow, Wait
     from stepwell.model.payload import Blob
-    from stepwell.store.base import EventQuery, Outcome, RunQuery, StoredRun, Transition
+    from stepwell.store.base import EventQuery, Hint, Outcome, RunQuery, StoredRun, Transition
     from stepwell.store.batch import Prepared
     from stepwell.store.clock import Clock
     from stepwell.store.sqlite.statements import Point
@@ -216,13 +216,16 @@ class SqliteStore:
 
     # jobs and nodes
 
-    async def claim_due(self, node: Node, now: Instant, limit: int) -> list[Job]:
+    async def claim_due(self, node: Node, now: Instant, limit: int, routes: Collection[str] | None = None) -> list[Job]:
         self._owners.add((node.name, node.epoch))
-        claimed = await self._write.run(lambda on: changes.claim_due(on, node, now, limit))
+        claimed = await self._write.run(lambda on: changes.claim_due(on, node, now, limit, routes))
         return [reads.read_job(body, node.name, fence) for fence, body in claimed]
 
-    async def next_due(self) -> Instant | None:
-        return await self._read.ask(reads.next_due)
+    async def next_due(self, routes: Collection[str] | None = None) -> Instant | None:
+        return await self._read.ask(reads.next_due, routes)
+
+    def listen(self, heard: Callable[[Hint], None]) -> None:
+        pass  # this process is the only one
 
     async def heartbeat(self, node: Node) -> bool:
         renewed: bool = await self._write.run(lambda on: changes.heartbeat(on, node))

@@ -47,6 +47,8 @@ WAL_LIMIT_PAGES = 16_384
 """When readers have kept it from starting again until here, they are held back for a moment."""
 IDLE_S = 2.0
 
+_INSERT_JOBS = "INSERT OR ROLLBACK INTO job (id, env, shard, run, due, owner, epoch, fence, route, body) VALUES $rows"
+
 Operation: TypeAlias = "Callable[[Statements], Any]"
 """Some other change, made inside the transaction."""
 
@@ -344,7 +346,7 @@ class Writer:
         many("move runs", _MOVE_RUNS, moved)
         many("end runs", _END_RUNS, over)
         many("insert entries", "INSERT OR ROLLBACK INTO entry VALUES $rows", batch.entries)
-        many("insert jobs", "INSERT OR ROLLBACK INTO job VALUES $rows", list(batch.jobs.values()))
+        many("insert jobs", _INSERT_JOBS, list(batch.jobs.values()))
         if batch.keys:
             # Twice as many as come in, so that there are never more than have not expired.
             one("drop expired keys", _DROP_KEYS, (batch.keys_at, 2 * len(batch.keys)))
