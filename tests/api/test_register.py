@@ -187,7 +187,9 @@ async def test_what_is_not_there_yet_says_so_by_name(plain: Api) -> None:
         ("POST", "/v1/signals", "signals"),
         ("GET", "/v2/runs", "v2"),
         ("POST", "/v1/realtime/publish", "realtime"),
-        ("POST", "/v1/checkpoint/01JQDAE4RQF8MBCR55T5AK4KXS/async", "checkpointing"),
+        ("POST", "/v1/checkpoint", "durable endpoints"),
+        ("POST", "/v1/checkpoint/01JQDAE4RQF8MBCR55T5AK4KXS/steps", "durable endpoints"),
+        ("GET", "/v1/http/runs/01JQDAE4RQF8MBCR55T5AK4KXS/output", "durable endpoints"),
     ):
         response = await plain.http.request(method, path, json={})
         assert response.status_code == 501

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from stepwell.engine.decide import Policy
+from stepwell.engine.decide import Decision, Policy
 from stepwell.model import effect, journal, message, op
 from stepwell.model.ids import RunId
 from stepwell.model.job import RunStatus
@@ -685,3 +685,109 @@ def test_no_two_jobs_of_a_run_share_an_id() -> None:
 def test_every_kind_of_entry_is_in_the_journal_s_union() -> None:
     kinds = {kind for kind in vars(journal).values() if isinstance(kind, type) and issubclass(kind, journal._Entry)}
     assert set(get_args(journal.Entry)) == kinds - {journal._Entry}
+
+
+# steps reported before the call is answered
+
+
+def checkpoint(story: Story, *ops: op.Op, to: str | None = None) -> Decision:
+    return story.tell(message.Reported(story.call_of(to).id, ops))
+
+
+def test_steps_reported_before_the_answer_make_no_call() -> None:
+    """Trap 66."""
+    story = Story()
+    for name in "abc":
+        checkpoint(story, done(name))
+        assert story.kinds() == ["StepCompleted"]
+        assert [type(one) for one in story.last.effects] == [effect.Acknowledge]
+    story.reply(sleep("nap"))
+    assert story.calls() == []
+    story.tell(story.timer("nap"))
+    assert story.calls() == [None]
+    story.returns()
+    assert story.calls_made == 2
+    assert story.folded() == story.run
+
+
+def test_a_step_that_is_reported_and_then_answered_is_recorded_once_and_the_function_goes_on() -> None:
+    """Trap 67."""
+    story = Story()
+    checkpoint(story, done("a"))
+    checkpoint(story, done("a"))
+    assert story.kinds() == []
+    assert len(story.did(effect.Acknowledge)) == 1
+    story.reply(done("a"))
+    assert story.kinds() == ["CallEnded", "CallScheduled"]
+    assert [step.id for step in story.run.steps.values()] == [a("a")]
+
+
+def test_a_step_after_a_reported_one_has_all_its_attempts() -> None:
+    story = Story(max_attempts=2)
+    story.reply(failed("a"))
+    assert story.call_of().attempt == 1
+    checkpoint(story, done("a"))
+    story.reply(failed("b"))
+    assert story.kinds() == ["CallEnded", "StepRetried", "CallScheduled"]
+    assert story.call_of().attempt == 1
+
+
+def test_a_call_that_is_lost_after_its_reports_is_made_again_with_all_its_attempts() -> None:
+    story = Story(max_attempts=2)
+    for name in "abc":
+        checkpoint(story, done(name))
+        story.tell(message.CallLost(story.call_of().id, b"{}"), after=60_000)
+        assert story.call_of().attempt == 1
+    checkpoint(story, done("d"))
+    story.returns()
+    assert story.run.status is RunStatus.COMPLETED
+
+
+def test_a_report_of_a_call_that_was_made_again_is_stale() -> None:
+    """Trap 65."""
+    story = Story()
+    zombie = story.call_of().id
+    story.tell(message.Raised(zombie, b'{"name":"HttpError"}'))
+    story.tell(message.Reported(zombie, (done("a"),)))
+    assert story.last.entries == ()
+    assert story.last.effects == (effect.StopCall(zombie, "stale"),)
+
+
+def test_a_result_from_outside_during_a_call_that_reports_is_looked_at_after_its_answer() -> None:
+    story = Story()
+    story.reply(sleep("nap", race=True), planned("a", race=True))
+    story.reply(done("a", race=True), to="a")
+    checkpoint(story, done("b"))
+    story.tell(story.timer("nap"))
+    assert story.calls() == [None]
+    story.reply(wait("w"))
+    assert story.calls() == [None], "the function has not seen the nap end"
+    story.reply()
+    assert story.calls() == []
+
+
+def test_the_end_of_a_run_may_be_reported() -> None:
+    story = Story()
+    checkpoint(story, done("a"), op.Completed(step=a("end"), output=b"42"))
+    assert story.kinds() == ["StepCompleted", "CallEnded", "RunCompleted"]
+    assert story.run.status is RunStatus.COMPLETED
+    assert len(story.did(effect.Acknowledge)) == 1
+
+
+def test_a_report_that_is_too_much_for_a_run_is_not_acknowledged() -> None:
+    story = Story(policy=Policy(max_steps=1))
+    checkpoint(story, done("a"), done("b"))
+    assert story.run.status is RunStatus.FAILED
+    assert story.did(effect.Acknowledge) == []
+
+
+def test_a_call_of_one_step_that_reports_it_is_still_to_be_answered() -> None:
+    story = Story()
+    story.reply(planned("a"), planned("b"))
+    checkpoint(story, done("a"), to="a")
+    checkpoint(story, done("b"), to="b")
+    assert story.calls() == [a("a"), a("b")]
+    assert story.calls() == [a("a"), a("b")]
+    story.reply(done("a"), to="a")
+    story.reply(done("b"), to="b")
+    assert set(story.calls()) == {None}

@@ -16,7 +16,7 @@ from starlette.routing import WebSocketRoute
 
 from stepwell.api import health, runs, services
 from stepwell.api.answers import JSON, encode
-from stepwell.api.inngest import dev, gql, later, register, state
+from stepwell.api.inngest import checkpoint, dev, gql, later, register, state
 from stepwell.api.inngest import v1 as inngest_v1
 from stepwell.api.inngest.events import EventIntake
 from stepwell.api.inngest.events import routes as event_routes
@@ -41,6 +41,7 @@ def table(site: Site) -> list[Route]:
         *event_routes(),
         *register.routes(),
         *state.routes(),
+        *checkpoint.routes(),
         *inngest_v1.routes(),
         *dev.routes(),
         *gql.routes(),

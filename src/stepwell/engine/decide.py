@@ -8,7 +8,8 @@ together; if that commit is refused, the run is loaded again.
 Two kinds of workers share these rules. One answers a call and forgets the function (HTTP): every new
 result makes another call, a *discovery*, except inside a planned group, which is joined first. Two discoveries
 could run the very same new step, so while others are under way a discovery only plans; and while one is under way
-that may run a step itself, the next is made when it has answered. The other kind
+that may run a step itself, the next is made when it has answered. It may report finished steps before it answers
+(a *checkpoint*): they are recorded, and make no call, since the function goes on by itself. The other kind
 keeps the function in memory (a *live* call): it reports each step as it finishes and is handed results
 as they come; it is called again only after it dropped the function.
 
@@ -25,6 +26,7 @@ from stepwell.engine.retry import retry_delay
 from stepwell.engine.run import WORKER_LOST, Call, Phase, Run, Step, apply
 from stepwell.model import effect, journal, message, op
 from stepwell.model.ids import JobId, derived_ulid
+from stepwell.model.job import RunStatus
 from stepwell.model.payload import NULL, Payload, canonical
 
 if TYPE_CHECKING:
@@ -292,7 +294,7 @@ def _on_report(turn: _Turn, msg: message.Reported) -> None:
         turn.do(effect.StopCall(msg.call, "finished" if turn.run.finished else "stale"))
         return
     _take_ops(turn, call, msg.ops)
-    if not turn.run.finished:
+    if turn.run.status is not RunStatus.FAILED:
         turn.do(effect.Acknowledge(msg.call, msg.number, turn.run.news))
 
 
@@ -325,6 +327,7 @@ def _take_ops(turn: _Turn, call: Call, ops: Sequence[op.Op]) -> tuple[bool | Non
             case op.StepPlanned():
                 _plan(turn, one, known)
             case op.Completed():
+                turn.end_call(call.id, "answered", message.CallInfo())  # if it is open yet
                 _complete(turn, one.output)
             case op.Discover():
                 if not run.discovering():
@@ -357,17 +360,17 @@ def _is_finished(run: Run, step_id: StepId) -> bool:
     return step is not None and step.finished
 
 
-def _supersede(turn: _Turn, step_id: StepId) -> None:
+def _supersede(turn: _Turn, step_id: StepId, by: Call) -> None:
     """A step got its result from somewhere else than the call that was made for it."""
     for call in tuple(turn.run.calls.values()):
-        if call.target == step_id:
+        if call.target == step_id and call.id != by.id:
             turn.end_call(call.id, "superseded", message.CallInfo())
             turn.do(effect.StopCall(call.id, "stale"))
 
 
 def _save(turn: _Turn, call: Call, one: op.StepDone) -> None:
     known = turn.run.steps.get(one.step)
-    _supersede(turn, one.step)
+    _supersede(turn, one.step, call)
     if known is not None and known.timer is not None:
         turn.do(effect.DropJob(known.timer))
     turn.record(
@@ -401,7 +404,7 @@ def _retry_step(turn: _Turn, call: Call, one: op.StepErrored, known: Step | None
     attempt = _attempt(call, known)
     again = one.retry and attempt + 1 < turn.run.max_attempts
     if not again:
-        _supersede(turn, one.step)
+        _supersede(turn, one.step, call)
         turn.record(
             journal.StepFailed(
                 at=turn.now,

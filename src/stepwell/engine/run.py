@@ -140,6 +140,7 @@ class Run:
     in_memory: bool = False  # the function was last called by a live call
     seen: int = 0  # the news that the last answered call of the whole function knew
     covered: int = 0  # the news that the last scheduled call of the whole function will know
+    latest: JobId | None = None  # that call
     answered: Call | None = None  # the last call that ended
 
     @property
@@ -227,7 +228,7 @@ def apply(run: Run, entry: Entry) -> None:
                 run.losses += 1
             if entry.target is None:
                 run.in_memory = entry.live
-                run.covered = run.news
+                run.covered, run.latest = run.news, entry.call
         case journal.CallEnded():
             call = run.calls.pop(entry.call, None)
             if entry.version is not None and run.version == -1:
@@ -343,6 +344,8 @@ def _finish_step(run: Run, step: Step, phase: Phase, at: Instant, duration_ms: f
     if call is not None:
         # The function got further in this very call: whatever fails next has its own attempts.
         call.attempt = 0
+        if call.id == run.latest and not call.live:
+            run.covered += 1  # it knows what it reported itself
         _start(run, call.scheduled_at)
 
 

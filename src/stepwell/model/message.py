@@ -36,7 +36,10 @@ class Replied:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """A worker that goes on running reports ops; `number` counts its reports and is acknowledged."""
+    """A worker that goes on running reports ops; `number` counts its reports and is acknowledged.
+
+    One that keeps no function in memory reports finished steps only: what it waits for is in its answer.
+    """
 
     call: JobId
     ops: tuple[Op, ...]

@@ -25,7 +25,7 @@ from stepwell.node.matching import Matching
 from stepwell.node.patience import patiently
 from stepwell.node.registry import Registry, check_expressions, merged
 from stepwell.node.schedules import Schedules
-from stepwell.node.turns import Envelope, Turns
+from stepwell.node.turns import Envelope, Turns, Verdict
 from stepwell.store.base import Node as NodeRow
 from stepwell.store.base import StoreFull, StoreUnavailable, Transition
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from stepwell.model.ids import Instant
     from stepwell.model.job import RunStatus
     from stepwell.model.message import Message
+    from stepwell.model.op import Op
     from stepwell.model.payload import Blob
     from stepwell.node.clock import Alarm, World
     from stepwell.store.base import Store
@@ -201,6 +202,37 @@ class Node:
         status: RunStatus | None = ended.status if ended is not None else None
         if status is not None and status.value != "CANCELLED":
             raise Conflict(f"run {run_id} ended as {status.value} before it could be cancelled")
+
+    async def report(self, run_id: RunId, claim: Claim, ops: tuple[Op, ...], env: str = DEV_ENV) -> Verdict:
+        """Record what a call that is open yet reports of its steps, whichever node made the call.
+
+        Args:
+            claim: The call, and which dispatch of it reports.
+            ops: Finished steps, or the end of the run.
+
+        Raises:
+            NotFound: No such run.
+        """
+        run = self.turns.remembered(run_id)
+        if run is None:
+            row = await self.store.run_row(run_id)
+            if row is None or row.env != env:
+                raise NotFound(f"no run {run_id}")
+            if row.status.final:
+                return Verdict.STALE
+        elif run.env != env:
+            raise NotFound(f"no run {run_id}")
+        if not claim.job.startswith(f"{run_id}."):
+            return Verdict.STALE  # a call of another run, which must not suffer
+        gate, told = self.world.gate(), list[Verdict]()
+
+        def tell(verdict: Verdict) -> None:
+            told.append(verdict)
+            gate.open()
+
+        self.turns.post(run_id, Envelope(message.Reported(claim.job, ops), claim, verdict=tell))
+        await gate.passed()
+        return told[0]
 
     def deliver(self, run: RunId, job: JobId, fence: int, msg: Message, /) -> None:
         """What performers call with what they have to say."""

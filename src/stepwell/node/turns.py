@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
 from stepwell.engine import expr
@@ -54,6 +55,15 @@ log = logging.getLogger("stepwell.node")
 CACHED_RUNS = 10_000
 
 
+class Verdict(Enum):
+    """What became of a report that somebody waits to hear about."""
+
+    TAKEN = "taken"  # it is recorded, durably
+    STALE = "stale"  # nobody waits for that call any more
+    FULL = "full"  # it made the run fail: its state is larger than runs may have
+    BROKEN = "broken"  # a bug kept us from deciding; it may be reported again
+
+
 @dataclass(slots=True)
 class Envelope:
     """A message on its way to a run."""
@@ -63,6 +73,7 @@ class Envelope:
     ends: bool = False  # the job is done once the message is taken in, whatever it changed
     done: Callable[[], None] | None = None  # called once that is durable, or proved to be of no use
     again: Callable[[], None] | None = None  # called instead of ending the job when nothing came of it
+    verdict: Callable[[Verdict], None] | None = None  # of a report: told what became of it, once that is durable
 
 
 @dataclass(slots=True)
@@ -83,10 +94,11 @@ class Plan:
     events: list[Event] = field(default_factory=list)
     blobs: dict[Blob, bytes] = field(default_factory=dict)
     again: list[Callable[[], None]] = field(default_factory=list)
+    verdicts: list[tuple[Callable[[Verdict], None], Verdict]] = field(default_factory=list)
 
     def transition(self) -> Transition | None:
         """None when there is nothing to store."""
-        if not (self.entries or self.ends or self.jobs or self.drop_jobs or self.drop_waits):
+        if not (self.entries or self.holds or self.ends or self.jobs or self.drop_jobs or self.drop_waits):
             return None
         run, holds = self.run, self.holds
         return Transition(
@@ -168,6 +180,9 @@ class Turns:
                 # from deciding on them. The jobs stay visible to the auditor.
                 log.exception("run %s: could not decide on %s", run_id, [type(one.message).__name__ for one in box])
                 self._cache.pop(run_id, None)
+                for envelope in box:
+                    if envelope.verdict is not None:
+                        envelope.verdict(Verdict.BROKEN)
         del self._boxes[run_id]
 
     async def _turn(self, run_id: RunId, batch: list[Envelope]) -> None:
@@ -197,6 +212,8 @@ class Turns:
                             envelope.done()
                     for again in plan.again:
                         again()
+                    for tell, verdict in plan.verdicts:
+                        tell(verdict)
                     return
                 case RunMoved():
                     self.refused += 1
@@ -216,6 +233,9 @@ class Turns:
                 left.append(envelope)
                 continue
             self.dropped += 1
+            if envelope.verdict is not None:
+                envelope.verdict(Verdict.STALE)  # the claim is what the report says; the call goes on
+                continue
             self.telling.over(claim.job)
             self._performer.stop(claim.job, "stale")
             if envelope.done is not None:
@@ -225,7 +245,9 @@ class Turns:
     async def _give_up(self, batch: list[Envelope]) -> None:
         """The run does not exist (any more)."""
         for envelope in batch:
-            if envelope.claim is not None:
+            if envelope.verdict is not None:
+                envelope.verdict(Verdict.STALE)
+            elif envelope.claim is not None:
                 self.telling.over(envelope.claim.job)
                 self._performer.stop(envelope.claim.job, "stale")
                 await self._store.commit(Transition(ends=(envelope.claim,)))
@@ -256,6 +278,10 @@ class Turns:
                 return run  # a turn is going on with another copy
         self.remember(run)
         return run
+
+    def remembered(self, run_id: RunId) -> Run | None:
+        """The run if it is at hand, perhaps out of date."""
+        return self._cache.get(run_id)
 
     async def _is_current(self, run: Run) -> bool:
         """Whether a run from the cache is as the store has it; if not, it is forgotten.
@@ -295,15 +321,23 @@ class Turns:
         now = self._world.now()
         live = self._registry.is_live(run.env, run.service)
         for envelope in batch:
+            claim = envelope.claim
+            if envelope.verdict is not None and claim is not None and plan.holds.get(claim.job, claim) != claim:
+                plan.verdicts.append((envelope.verdict, Verdict.STALE))  # two dispatches of one call: not both are it
+                continue
             msg = interned(envelope.message, plan.blobs)
             decision = decide(run, msg, now, live=live, policy=self.policy)
-            claim = envelope.claim
+            taken = False
+            if envelope.verdict is not None:
+                taken = any(isinstance(one, effect.Acknowledge) for one in decision.effects)
+                refused = Verdict.FULL if decision.entries else Verdict.STALE
+                plan.verdicts.append((envelope.verdict, Verdict.TAKEN if taken else refused))
             if claim is not None:
                 if envelope.again is not None and not decision.entries and not run.finished:
                     plan.again.append(envelope.again)
                 elif envelope.ends:
                     plan.ends.setdefault(claim.job, claim)
-                elif decision.entries:
+                elif decision.entries or taken:
                     plan.holds.setdefault(claim.job, claim)  # the oldest: no late message passes by a newer claim
             await self.add(plan, decision, now)
         return plan

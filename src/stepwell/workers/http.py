@@ -297,7 +297,9 @@ class HttpPerformer:
             disable_immediate_execution=dispatch.disable_immediate_execution,
             version=dispatch.version,
             request=request,
+            function=dispatch.function.id,
             job=dispatch.job,
+            generation=dispatch.fence,
             use_api=use_api,
         )
         body = build_body(call)

@@ -81,8 +81,12 @@ def test_trap_19_version_is_never_0(version: int, sent: int) -> None:
     assert body(version=version)["version"] == sent
 
 
-def test_trap_21_neither_fn_id_nor_qi_id_is_sent() -> None:
-    assert not {"fn_id", "qi_id"} & set(body(request="R", job="J")["ctx"])
+def test_trap_21_fn_id_and_qi_id_are_sent_together_or_not_at_all() -> None:
+    names = {"fn_id", "qi_id", "generation_id"}
+    assert not names & set(body(request="R", job="J")["ctx"])
+    assert not names & set(body(request="R", function="F")["ctx"])
+    sent = body(request="R", function="F", job="J", generation=3)["ctx"]
+    assert {name: sent[name] for name in names} == {"fn_id": "F", "qi_id": "J", "generation_id": 3}
 
 
 def test_trap_22_the_signed_bytes_are_the_sent_bytes_and_canonical() -> None:
@@ -95,8 +99,8 @@ def test_trap_22_the_signed_bytes_are_the_sent_bytes_and_canonical() -> None:
 
 
 def test_the_headers_of_a_call() -> None:
-    call = Call(run=RUN, target=A, events=(EVENT,), version=0, request="R", job="J")
-    assert headers(call, b"", key=None, now_s=0, server_kind="dev", generation=2) == {
+    call = Call(run=RUN, target=A, events=(EVENT,), version=0, request="R", job="J", generation=2)
+    assert headers(call, b"", key=None, now_s=0, server_kind="dev") == {
         "Content-Type": "application/json",
         "X-Inngest-Server-Kind": "dev",
         "X-Run-ID": RUN,
@@ -212,6 +216,9 @@ def test_a_call_survives_being_written_and_read(
         disable_immediate_execution=disabled,
         version=version,
         request="R",
+        function="F",
+        job="J",
+        generation=attempt + 1,
     )
     text = build_body(call)
     assert text == canonical(json.loads(text))
@@ -225,12 +232,13 @@ CALLS = [path for path in sorted(RECORDED.glob("*.json")) if '"from": "server"' 
 def test_what_was_recorded_is_what_we_would_send(recording: Path) -> None:
     for exchange in json.loads(recording.read_text()):
         request = exchange["request"]
-        if exchange["from"] != "server" or request["method"] != "POST" or "fn_id" in request["body"]["ctx"]:
+        if exchange["from"] != "server" or request["method"] != "POST":
             continue
         call = read_call(canonical(request["body"]), target=target_of(request["path"].partition("?")[2]).step)
         rebuilt = json.loads(build_body(call))
         rebuilt.pop("defers")
-        rebuilt["ctx"].pop("request_id", None)
         recorded = request["body"]
-        recorded["ctx"].pop("request_id", None)
+        for name in ("request_id", "generation_id", "job_id"):
+            rebuilt["ctx"].pop(name, None)
+            recorded["ctx"].pop(name, None)
         assert rebuilt == recorded

@@ -20,7 +20,7 @@ _NOT_YET = (
     ("POST", "/v1/signals", "signals"),
     ("POST", "/v1/runs/{id}/metadata", "run metadata"),
     ("POST", "/v1/traces/userland", "traces sent by services"),
-    ("POST", "/v1/checkpoint{rest:path}", "checkpointing"),
+    ("POST", "/v1/checkpoint{rest:path}", "durable endpoints"),
     ("POST", "/v1/http/runs{rest:path}", "durable endpoints"),
     ("GET", "/v1/http/runs{rest:path}", "durable endpoints"),
     ("POST", "/v1/realtime{rest:path}", "realtime channels"),

@@ -4,7 +4,8 @@ The body is put together from pieces that are canonical already (events, memos),
 order, so the whole is canonical too and the bytes that are signed are the bytes that are sent. Above
 `MAX_BODY_BYTES` the events and memos stay out and the SDK fetches them (`use_api`).
 
-`ctx.fn_id` and `ctx.qi_id` are left out together: their presence would ask the JS SDK to checkpoint.
+`ctx.fn_id` and `ctx.qi_id` come together or not at all: with them the SDK may report steps on the side while the
+call is open (`checkpoint.py`), and the JS SDK does.
 
 Protocol: sections 1.5, 4 and 5.4 of the Inngest wire protocol.
 """
@@ -45,7 +46,8 @@ class Call:
     """What one request tells the SDK. `events` and the values of `memos` are canonical text.
 
     `use_api` asks the SDK to fetch memos and events; then `events` still holds the first event, and `memos`
-    is empty whatever the run has. `version` is -1 before the SDK's first answer.
+    is empty whatever the run has. `version` is -1 before the SDK's first answer. `function` is the UUID of the
+    function; without it nothing may be reported while the call is open. `generation` counts the dispatches of `job`.
     """
 
     run: RunId
@@ -58,7 +60,9 @@ class Call:
     disable_immediate_execution: bool = False
     version: int = UNKNOWN_VERSION
     request: str = ""
+    function: str = ""
     job: str = ""
+    generation: int = 0
     env: str = ""
     use_api: bool = False
 
@@ -79,15 +83,19 @@ def build_body(call: Call, *, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
 def _body(call: Call, events: bytes, steps: bytes, *, use_api: bool) -> bytes:
     # Every literal below is in canonical order; a new key has to keep it. `write` sees small values only.
     flag = b"true" if use_api else b"false"
-    target = write(call.target or DISCOVERY)
+    target, job = write(call.target or DISCOVERY), write(call.job)
+    reports = bool(call.function and call.job)
     stack = array(map(write, call.stack))
     return b"".join(
         (
             b'{"ctx":{"attempt":%d' % call.attempt,
             b',"disable_immediate_execution":%b' % (b"true" if call.disable_immediate_execution else b"false"),
             b',"env":%b' % write(call.env),
-            b',"job_id":%b' % write(call.job) if call.job else b"",
+            b',"fn_id":%b' % write(call.function) if reports else b"",
+            b',"generation_id":%d' % call.generation if reports else b"",
+            b',"job_id":%b' % job if call.job else b"",
             b',"max_attempts":%d' % call.max_attempts,
+            b',"qi_id":%b' % job if reports else b"",
             b',"request_id":%b' % write(call.request) if call.request else b"",
             b',"run_id":%b' % write(call.run),
             b',"stack":{"current":%d,"stack":%b}' % (len(call.stack), stack),
@@ -146,9 +154,7 @@ _OPENS = {"error": (b"{",), "input": (b"[", b"{")}
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def headers(
-    call: Call, body: bytes, *, key: str | None, now_s: int, server_kind: str, generation: int = 0
-) -> dict[str, str]:
+def headers(call: Call, body: bytes, *, key: str | None, now_s: int, server_kind: str) -> dict[str, str]:
     """The headers of a call request (section 1.5).
 
     Args:
@@ -156,7 +162,6 @@ def headers(
         key: The signing key; None sends no signature, which SDKs accept in dev mode.
         now_s: Seconds since 1970.
         server_kind: `dev` or `cloud`; an SDK in the other mode refuses.
-        generation: Sent when above 0.
     """
     sent = {
         "Content-Type": "application/json",
@@ -170,8 +175,8 @@ def headers(
         sent["x-request-id"] = call.request
     if call.job:
         sent["x-inngest-job-id"] = call.job
-    if generation > 0:
-        sent["x-inngest-generation-id"] = str(generation)
+    if call.generation > 0:
+        sent["x-inngest-generation-id"] = str(call.generation)
     if key:
         sent[signature.HEADER] = signature.sign(body, key, now_s)
     return sent
@@ -210,6 +215,9 @@ class _Context(msgspec.Struct):
     env: str | None = ""
     stack: _Stack = msgspec.field(default_factory=_Stack)
     request_id: str | None = ""
+    fn_id: str | None = ""
+    qi_id: str | None = ""
+    generation_id: int | None = 0
     job_id: str | None = ""
     step_id: str | None = None
     use_api: bool = False
@@ -259,7 +267,9 @@ def read_call(body: bytes, *, target: StepId | None = None) -> Call:
         disable_immediate_execution=context.disable_immediate_execution,
         version=request.version,
         request=context.request_id or "",
-        job=context.job_id or "",
+        function=(context.qi_id and context.fn_id) or "",
+        job=context.qi_id or context.job_id or "",
+        generation=context.generation_id or 0,
         env=context.env or "",
         use_api=request.use_api or context.use_api,
     )
