@@ -16,7 +16,7 @@ from typing import Any
 from stepwell.api import runs as api_runs
 from stepwell.api.body import Limits as BodyLimits
 from stepwell.api.inngest import v1
-from stepwell.engine import decide, expr
+from stepwell.engine import cron, decide, expr
 from stepwell.engine.retry import _JITTER_MS, _TABLE_MS
 from stepwell.model import event, function, payload
 from stepwell.node import matching, notes
@@ -109,6 +109,8 @@ TABLES: dict[str, list[Row]] = {
         Row("the sender's id of an event", f"{wire_event.MAX_ID_BYTES:,} bytes", FIXED, "400"),
         Row("the name of a service, function or trigger", str(register.MAX_NAME_LETTERS), FIXED, "refused at registration"),
         Row("triggers of a function", str(register.MAX_TRIGGERS), FIXED, "refused at registration"),
+        Row("a schedule", f"{cron.LONGEST} characters; `@every` of {cron.SHORTEST_MS // 1000} s or more", FIXED, "refused at registration"),
+        Row("the jitter of a schedule", f"{register.MIN_JITTER_MS // 1000} s to {register.MAX_JITTER_MS // 60_000} min", FIXED, "refused at registration"),
         Row("`cancel_on` of a function", str(register.MAX_CANCELS), FIXED, "refused at registration"),
         Row("steps in one answer or report", f"{ops.MAX_OPS:,}", FIXED, "the run fails: `InngestErrFunctionOverflowed`"),
         Row("an expression", f"{expr.MAX_TEXT_LENGTH:,} characters", FIXED, "see [Expressions](expressions.md#limits)"),

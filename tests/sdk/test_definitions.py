@@ -229,6 +229,9 @@ def test_two_functions_cannot_share_an_id() -> None:
 def test_a_schedule_and_its_event() -> None:
     with pytest.raises(DefinitionError, match="write five fields"):
         stepwell.cron("every day")
+    with pytest.raises(DefinitionError, match='as an argument, such as tz="Europe/Berlin"'):
+        stepwell.cron("TZ=Europe/Berlin 0 9 * * *")
+    assert config_of(on=stepwell.cron("@every 10s"))["triggers"] == [{"cron": "@every 10s"}]
     trigger = order_placed | stepwell.cron("@daily")
     tick = read_event(an_event("inngest/scheduled.timer", cron="@daily"), trigger.members())
     order = read_event(an_event("shop/order.placed", id="o"), trigger.members())

@@ -73,7 +73,7 @@ async def with_total(ctx: stepwell.Context[Order]) -> str:
 
 @service.function(on=stepwell.cron("@daily"))
 async def nightly(ctx: stepwell.Context[None]) -> str:
-    return ctx.now().isoformat()
+    return f"{ctx.now().isoformat()} {ctx.event.id}"
 
 
 @service.function(on=placed)
@@ -200,7 +200,7 @@ def test_an_invocation_times_out() -> None:
 
 
 def test_a_function_on_a_schedule_needs_no_event() -> None:
-    assert run(nightly, at=NOON).output == "2026-01-01T12:00:00+00:00"
+    assert run(nightly, at=NOON).output == "2026-01-01T12:00:00+00:00 2026-01-01T12:00:00Z"
 
 
 def test_plain_functions_run_too() -> None:

@@ -13,10 +13,11 @@ from starlette.responses import Response, StreamingResponse
 from stepwell.api import answers
 from stepwell.api.answers import Raw, instant
 from stepwell.api.inngest.state import run_id
-from stepwell.api.inngest.v1 import internal_ids, run_row, time_of
+from stepwell.api.inngest.v1 import run_row, time_of
 from stepwell.api.routes import Ask, Route
 from stepwell.model import journal
 from stepwell.model.errors import InvalidInput, NotFound, Overloaded
+from stepwell.model.event import TICK, schedule_in
 from stepwell.model.job import RunStatus
 from stepwell.model.payload import decode
 from stepwell.node.reads.runs import (
@@ -109,7 +110,8 @@ def _time_field(ask: Ask) -> TimeField:
 
 async def runs_shown(site: Site, rows: Sequence[RunRow]) -> list[dict[str, Any]]:
     """Runs as our own lists show them."""
-    ids = await internal_ids(site, rows)
+    keys = dict.fromkeys(row.event for row in rows if row.event is not None)
+    events = {event.key: event for event in await site.node.store.read_events(list(keys))}
     return [
         {
             "id": row.id,
@@ -119,8 +121,9 @@ async def runs_shown(site: Site, rows: Sequence[RunRow]) -> list[dict[str, Any]]
             "created_at": instant(row.created_at),
             "started_at": instant(started_now(row, site.running)),
             "ended_at": instant(row.ended_at),
-            "event_id": ids.get(row.event, row.event) if row.event is not None else None,
+            "event_id": events[row.event].internal_id if row.event in events else row.event,
             "event_name": row.event_name,
+            "schedule": schedule_in(events[row.event].body) if row.event_name == TICK and row.event in events else None,
             "event_count": row.event_count,
             "parent": row.parent,
         }

@@ -46,7 +46,7 @@ def _line(run: dict[str, Any]) -> dict[str, str]:
         "status": status_text(run["status"]),
         "started": ago_text(created),
         "took": duration_text(instant_of(run["ended_at"]) - created) if run["ended_at"] else "",
-        "event": dim(printable(run.get("event_name") or "")),
+        "event": dim(printable(run.get("schedule") or run.get("event_name") or "")),
     }
 
 

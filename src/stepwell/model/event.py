@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -56,6 +57,24 @@ def event_body(
     if v:
         body["v"] = v
     return canonical(body)
+
+
+def tick_data(cron: str, occurrence: Instant, at: Instant) -> dict[str, str]:
+    """The data of the event of an occurrence of a schedule that starts a function `at` some time."""
+    return {"cron": cron, "scheduledAt": occurrence_text(occurrence), "fireAt": occurrence_text(at)}
+
+
+def occurrence_text(at: Instant) -> str:
+    """RFC 3339 in UTC, with milliseconds only where there are any: the id of the event of an occurrence."""
+    moment = datetime.fromtimestamp(at / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds" if at % 1000 else "seconds").replace("+00:00", "Z")
+
+
+def schedule_in(body: Payload) -> str | None:
+    """The schedule that an event of the clock is an occurrence of, as its function registered it."""
+    data = read_body(body).get("data") if isinstance(body, bytes) else None
+    cron = data.get("cron") if isinstance(data, dict) else None
+    return cron if isinstance(cron, str) else None
 
 
 def read_body(text: bytes) -> dict[str, Any]:

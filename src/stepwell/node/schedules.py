@@ -16,11 +16,10 @@ Elsewhere: when the occurrences are (`stepwell.engine.cron`); the run that the e
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from stepwell.engine.cron import Schedule, ScheduleError, parse
-from stepwell.model.event import TICK, Event, event_body
+from stepwell.model.event import TICK, Event, event_body, occurrence_text, tick_data
 from stepwell.model.ids import EventKey, JobId, derived_fraction, derived_ulid, shard_of
 from stepwell.model.job import Claim, Job, JobKind
 from stepwell.node.matching import REGISTRY_MS
@@ -108,7 +107,7 @@ class Schedules:
         if occurrence > tick.due:
             log.warning(
                 "function %r was to start at %s (%s); it starts for %s, and for none between",
-                *(function.slug, _written(tick.due), tick.cron, _written(occurrence)),
+                *(function.slug, occurrence_text(tick.due), tick.cron, occurrence_text(occurrence)),
             )
         event = self._event(function, trigger, tick.cron, occurrence, now)
         match = Job(
@@ -155,11 +154,10 @@ class Schedules:
         return None
 
     def _event(self, function: Function, trigger: Trigger, cron: str, occurrence: Instant, now: Instant) -> Event:
-        name = _written(occurrence)
+        name = occurrence_text(occurrence)
         key = EventKey(derived_ulid(occurrence, function.env, function.slug, cron))
         jitter = int(trigger.jitter_ms * derived_fraction(function.env, function.slug, cron, name))
         at = max(occurrence + jitter, now)
-        data = {"cron": cron, "scheduledAt": name, "fireAt": _written(at)}
         return Event(
             key=key,
             internal_id=key,
@@ -167,7 +165,7 @@ class Schedules:
             name=TICK,
             ts=at,
             received_at=now,
-            body=event_body(name=TICK, id=name, ts=at, data=data),
+            body=event_body(name=TICK, id=name, ts=at, data=tick_data(cron, occurrence, at)),
             env=function.env,
             source="server",
         )
@@ -197,8 +195,3 @@ def _tick(env: str, function: str, cron: str, due: Instant) -> Job:
 
 def _once(tick: Job) -> Unique:
     return Unique(tick.env, f"tick:{tick.id}", tick.id, tick.due + REMEMBERED_MS)
-
-
-def _written(at: Instant) -> str:
-    moment = datetime.fromtimestamp(at / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds" if at % 1000 else "seconds").replace("+00:00", "Z")

@@ -147,10 +147,12 @@ class Cron(Trigger[None]):
     """A schedule. Made by `stepwell.cron`."""
 
     def __init__(self, schedule: str, *, tz: str | None = None, jitter: timedelta | str | None = None) -> None:
+        if schedule.startswith(("TZ=", "CRON_TZ=")):
+            raise DefinitionError(f'{schedule!r} names a time zone; give it as an argument, such as tz="Europe/Berlin"')
         if not schedule.startswith("@") and len(schedule.split()) != 5:
             raise DefinitionError(
                 f"{schedule!r} is not a schedule; write five fields (minute hour day month weekday), "
-                'such as "0 9 * * 1-5", or a word such as "@daily"'
+                'such as "0 9 * * 1-5", or a word such as "@daily" or "@every 10s"'
             )
         self.schedule = f"TZ={tz} {schedule}" if tz else schedule
         self.jitter = jitter
@@ -196,10 +198,13 @@ def event(name: str, annotation: TypeForm[T], /) -> EventType[T]:
 def cron(schedule: str, /, *, tz: str | None = None, jitter: timedelta | str | None = None) -> Cron:
     """Start a function on a schedule: `stepwell.cron("0 9 * * 1-5", tz="Europe/Berlin")`.
 
+    Each occurrence starts it once. Its event has no data; its `id` is the time of the occurrence.
+
     Args:
-        schedule: Five fields, or a word such as `@hourly`.
+        schedule: Five fields (minute, hour, day of the month, month, day of the week), a word such as `@hourly`, or
+            `@every 10s`.
         tz: Name of a time zone; UTC if not given.
-        jitter: Spread the starts over this long (1 s to 5 min), always the same for one function and tick.
+        jitter: Spread the starts over this long (1 s to 5 min), always the same for one function and occurrence.
     """
     return Cron(schedule, tz=tz, jitter=jitter)
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Generic, NoReturn, TypeVar, cast, overload
 
-from stepwell.model.event import INVOKED, TICK
+from stepwell.model.event import INVOKED, TICK, occurrence_text, tick_data
+from stepwell.model.ids import Instant
 from stepwell.model.payload import decode
 from stepwell.sdk.client.errors import RunFailed
 from stepwell.sdk.event import Cron, Event
@@ -199,7 +200,7 @@ async def _run(
     **answers: Any,
 ) -> FinishedRun[R]:
     started_at = time.time_ns() // 1_000_000 if at is None else int(at.timestamp() * 1000)
-    texts = started_by(_starting(function, event), started_at)
+    texts = started_by(_starting(function, event, started_at), started_at)
     given = Answers(**answers)
     driver = Driver(function, texts, given, started_at)
     outcome = await driver.run()
@@ -218,11 +219,15 @@ async def _run(
     )
 
 
-def _starting(function: Function[Any, Any], event: Event[Any] | Sequence[Event[Any]] | None) -> Sequence[Event[Any]]:
-    if event is None:
-        on_schedule = any(isinstance(trigger, Cron) for trigger in function.triggers)
-        return (Event(TICK if on_schedule else INVOKED, {}),)
-    return (event,) if isinstance(event, Event) else event
+def _starting(
+    function: Function[Any, Any], event: Event[Any] | Sequence[Event[Any]] | None, at: Instant
+) -> Sequence[Event[Any]]:
+    if event is not None:
+        return (event,) if isinstance(event, Event) else event
+    for trigger in function.triggers:
+        if isinstance(trigger, Cron):
+            return (Event(TICK, tick_data(trigger.schedule, at, at), id=occurrence_text(at)),)
+    return (Event(INVOKED, {}),)
 
 
 def _error(driver: Driver, outcome: Outcome | None) -> RunFailed | None:

@@ -127,7 +127,7 @@ def test_an_option_that_does_not_act_yet_is_refused_by_name(option: str) -> None
 
 def test_all_problems_are_told_at_once() -> None:
     refused = refusal(
-        a_function(name="", concurrency=1, triggers=[{"cron": "* * * * *"}, {"event": ""}]),
+        a_function(name="", concurrency=1, triggers=[{"cron": 5}, {"event": ""}]),
         a_function(id="shop-b", retries=99),
     )
     assert [(problem.function, problem.option, problem.code) for problem in refused.problems] == [
@@ -172,6 +172,22 @@ def test_an_unknown_member_further_down_is_warned_about_where_it_is() -> None:
     ]
 
 
+def test_schedules_are_read_in_the_forms_of_both_sdks() -> None:
+    function = one(
+        triggers=[
+            {"cron": "TZ=Europe/Berlin 0 9 * * 1-5"},
+            {"cron": "*/5 * * * *", "jitter": "30s"},
+            {"cron": "@every 10s", "expression": None, "event": None, "jitter": None},
+        ]
+    )
+    assert function.triggers == (
+        Trigger(cron="TZ=Europe/Berlin 0 9 * * 1-5"),
+        Trigger(cron="*/5 * * * *", jitter_ms=30_000),
+        Trigger(cron="@every 10s"),
+    )
+    assert function.warnings == ()
+
+
 def test_triggers_cancels_and_expressions_are_read() -> None:
     function = one(
         triggers=[
@@ -199,6 +215,13 @@ def test_triggers_cancels_and_expressions_are_read() -> None:
         ({"triggers": [{"event": f"a/{n}"} for n in range(11)]}, "has 11 entries and may have 10"),
         ({"triggers": [{"event": "a"}, {"event": "a"}]}, "is there twice"),
         ({"triggers": [{"event": "a", "cron": "* * * * *"}]}, "both `event` and `cron`"),
+        ({"triggers": [{"cron": "@daily"}, {"cron": "@daily", "jitter": "1s"}]}, "is there twice"),
+        ({"triggers": [{"cron": ["* * * * *"]}]}, "triggers[0].cron: must be text"),
+        ({"triggers": [{"cron": "@daily", "expression": "true"}]}, "has no meaning beside `cron`"),
+        ({"triggers": [{"cron": "@daily", "jitter": "500ms"}]}, "is 500ms and may be 1s to 5m"),
+        ({"triggers": [{"cron": "@daily", "jitter": "6m"}]}, "is 6m and may be 1s to 5m"),
+        ({"triggers": [{"cron": "@daily", "jitter": "a bit"}]}, "not a duration"),
+        ({"triggers": [{"cron": "@daily", "jitter": 5}]}, "must be text"),
         ({"triggers": ["a"]}, "must be an object"),
         ({"triggers": {"event": "a"}}, "must be an array"),
         ({"triggers": [{"event": "ü" * 128}]}, "has 256 bytes and may have 255"),

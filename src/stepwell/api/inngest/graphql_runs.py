@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stepwell.api.inngest.graphql_context import Context, NotSupportedYet, Resolvers
-from stepwell.model.event import TICK, read_body
+from stepwell.model.event import TICK, schedule_in
 from stepwell.model.function import function_id
 from stepwell.model.ids import RunId, derived_uuid
 from stepwell.model.job import RunRow, RunStatus
@@ -99,14 +99,8 @@ async def _run_trigger(_: object, context: Context, runID: str) -> dict[str, Any
         "timestamp": min((event.received_at for event in events), default=row.created_at),
         "isBatch": batch,
         "batchID": row.event if batch else None,
-        "cron": _cron(events[0].body) if events and row.event_name == TICK else None,
+        "cron": schedule_in(events[0].body) if events and row.event_name == TICK else None,
     }
-
-
-def _cron(body: bytes) -> str | None:
-    found = read_body(body).get("data")
-    cron = found.get("cron") if isinstance(found, dict) else None
-    return cron if isinstance(cron, str) else None
 
 
 async def _output(_: object, context: Context, outputID: str) -> runs.SpanOutput | None:

@@ -47,13 +47,13 @@ async def register(ask: Ask) -> Response:
         body = await ask.body()
         check_server_kind(ask.request.headers.get("x-inngest-expected-server-kind"), site.kind)
         service, warnings = read_register(body, env=site.env)
+        modified = await keep(site, service, warnings)
     except RegisterRefused as err:
         _refused(site, announced_url(body), err)
         return Response(err.answer(), err.http_status, media_type=answers.JSON)
     except InvalidInput as err:
         return answers.error(err)
     site.refused.pop(service.url, None)
-    modified = await keep(site, service, warnings)
     sync_id = derived_uuid("sync", service.id, service.checksum)
     return Response(accepted_answer(service, modified=modified, sync_id=sync_id), media_type=answers.JSON)
 
@@ -71,10 +71,17 @@ def _refused(site: Site, url: str, err: RegisterRefused) -> None:
 
 
 async def keep(site: Site, service: Service, warnings: tuple[str, ...]) -> bool:
-    """Store a service that registered. Returns whether its functions differ from before."""
+    """Store a service that registered. Returns whether its functions differ from before.
+
+    Raises:
+        RegisterRefused: A schedule or a condition of a function cannot be used.
+    """
     async with site.registering:
         before = site.node.registry.service(service.env, service.name)
-        stored = await site.node.register(service)
+        try:
+            stored = await site.node.register(service)
+        except InvalidInput as err:
+            raise RegisterRefused(f"At least one function is invalid: {err}", reason="invalid_function") from err
     if site.sync is not None:
         site.sync.registered(service.url)
     if before is not None and before.url != service.url:

@@ -30,6 +30,10 @@ MAX_CANCELS = 5
 MAX_NAME_LETTERS = 255
 """Of a service, a function, its slug and a trigger's event (section 13)."""
 
+MIN_JITTER_MS = 1_000
+MAX_JITTER_MS = 300_000
+"""Of a trigger by the clock (section 2.9)."""
+
 PLACEHOLDER_URL = "ws://connected"
 """The URL of a function whose service dialled in."""
 
@@ -387,22 +391,38 @@ def _triggers(value: object, slug: str, findings: _Findings) -> tuple[Trigger, .
             continue
         _look_for_unknown(item, {"event", "expression", "cron", "jitter"}, slug, where, findings)
         event, cron = item.get("event"), item.get("cron")
+        trigger = None
         if cron and event:
             _refuse(findings, slug, where, "has both `event` and `cron`; make two triggers of it")
         elif cron:
-            _refuse(
-                findings,
-                slug,
-                f"{where}.cron",
-                "is not supported by this server yet; send an event on that schedule and trigger on it",
-                "schedule_invalid",
-            )
+            trigger = _schedule(item, slug, where, findings)
         elif _event_name(event, slug, f"{where}.event", findings):
             trigger = Trigger(str(event), _expression(item.get("expression"), slug, f"{where}.expression", findings))
-            if trigger in triggers:
+        if trigger is not None:
+            if trigger in triggers or (cron and any(cron == known.cron for known in triggers)):
                 _refuse(findings, slug, where, "is there twice; remove one")
             triggers.append(trigger)
     return tuple(triggers)
+
+
+def _schedule(item: Mapping[str, Any], slug: str, where: str, findings: _Findings) -> Trigger | None:
+    """A trigger by the clock. Whether its text is a schedule is judged by the node that takes the registration."""
+    cron = item["cron"]
+    if not isinstance(cron, str):
+        _refuse(findings, slug, f"{where}.cron", "must be text, such as 0 9 * * 1-5", "schedule_invalid")
+        return None
+    if item.get("expression"):
+        _refuse(findings, slug, f"{where}.expression", "has no meaning beside `cron`; remove it", "schedule_invalid")
+    jitter_ms = _duration(item.get("jitter"), slug, f"{where}.jitter", findings) or 0
+    if jitter_ms and not MIN_JITTER_MS <= jitter_ms <= MAX_JITTER_MS:
+        _refuse(
+            findings,
+            slug,
+            f"{where}.jitter",
+            f"is {item['jitter']} and may be 1s to 5m; write a length of time in between, or leave it out",
+            "schedule_invalid",
+        )
+    return Trigger(cron=cron, jitter_ms=jitter_ms)
 
 
 def _cancels(value: object, slug: str, findings: _Findings) -> tuple[CancelOn, ...]:
