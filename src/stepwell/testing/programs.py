@@ -104,6 +104,7 @@ class Program:
     tree: Tree
     leaves: dict[StepId, Leaf]
     eager: bool = False  # runs a step at once even inside a group, if it is the only new one
+    checkpoints: bool = False  # reports a step before it answers the call, and goes on
 
     @property
     def parallel(self) -> bool:
@@ -260,7 +261,8 @@ class Author:
             body.insert(random.randrange(len(body) + 1), self._group(0))
         if wait:
             body.insert(0, self._sent_wait(direct=True))
-        return Program(Sequence(body), self._leaves, eager=random.random() < 0.5)
+        eager, checkpoints = random.random() < 0.5, random.random() < 0.5
+        return Program(Sequence(body), self._leaves, eager=eager, checkpoints=checkpoints)
 
     def _part(self, depth: int) -> Tree:
         chance = self._random.random()

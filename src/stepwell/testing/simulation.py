@@ -24,8 +24,10 @@ from stepwell.model.errors import Conflict, NotFound
 from stepwell.model.event import DEV_ENV, Event, event_body
 from stepwell.model.function import CancelOn, Function, Service, Transport, Trigger
 from stepwell.model.ids import EventKey, IdSource, RunId, StepId
+from stepwell.model.job import Claim
 from stepwell.model.journal import WaitStarted
 from stepwell.node.node import Node, NodeSettings
+from stepwell.node.turns import Verdict as Verdicts
 from stepwell.store.base import StoreFull, StoreUnavailable
 from stepwell.store.memory import MemoryStore
 from stepwell.testing.faulty import EFFECT, FaultyStore, Removed, Trouble, message_type
@@ -38,7 +40,9 @@ from stepwell.testing.world import START, Crashed, Scheduler, VirtualWorld, at_o
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stepwell.model.dispatch import Dispatch
     from stepwell.model.job import Job
+    from stepwell.model.op import Op
     from stepwell.store.base import Transition
 
 __all__ = ["Result", "Simulation", "Violation"]
@@ -143,7 +147,9 @@ class Simulation:
         self.calm = False
         self.crashes = 0
         self.points: dict[tuple[str, str], int] = {}
-        self.outside = Outside(self.scheduler, random, Weather(), self.ledger, {}, self._send, self._acknowledged)
+        self.outside = Outside(
+            self.scheduler, random, Weather(), self.ledger, {}, self._send, self._acknowledged, self._report
+        )
         self.functions: dict[str, Function] = {}
         self.watcher = Watcher(self.store, self.scheduler, story=story)
         self.acknowledged: list[Event] = []
@@ -287,6 +293,10 @@ class Simulation:
     def _send(self, name: str, event_id: str, k: object, then: Callable[[], None]) -> None:
         """Send an event until a node acknowledges it."""
         _Sending(self, name, event_id, k, then).attempt()
+
+    def _report(self, dispatch: Dispatch, one: Op, then: Callable[[Verdicts | None], None]) -> None:
+        """Tell a node, whichever it is, of a step that a call has done."""
+        _Reporting(self, dispatch, one, then).attempt()
 
     def _acknowledged(self, run: RunId, step: StepId) -> None:
         if not self.watcher.is_recorded(run, step):
@@ -449,6 +459,50 @@ class _Sending:
             self._done = True
             self._simulation.unsent -= 1
             self._then()
+
+
+class _Reporting:
+    """A checkpoint on its way. The request or the answer may get lost, come late, or come twice."""
+
+    __slots__ = ("_dispatch", "_done", "_one", "_simulation", "_then")
+
+    def __init__(
+        self, simulation: Simulation, dispatch: Dispatch, one: Op, then: Callable[[Verdicts | None], None]
+    ) -> None:
+        self._simulation = simulation
+        self._dispatch = dispatch
+        self._one = one
+        self._then = then
+        self._done = False
+
+    def attempt(self) -> None:
+        simulation = self._simulation
+        weather, random, scheduler = simulation.outside.weather, simulation.random, simulation.scheduler
+        scheduler.after(4_000, self._told, None)
+        if random.random() < weather.lost:
+            return
+        for _ in range(2 if random.random() < weather.doubled else 1):
+            scheduler.after(simulation.outside.latency(), self._arrive)
+
+    def _arrive(self, _: object) -> None:
+        machine = self._simulation._usable()
+        if machine is not None and machine.world is not None:
+            machine.world.do(machine.world.spawn, self._report(machine))
+
+    async def _report(self, machine: Machine) -> None:
+        node, dispatch, simulation = machine.node, self._dispatch, self._simulation
+        assert node is not None
+        try:
+            verdict = await node.report(dispatch.run, Claim(dispatch.job, dispatch.fence), (self._one,), DEV_ENV)
+        except (StoreFull, StoreUnavailable):
+            return
+        if simulation.random.random() >= simulation.outside.weather.lost:
+            simulation.scheduler.after(simulation.outside.latency(), self._told, verdict)
+
+    def _told(self, verdict: Verdicts | None) -> None:
+        if not self._done:
+            self._done = True
+            self._then(verdict)
 
 
 async def _cancel(machine: Machine, run: RunId) -> None:

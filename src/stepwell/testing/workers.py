@@ -1,6 +1,7 @@
 """Scripted workers: they run the programs of `programs.py` behind both kinds of transport.
 
-    HttpCall   answers one call as an official SDK does, and forgets the function: memos in, ops out
+    HttpCall   answers one call as an official SDK does, and forgets the function: memos in, ops out; it may tell
+               any node of the steps it has done before it answers
     LiveCall   keeps the function, reports step by step, waits for acknowledgements, is handed results,
                lets go after a while of waiting
 
@@ -12,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stepwell.model import message, op
 from stepwell.model.dispatch import Dispatch, Memo
 from stepwell.model.errors import StepwellError
 from stepwell.model.payload import canonical, decode
+from stepwell.node.turns import Verdict
 from stepwell.testing.programs import Kind, Leaf, Program, Progress, look, result_of
 
 if TYPE_CHECKING:
@@ -37,8 +40,12 @@ LOSABLE_CALLS = 4
 
 IDLE_MS = 5_000
 
+CHECKPOINT_TRIES = 3
+
 Send = Callable[[str, str, object, Callable[[], None]], None]
 """Sends an event (name, id, data) and calls back once it is acknowledged."""
+Report = Callable[["Dispatch", "op.Op", Callable[["Verdict | None"], None]], None]
+"""Tells some node of a step that a call has done, and calls back with what became of it; None if nobody answered."""
 
 
 @dataclass(slots=True)
@@ -62,6 +69,7 @@ class Outside:
     programs: dict[str, Program]
     send: Send
     acknowledged: Callable[[RunId, StepId], None]  # a worker was told that this is recorded
+    report: Report
     lost: dict[RunId, set[JobId]] = field(default_factory=dict)
     """Calls of whole functions that were lost."""
 
@@ -293,7 +301,7 @@ class HttpCall:
     def _arrive(self, _: object) -> None:
         """The worker has the request."""
         outside, dispatch = self._outside, self._dispatch
-        self._begun = outside.scheduler.now
+        again, self._begun = bool(self._begun), outside.scheduler.now
         program = outside.programs[dispatch.function.slug]
         if dispatch.target is not None:
             _Running(outside, dispatch, program.leaves[dispatch.target], self._ran)
@@ -301,22 +309,28 @@ class HttpCall:
         if outside.random.random() < outside.weather.raised and dispatch.attempt < LOSABLE_ATTEMPTS:
             self._answer(message.Raised(dispatch.job, error=RAISED, version=2, info=self._info()))
             return
-        memos = {memo.step: memo for memo in dispatch.memos}
-        order = {memo.step: place for place, memo in enumerate(dispatch.memos)}
-        progress = look(program, memos, order)
+        # A request that the network doubled is another instance of the service, which runs the same steps: only one
+        # of the two may go on, or each would believe its own results.
+        may_report = program.checkpoints and not again and not dispatch.attempt
+        self._go_on(program, {memo.step: memo for memo in dispatch.memos}, may_report=may_report)
+
+    def _go_on(self, program: Program, memos: dict[StepId, Memo], *, may_report: bool) -> None:
+        dispatch = self._dispatch
+        progress = look(program, memos, {step: place for place, step in enumerate(memos)})
         if progress.output is not None:
             self._answer(message.Returned(dispatch.job, progress.output, version=2, info=self._info()))
         elif progress.error is not None:
             self._answer(message.Raised(dispatch.job, error=progress.error, retry=False, version=2, info=self._info()))
         else:
-            self._found(program, progress)
+            self._found(program, progress, memos, may_report=may_report)
 
-    def _found(self, program: Program, progress: Progress) -> None:
+    def _found(self, program: Program, progress: Progress, memos: dict[StepId, Memo], *, may_report: bool) -> None:
         dispatch = self._dispatch
         new = progress.new
         at_once = len(new) == 1 and new[0].kind is Kind.STEP and not dispatch.disable_immediate_execution
         if at_once and (program.eager or not new[0].grouped):
-            _Running(self._outside, dispatch, new[0], self._ran)
+            ran = partial(self._checkpoint, program, memos, CHECKPOINT_TRIES) if may_report else self._ran
+            _Running(self._outside, dispatch, new[0], ran)
             return
         ops = tuple(
             op.StepPlanned(step=leaf.id, name=leaf.name, index=leaf.index, race=leaf.race)
@@ -325,6 +339,31 @@ class HttpCall:
             for leaf in new
         )
         self._answer(message.Replied(dispatch.job, ops, version=2, info=self._info()))
+
+    def _checkpoint(
+        self,
+        program: Program,
+        memos: dict[StepId, Memo],
+        tries: int,
+        leaf: Leaf,
+        execution: Execution,
+        error: bytes | None,
+    ) -> None:
+        """Tell of a step and go on with the function; what cannot be told is left to the answer."""
+        if error is not None or not tries:
+            self._ran(leaf, execution, error)
+            return
+
+        def told(verdict: Verdict | None) -> None:
+            if verdict is Verdict.TAKEN:
+                self._outside.acknowledged(self._dispatch.run, leaf.id)
+                known = {**memos, leaf.id: Memo(leaf.id, "data", execution.result)}
+                self._go_on(program, known, may_report=True)
+            elif verdict is not Verdict.STALE:  # a stale one stops here
+                self._checkpoint(program, memos, tries - 1, leaf, execution, error)
+
+        one = _done(leaf, execution, error, execution.at, self._outside.scheduler.now)
+        self._outside.report(self._dispatch, one, told)
 
     def _ran(self, leaf: Leaf, execution: Execution, error: bytes | None) -> None:
         one = _done(leaf, execution, error, execution.at, self._outside.scheduler.now)
