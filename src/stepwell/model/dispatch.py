@@ -15,7 +15,7 @@ repeated call, never a result. All of it runs on one event loop.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,6 +24,7 @@ import msgspec
 from stepwell.model.function import Function
 from stepwell.model.ids import Instant, JobId, RunId, StepId
 from stepwell.model.message import Message
+from stepwell.model.offload import Sealed
 
 
 class Memo(msgspec.Struct, frozen=True, array_like=True):
@@ -72,6 +73,44 @@ class Dispatch:
     load_memos: Callable[[], Awaitable[tuple[Memo, ...]]] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errand:
+    """One request to be made for a step, complete but for the credentials that the gateway was given to keep.
+
+    `request` is its JSON; `name` the id that the user wrote. `key` stays the same until an answer has come that is not
+    the result: it tells a receiver that a repeated request is the same one.
+    """
+
+    job: JobId
+    fence: int
+    run: RunId
+    step: StepId
+    kind: str
+    request: bytes
+    name: str = ""
+    attempt: int = 0
+    key: str = ""
+
+
+class Gateway(Protocol):
+    """Makes requests for functions that are suspended. Each ends in one `OffloadEnded`, unless it was stopped."""
+
+    def keep(self, run: RunId, step: StepId, sealed: Sealed) -> None:
+        """Remember the credentials of a step until `stop`, or until there is no room for them any more."""
+
+    def holds(self, run: RunId, step: StepId) -> bool:
+        """Whether the credentials of a step are at hand."""
+
+    def make(self, errand: Errand) -> None:
+        """Make the request, at once or as soon as there is room. The outcome arrives as a message."""
+
+    def stop(self, run: RunId, step: StepId) -> None:
+        """Give up the request of a step, if one is under way, and forget its credentials. No message follows."""
+
+    async def close(self) -> None:
+        """Give up everything; no message follows."""
+
+
 class Deliver(Protocol):
     """Takes a message to the run's mailbox. Must neither block nor raise; called on the event loop.
 
@@ -104,3 +143,27 @@ class Performer(Protocol):
 
     async def close(self) -> None:
         """Stop everything. Calls in flight are told to stop, and no message follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Room at the workers of one service that dialled in to this node."""
+
+    env: str
+    service: str
+    places: int  # calls that they could take now
+    routes: tuple[str, ...]  # of the functions that they have; see `model.job.route_of`
+
+
+class Reach(Protocol):
+    """Which calls can be made here that other nodes perhaps cannot make, and the other way round.
+
+    Whoever implements it tells the node when there is room for calls of a service, which may be more often than
+    there was none.
+    """
+
+    def places(self, env: str, service: str, function: str) -> int:
+        """Calls of a function, given by its slug, that workers here could take now."""
+
+    def openings(self) -> Sequence[Opening]:
+        """The services that workers here serve; also those whose workers have no room just now."""

@@ -17,6 +17,7 @@ class JobKind(StrEnum):
     MATCH = "match"  # find what the events in `keys` start and wake
     LOOK = "look"  # has an event that `step` of `run` waits for come before the wait was stored?
     WAKE = "wake"  # tell `run` that the child of `step` ended, as `output` or `error` says
+    OFFLOAD = "offload"  # make the request of `step` of `run`
     TICK = "tick"  # the occurrence of the schedule `cron` of `function` that was to come at `due`
 
 
@@ -46,6 +47,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     route: str | None = None
     owner: str | None = None
     fence: int = 0
+
+
+def route_of(env: str, function: str) -> str:
+    """The route of the calls of a function that only workers can take which dialled in somewhere.
+
+    By function and not by service: workers of one service may have different functions, while its code is being
+    exchanged, and a call that nobody here can take must not be in the way of those that somebody can.
+    """
+    return f"{env}/{function}"
 
 
 class Claim(msgspec.Struct, frozen=True):

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 CHUNK = 500
 LOOK_BACK_PAGE = 1000
 """Events read at a time when a wait looks back."""
-REGISTRY_MS = 1000
-"""How old a node's knowledge of the services may be when several nodes share a store."""
+REGISTRY_MS = 250
+"""How old a node's knowledge of the services may be when several nodes share a store and it matches an event. Who
+registers is answered so much later, and no event that is sent after that answer misses the new functions."""
 _DAY_MS = 86_400_000
 _CANCEL_MS = 365 * _DAY_MS
 
@@ -98,14 +99,19 @@ class Matching:
         pending = _Pending(self._world)
         plans: list[tuple[Plan, tuple[Unique, ...]]] = []
         now = self._world.now()
-        for event in events:
-            (text,) = await self._turns.texts((event.body,))
-            body = read_body(text)
-            for function, parent in self._targets(event, body, now, pending, job.function):
-                plans.append(await self._beginning(event, body, function, parent, now, job.function))
-            look = self._mismatches.of(event.name, now)
-            self._look_at_triggers(event, body, now, look)
-            await self._wake(event, body, now, pending, look)
+        try:
+            for event in events:
+                (text,) = await self._turns.texts((event.body,))
+                body = read_body(text)
+                for function, parent in self._targets(event, body, now, pending, job.function):
+                    plans.append(await self._beginning(event, body, function, parent, now, job.function))
+                look = self._mismatches.of(event.name, now)
+                self._look_at_triggers(event, body, now, look)
+                await self._wake(event, body, now, pending, look)
+        except BaseException:
+            for plan, _ in plans:
+                self._turns.let_go(plan)
+            raise
         if len(plans) == 1 and not pending.count:
             plan, unique = plans[0]
             if await self._create(plan, unique, claim):
@@ -239,7 +245,11 @@ class Matching:
         live = self._registry.is_live(event.env, function.service)
         run, decision = begin(beginning, now, live=live, policy=self._turns.policy)
         plan = Plan(run, 0)
-        await self._turns.add(plan, decision, now)
+        try:
+            await self._turns.add(plan, decision, now)
+        except BaseException:
+            self._turns.let_go(plan)
+            raise
         unique: tuple[Unique, ...] = ()
         # The id of an occurrence is its time, which others share: it keeps two schedules of one function apart from
         # none but each other.
@@ -266,8 +276,10 @@ class Matching:
                 self._turns.perform(plan)
                 return True
             case RunMoved() | Duplicate():
+                self._turns.let_go(plan)
                 return False  # matched before, or the sender repeated its id
             case _:
+                self._turns.let_go(plan)
                 return True  # the match job is somebody else's by now, who will do all this
 
     # waits to end

@@ -4,12 +4,19 @@ A job that is due when it is made by a node that has the run at hand is born cla
 once; nothing on the path of a step is searched for. Other jobs are found when their time comes: the node sleeps
 until the earliest, claims what is due, and sleeps again. Recovery is no special act: the jobs of a node whose
 lease ran out become claimable, and whoever claims them goes on.
+
+Where several nodes share a store, each keeps a lease. A node that cannot prove its own makes no calls and claims
+nothing, before others may take its jobs; once it reaches the store again it goes on with what is still its own. What
+other nodes commit is heard as hints, and found by searching where a hint got lost.
+
+Elsewhere: whose a call is that only some nodes can make (`routes.py`).
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stepwell.engine.decide import DEFAULT_POLICY, Policy
@@ -21,9 +28,10 @@ from stepwell.model.job import Claim, Job, JobKind
 from stepwell.model.payload import canonical
 from stepwell.node.calls import dispatch_of
 from stepwell.node.clock import StoreTime
-from stepwell.node.matching import Matching
+from stepwell.node.matching import REGISTRY_MS, Matching
 from stepwell.node.patience import patiently
 from stepwell.node.registry import Registry, check_expressions, merged
+from stepwell.node.routes import Routes
 from stepwell.node.schedules import Schedules
 from stepwell.node.turns import Envelope, Turns, Verdict
 from stepwell.store.base import Node as NodeRow
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepwell.engine.run import Run
-    from stepwell.model.dispatch import Performer
+    from stepwell.model.dispatch import Performer, Reach
     from stepwell.model.event import Event
     from stepwell.model.function import Service
     from stepwell.model.ids import Instant
@@ -42,19 +50,24 @@ if TYPE_CHECKING:
     from stepwell.model.op import Op
     from stepwell.model.payload import Blob
     from stepwell.node.clock import Alarm, World
-    from stepwell.store.base import Store
+    from stepwell.node.watch import Watch
+    from stepwell.store.base import Hint, Store
 
 log = logging.getLogger("stepwell.node")
 
 LEASE_MS = 10_000
 CLAIM_LIMIT = 500
+RENEW_AGAIN_MS = 250
+"""How soon a node tries again when it could not renew its lease."""
+FOLLOW_MS = 5_000
+"""How often runs that somebody follows are read anew in case a hint got lost."""
 _FAR = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
     """How a node behaves. `search_ms` is how often it looks for jobs that other nodes may have left; None when it
-    is alone on its store."""
+    is alone on its store. A lease is not counted on for its last tenth."""
 
     policy: Policy = field(default_factory=lambda: DEFAULT_POLICY)
     lease_ms: int = LEASE_MS
@@ -73,9 +86,12 @@ class Node:
         store: Store,
         world: World,
         performer: Performer,
+        gateway: Gateway | None = None,
         ids: IdSource | None = None,
         settings: NodeSettings | None = None,
+        reach: Reach | None = None,
     ) -> None:
+        """`reach` are the workers that are connected to this node alone; on a store that it shares."""
         self.name = name
         self.store = store
         self.world = world = StoreTime(world)
@@ -88,22 +104,31 @@ class Node:
         self._alarm: Alarm | None = None
         self._claiming = False
         self._claim_again = False
+        self._proved_until = 0  # by the monotonic clock; nobody else has taken our jobs before that
+        self._cut_off = False
+        self._held: list[Job] = []  # calls that were to be made while we could not prove our lease
         self.draining = False
         self.stopped = False
+        self.shared = self.settings.search_ms is not None
+        self.watch: Watch | None = None
+        self._routes = Routes(reach) if self.shared and reach is not None else None
         self.turns = Turns(
             node=name,
             store=store,
             world=world,
             registry=self.registry,
             performer=performer,
+            gateway=gateway,
             perform_job=self._perform_job,
             alarm=self._wake_at,
             policy=self.settings.policy,
             cached_runs=self.settings.cached_runs,
+            routes=self._routes,
+            may_call=self._may_call,
         )
-        self._shared = self.settings.search_ms is not None
+        self.errands = Errands(turns=self.turns, world=world, gateway=gateway)
         self.matching = Matching(
-            node=name, store=store, world=world, registry=self.registry, turns=self.turns, shared=self._shared
+            node=name, store=store, world=world, registry=self.registry, turns=self.turns, shared=self.shared
         )
         self.schedules = Schedules(
             node=name,
@@ -112,46 +137,170 @@ class Node:
             registry=self.registry,
             perform_job=self._perform_job,
             alarm=self._wake_at,
-            shared=self._shared,
+            shared=self.shared,
         )
 
     # life
 
     async def start(self) -> None:
         """Take part: prove life, know the services, free what a lost node left, begin to work."""
+        if self.shared:
+            self.store.listen(self._hear)
         await self.world.learn(self.store)
         self.registry.load(await self.store.services())
-        await self.store.heartbeat(self._row())
+        await self._renew()
         await self.store.release_lost(self.world.now())
         await self.schedules.mend()
         self.world.spawn(self._beat())
+        if self.shared:
+            self.world.spawn(self._poll())
         self._wake_at(self.world.now())
 
-    def stop(self) -> None:
-        """Claim nothing more. What is under way may still be committed."""
-        self.stopped = True
+    def drain(self) -> None:
+        """Claim nothing more, and leave new calls to other nodes. What is under way may go on, and be committed."""
+        self.draining = True
         if self._alarm is not None:
             self._alarm.cancel()
+            self._alarm, self._alarm_at = None, _FAR
+
+    def stop(self) -> None:
+        """Claim nothing more, and let the lease run out. What is under way may still be committed."""
+        self.drain()
+        self.stopped = True
+
+    async def leave(self) -> None:
+        """After `stop`: give everything back now, so that nobody waits for the lease of this node to run out."""
+        await self.store.heartbeat(NodeRow(self.name, self._epoch, 0))
+        await self.store.release_lost(self.world.now())
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the lease cannot be proved, so that other nodes may have taken what this one had."""
+        return self.shared and self.world.monotonic() >= self._proved_until
+
+    def _may_call(self) -> bool:
+        return not self.draining and not self.cut_off
 
     def _row(self) -> NodeRow:
         return NodeRow(self.name, self._epoch, self.world.now() + self.settings.lease_ms)
 
     async def _beat(self) -> None:
+        lease_ms = self.settings.lease_ms
+        pause_ms = lease_ms // 3
+        patience_ms = 0  # how long others may take to come back before their jobs are taken from them
         while not self.stopped:
-            await self.world.sleep(self.settings.lease_ms // 3)
+            await self.world.sleep(pause_ms)
+            pause_ms = lease_ms // 3
             try:
                 await self.world.learn(self.store)
-                if not await self.store.heartbeat(self._row()):
-                    log.error("node %s was given up by the others; it stops taking part", self.name)
-                    self.stop()
+                if not await self._renew():
                     return
-                if await self.store.release_lost(self.world.now()):
+                if self._cut_off:
+                    self._cut_off = False
+                    log.warning("node %s reaches its store again", self.name)
+                    # Perhaps the store was away, and nobody could renew: the others come back in a moment.
+                    patience_ms = lease_ms // 2
+                    self._take_up()
+                if patience_ms > 0:
+                    patience_ms -= pause_ms
+                elif await self.store.release_lost(self.world.now()):
                     self._wake_at(self.world.now())
-                if self._shared:
+                if self.shared:
                     await self.registry.refresh(self.store, self.world.now())
                 await self.schedules.mend()
             except (StoreFull, StoreUnavailable) as err:
                 log.warning("node %s could not renew its lease: %s", self.name, err)
+                if self.shared:
+                    pause_ms = min(pause_ms, RENEW_AGAIN_MS)
+            if self.cut_off and not self._cut_off:
+                self._cut_off = True
+                log.warning("node %s can no longer prove its lease; it makes no calls until it can", self.name)
+
+    async def _renew(self) -> bool:
+        """Renew the lease. False: this node must not take part any more."""
+        asked = self.world.monotonic()
+        if not await self.store.heartbeat(self._row()):
+            if not self.shared:
+                log.error("node %s was given up by the others; it stops taking part", self.name)
+                self.stop()
+                return False
+            log.warning("node %s was given up by the others; it starts over", self.name)
+            self._epoch = max(self._epoch + 1, await self.store.now())
+            self._cut_off = True
+            if not await self.store.heartbeat(self._row()):
+                return True  # tried again with the next beat
+        self._proved_until = asked + self.settings.lease_ms * 9 // 10
+        return True
+
+    def _take_up(self) -> None:
+        """Go on after a time without a lease: other nodes may have done anything with what we had."""
+        self.turns.anything_moved()
+        held, self._held = self._held, []
+        for job in held:
+            self.world.spawn(patiently(self.world, partial(self._dispatch_if_ours, job)))
+        if self._routes is not None:
+            self._routes.anything()
+        self._wake_at(self.world.now())
+
+    async def _dispatch_if_ours(self, job: Job) -> None:
+        assert job.run is not None
+        for stored in await self.store.jobs_of(job.run):
+            if stored.id == job.id and stored.owner == self.name and stored.fence == job.fence:
+                await self._load_and_dispatch(job)
+                return
+        self._let_go(job)
+
+    async def _poll(self) -> None:
+        """See what no hint told."""
+        while not self.stopped:
+            await self.world.sleep(FOLLOW_MS)
+            if self.watch is not None:
+                self.watch.anything_moved()
+
+    # what other nodes say
+
+    def _hear(self, hint: Hint) -> None:
+        """Another node committed something."""
+        if self.stopped:
+            return
+        if hint.missed:
+            self.turns.anything_moved()
+            if self._routes is not None:
+                self._routes.anything()
+            if self.watch is not None:
+                self.watch.anything_moved()
+        for run in hint.runs:
+            self.turns.moved(run)
+            if self.watch is not None:
+                self.watch.moved(run)
+        if hint.missed or (hint.routes and self._serves(hint.routes)):
+            self._wake_at(self.world.now())
+        if hint.missed or hint.services:
+            self.world.spawn(self._know_services())
+
+    def _serves(self, routes: Sequence[str | None]) -> bool:
+        named = {route for route in routes if route is not None}
+        ours = self._routes.heard(named) if named and self._routes is not None else bool(named)
+        return ours or None in routes
+
+    async def _know_services(self) -> None:
+        try:
+            await self.registry.refresh(self.store, self.world.now())
+        except (StoreFull, StoreUnavailable) as err:
+            log.warning("node %s could not read what services there are: %s", self.name, err)
+
+    async def know_services(self) -> None:
+        """See to it that `registry` has what was registered on any node before this was called.
+
+        Raises `StoreUnavailable`.
+        """
+        if self.shared and self.world.now() - self.registry.refreshed_at > REGISTRY_MS:
+            await self.registry.refresh(self.store, self.world.now())
+
+    def room(self, env: str, service: str) -> None:
+        """What performers say when a worker that is connected here has room for a call."""
+        if self._routes is not None and self._routes.is_waited_for(env, service):
+            self._wake_at(self.world.now())
 
     # what surfaces ask for
 
@@ -171,11 +320,15 @@ class Node:
             InvalidInput: An expression of a trigger or of a cancelling event cannot be used; names all that cannot.
         """
         check_expressions(service)
+        if self.shared:
+            await self.registry.refresh(self.store, self.world.now())
         stored, modified = merged(service, self.registry.service(service.env, service.name), self.world.now())
         if modified:
             await self.store.put_service(stored)
         self.registry.put(stored)
         await self.schedules.mend()
+        if modified and self.shared:
+            await self.world.sleep(REGISTRY_MS + 1)  # until every node knows
         return modified
 
     async def forget(self, env: str, name: str) -> bool:
@@ -242,7 +395,7 @@ class Node:
 
     def _wake_at(self, at: Instant) -> None:
         """Look for due jobs at that time, if not before."""
-        if self.stopped or at >= self._alarm_at:
+        if self.draining or at >= self._alarm_at:
             return
         if self._alarm is not None:
             self._alarm.cancel()
@@ -253,7 +406,7 @@ class Node:
         self._alarm, self._alarm_at = None, _FAR
         if self._claiming:
             self._claim_again = True
-        elif not self.stopped:
+        elif not self.draining:
             self._claiming = True
             self.world.spawn(self._claim())
 
@@ -269,18 +422,45 @@ class Node:
 
     async def _claim_all(self) -> Instant:
         """Claim and do what is due. Returns when to look again."""
-        while not self.stopped:
+        while not self.draining:
+            if self.cut_off:
+                return self.world.now() + RENEW_AGAIN_MS
             self._claim_again = False
-            now = self.world.now()
-            jobs = await self.store.claim_due(self._row(), now, CLAIM_LIMIT)
-            for job in jobs:
-                self._perform_job(job, None, ())
-            if len(jobs) == CLAIM_LIMIT or self._claim_again:
+            whole = False
+            if self._routes is None:
+                jobs = await self.store.claim_due(self._row(), self.world.now(), CLAIM_LIMIT)
+                whole = len(jobs) == CLAIM_LIMIT
+                self._do(jobs)
+                routes: list[str] | None = None
+            else:
+                openings = self._routes.openings()
+                routes = [route for opening, _ in openings for route in opening.routes]
+                for opening, places in openings:
+                    limit = min(places, CLAIM_LIMIT)
+                    jobs = await self.store.claim_due(self._row(), self.world.now(), limit, opening.routes)
+                    self._routes.claimed(opening, jobs, limit)
+                    whole = whole or len(jobs) == limit
+                    self._do(jobs)
+                if not openings:
+                    jobs = await self.store.claim_due(self._row(), self.world.now(), CLAIM_LIMIT, ())
+                    whole = len(jobs) == CLAIM_LIMIT
+                    self._do(jobs)
+            if whole or self._claim_again:
                 continue
-            due = await self.store.next_due()
+            due = await self.store.next_due(routes)
             search = self.settings.search_ms
+            now = self.world.now()
             return max(now + 1, min(_FAR if due is None else due, _FAR if search is None else now + search))
         return _FAR
+
+    def _do(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._perform_job(job, None, ())
+
+    def _let_go(self, job: Job) -> None:
+        """The call is not, or no longer, on its way to a worker."""
+        if self._routes is not None:
+            self._routes.let_go(job.id)
 
     def _perform_job(self, job: Job, run: Run | None, events: Sequence[Event]) -> None:
         """Do a job that is ours. `run` and `events` are what the caller has at hand of it."""
@@ -298,6 +478,8 @@ class Node:
                 self.world.spawn(self.matching.match(job, known or None))
             case JobKind.LOOK:
                 self.world.spawn(self.matching.look_back(job))
+            case JobKind.OFFLOAD:
+                self.errands.begin(job, run, claim)
             case JobKind.TICK:
                 self.world.spawn(self.schedules.come(job))
             case JobKind.WAKE:
@@ -317,6 +499,7 @@ class Node:
                 free=True,
                 code="node_lost",
             )
+            self._let_go(job)
             self.turns.post(job.run, Envelope(lost, claim))
         elif (
             run is not None
@@ -331,20 +514,25 @@ class Node:
         assert job.run is not None
         run = await self.turns.run(job.run, fresh=True)
         if run is None or job.id not in run.calls:
+            self._let_go(job)
             await self.store.commit(Transition(ends=(Claim(job.id, job.fence),)))
             return
         events = tuple(await self.turns.texts(run.events))
-        if self._shared and self.registry.function(run.env, run.function) is None:
+        if self.shared and self.registry.function(run.env, run.function) is None:
             await self.registry.refresh(self.store, self.world.now())
         self._dispatch(run, job, events)
 
     def _dispatch(self, run: Run, job: Job, events: tuple[bytes, ...]) -> None:
+        if self.cut_off:
+            self._held.append(job)
+            return
+        self._let_go(job)
         function = self.registry.function(run.env, run.function)
         if function is None:
             error = {"name": "FunctionNotFound", "message": f"no service serves {run.function!r} any more"}
             lost = message.CallLost(job.id, error=canonical(error), code="function_not_found")
             self.turns.post(run.id, Envelope(lost, Claim(job.id, job.fence)))
             return
-        if job.live:
-            self.turns.telling.called(job.id, run.news)
+        if job.live or self.shared:
+            self.turns.telling.called(job.id, run.id, run.news)
         self._performer.perform(dispatch_of(run, job, function, events, self.turns.texts))

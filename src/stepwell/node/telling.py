@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from stepwell.engine.run import Phase, Run
 from stepwell.model import journal
 from stepwell.model.effect import Acknowledge
+from stepwell.model.job import RunStatus
 from stepwell.node.calls import memo_of, result_of
 from stepwell.node.patience import patiently
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from stepwell.engine.run import Step
     from stepwell.model.dispatch import Performer
     from stepwell.model.effect import Deliver, DeliverRetry
-    from stepwell.model.ids import JobId, StepId
+    from stepwell.model.ids import JobId, RunId, StepId
     from stepwell.model.journal import Entry
     from stepwell.model.payload import Payload
     from stepwell.node.clock import World
@@ -33,15 +34,17 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Line:
-    """One call in memory."""
+    """One call in memory; also one of a request, which is told nothing but that it is over."""
 
+    run: RunId
     told: int  # the news that the worker knows, or that stand in the queue
     busy: bool = False  # a large result is being read
     queue: deque[tuple[Step | None, Callable[[bytes], None]]] = field(default_factory=deque)
 
 
 class Telling:
-    """The lines of the live calls that this node made."""
+    """The lines of the live calls that this node made; on a shared store also its other calls, since another node
+    may end their runs."""
 
     def __init__(
         self, world: World, performer: Performer, texts: Callable[[Iterable[Payload]], Awaitable[list[bytes]]]
@@ -50,14 +53,53 @@ class Telling:
         self._performer = performer
         self._texts = texts
         self._lines: dict[JobId, _Line] = {}
+        self._calls_of: dict[RunId, list[JobId]] = {}
 
-    def called(self, call: JobId, news: int) -> None:
+    def called(self, call: JobId, run: RunId, news: int) -> None:
         """A worker is being called and told of that much."""
-        self._lines[call] = _Line(news)
+        if call not in self._lines:
+            self._calls_of.setdefault(run, []).append(call)
+        self._lines[call] = _Line(run, news)
 
     def over(self, call: JobId) -> None:
         """Nothing more is to be said to that call."""
-        self._lines.pop(call, None)
+        line = self._lines.pop(call, None)
+        if line is not None:
+            calls = self._calls_of[line.run]
+            calls.remove(call)
+            if not calls:
+                del self._calls_of[line.run]
+
+    def has(self, run: RunId) -> bool:
+        """Whether this node calls somebody for a run."""
+        return run in self._calls_of
+
+    def runs(self) -> list[RunId]:
+        """The runs that this node calls somebody for."""
+        return list(self._calls_of)
+
+    def calls(self) -> list[JobId]:
+        """All calls that this node made and that are not over."""
+        return list(self._lines)
+
+    def catch_up(self, run_id: RunId, run: Run | None) -> list[tuple[JobId, str]]:
+        """Tell the calls of a run what they do not know yet. Returns those that nobody waits for any more, and why.
+
+        Args:
+            run: As the store has it; None if it is gone.
+        """
+        over = []
+        for call in tuple(self._calls_of.get(run_id, ())):
+            line = self._lines[call]
+            known = run.calls.get(call) if run is not None else None
+            if run is None or known is None:
+                cancelled = run is not None and run.status is RunStatus.CANCELLED
+                over.append((call, "cancelled" if cancelled else "stale"))
+            elif known.live and line.told < run.news:
+                for number in range(line.told, run.news):
+                    self._tell_one(line, call, run, run.feed[number], number + 1, set())
+                line.told = run.news
+        return over
 
     def tell(self, what: Acknowledge | Deliver | DeliverRetry, run: Run, recorded: Sequence[Entry]) -> None:
         """Tell a call what came to pass up to and with that effect. Nothing happens if another node made the call.
@@ -89,7 +131,7 @@ class Telling:
         if step.finished:
             if step_id not in known:
                 self._say(line, step, lambda text: performer.deliver_result(call, memo_of(step, text), news))
-        elif step.phase is Phase.READY:
+        elif step.phase is Phase.READY or step.phase is Phase.ASKING:
             attempt = step.attempts
             self._say(line, None, lambda _: performer.deliver_retry(call, step_id, attempt, news))
 

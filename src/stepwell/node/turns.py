@@ -22,10 +22,11 @@ from stepwell.engine.run import Run, apply, fold
 from stepwell.model import effect
 from stepwell.model.event import INVOKED, Event, read_body
 from stepwell.model.ids import EventKey, JobId, RunId, StepId, derived_ulid
-from stepwell.model.job import Claim, Job, JobKind, Wait
+from stepwell.model.job import Claim, Job, JobKind, Wait, route_of
 from stepwell.model.payload import Blob, Payload, canonical, decode
 from stepwell.node.endings import end_events
 from stepwell.node.large import interned, stored
+from stepwell.node.patience import patiently
 from stepwell.node.telling import Telling
 from stepwell.store.base import (
     ClaimLost,
@@ -41,13 +42,14 @@ from stepwell.store.base import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from stepwell.model.dispatch import Performer
+    from stepwell.model.dispatch import Gateway, Performer
     from stepwell.model.effect import Effect
     from stepwell.model.ids import Instant
     from stepwell.model.journal import Entry
     from stepwell.model.message import Message
     from stepwell.node.clock import World
     from stepwell.node.registry import Registry
+    from stepwell.node.routes import Routes
     from stepwell.store.base import Store
 
 log = logging.getLogger("stepwell.node")
@@ -66,9 +68,9 @@ class Verdict(Enum):
 
 @dataclass(slots=True)
 class Envelope:
-    """A message on its way to a run."""
+    """A message on its way to a run; without one, that another node may have moved the run."""
 
-    message: Message
+    message: Message | None
     claim: Claim | None = None  # of the call that it answers, or of the job that it is the doing of
     ends: bool = False  # the job is done once the message is taken in, whatever it changed
     done: Callable[[], None] | None = None  # called once that is durable, or proved to be of no use
@@ -95,6 +97,7 @@ class Plan:
     blobs: dict[Blob, bytes] = field(default_factory=dict)
     again: list[Callable[[], None]] = field(default_factory=list)
     verdicts: list[tuple[Callable[[Verdict], None], Verdict]] = field(default_factory=list)
+    kept: list[JobId] = field(default_factory=list)  # calls for which a place at a worker is kept
 
     def transition(self) -> Transition | None:
         """None when there is nothing to store."""
@@ -129,16 +132,22 @@ class Turns:
         world: World,
         registry: Registry,
         performer: Performer,
+        gateway: Gateway | None,
         perform_job: PerformJob,
         alarm: Callable[[Instant], None],
         policy: Policy = DEFAULT_POLICY,
         cached_runs: int = CACHED_RUNS,
+        routes: Routes | None = None,
+        may_call: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._routes = routes
+        self._may_call = may_call  # whether calls that are made now are for this node to make
         self._node = node
         self._store = store
         self._world = world
         self._registry = registry
         self._performer = performer
+        self._gateway = gateway
         self._perform_job = perform_job
         self._alarm = alarm
         self.policy = policy
@@ -166,15 +175,29 @@ class Turns:
         self._boxes[run] = [envelope]
         self._world.spawn(self._empty(run))
 
+    def moved(self, run: RunId) -> None:
+        """Another node committed something of a run: whom this node calls for it is told."""
+        if self.telling.has(run):
+            self.post(run, Envelope(None))
+
+    def anything_moved(self) -> None:
+        """Any run may have moved."""
+        for run in self.telling.runs():
+            self.post(run, Envelope(None))
+
     def deliver(self, run: RunId, job: JobId, fence: int, msg: Message, /) -> None:
         """Take what a performer has to say about a call. See `stepwell.model.dispatch.Deliver`."""
-        self.post(run, Envelope(msg, Claim(job, fence)))
+        self.post(run, Envelope(msg, Claim(job, fence), ends=isinstance(msg, OffloadEnded)))
 
     async def _empty(self, run_id: RunId) -> None:
         while box := self._boxes[run_id]:
             self._boxes[run_id] = []
             try:
-                await self._turn(run_id, box)
+                if any(one.message is None for one in box):
+                    await patiently(self._world, lambda: self._catch_up(run_id))
+                    box = [one for one in box if one.message is not None]
+                if box:
+                    await self._turn(run_id, box)
             except Exception:
                 # Nothing was stored and the claims are still ours: the messages are not lost but a bug keeps us
                 # from deciding on them. The jobs stay visible to the auditor.
@@ -185,9 +208,25 @@ class Turns:
                         envelope.verdict(Verdict.BROKEN)
         del self._boxes[run_id]
 
+    async def _catch_up(self, run_id: RunId) -> None:
+        """Learn what other nodes did to a run, and tell those whom this node calls for it."""
+        run = self._cache.get(run_id)
+        stored = await self._store.load_run(run_id, run.seq if run is not None else 0)
+        if stored is not None:
+            if run is None:
+                run = fold(stored.row, stored.entries)
+            else:
+                for entry in stored.entries:
+                    apply(run, entry)
+            self.remember(run)
+        for call, reason in self.telling.catch_up(run_id, run if stored is not None else None):
+            self.telling.over(call)
+            self._performer.stop(call, reason)
+
     async def _turn(self, run_id: RunId, batch: list[Envelope]) -> None:
         pause_ms = 10
         while batch:
+            plan: Plan | None = None
             try:
                 known = self._cache.get(run_id)
                 run = await self.run(run_id)
@@ -200,6 +239,8 @@ class Turns:
                 transition = plan.transition()
                 outcome = await self._store.commit(transition) if transition is not None else None
             except (StoreFull, StoreUnavailable):
+                if plan is not None:
+                    self.let_go(plan)
                 self._cache.pop(run_id, None)
                 await self._world.sleep(pause_ms)
                 pause_ms = min(pause_ms * 2, 1000)
@@ -217,9 +258,11 @@ class Turns:
                     return
                 case RunMoved():
                     self.refused += 1
+                    self.let_go(plan)
                     self._cache.pop(run_id, None)
                 case ClaimLost(job):
                     self.refused += 1
+                    self.let_go(plan)
                     self._cache.pop(run_id, None)
                     batch = self._without(batch, plan.ends.get(job) or plan.holds[job])
                 case Duplicate():
@@ -318,10 +361,19 @@ class Turns:
 
     async def _plan(self, run: Run, batch: list[Envelope]) -> Plan:
         plan = Plan(run, run.seq)
+        try:
+            await self._decide_on(plan, run, batch)
+        except BaseException:
+            self.let_go(plan)
+            raise
+        return plan
+
+    async def _decide_on(self, plan: Plan, run: Run, batch: list[Envelope]) -> None:
         now = self._world.now()
         live = self._registry.is_live(run.env, run.service)
         for envelope in batch:
             claim = envelope.claim
+            assert envelope.message is not None
             if envelope.verdict is not None and claim is not None and plan.holds.get(claim.job, claim) != claim:
                 plan.verdicts.append((envelope.verdict, Verdict.STALE))  # two dispatches of one call: not both are it
                 continue
@@ -340,7 +392,6 @@ class Turns:
                 elif decision.entries or taken:
                     plan.holds.setdefault(claim.job, claim)  # the oldest: no late message passes by a newer claim
             await self.add(plan, decision, now)
-        return plan
 
     async def add(self, plan: Plan, decision: Decision, now: Instant) -> None:
         """Turn a decision into rows of the plan."""
@@ -369,6 +420,8 @@ class Turns:
                         plan.drop_waits.append((run.id, one.step))
                 case effect.SendInvoke():
                     await self._add_invoke(plan, one, now)
+                case effect.StartOffload():
+                    self._add_job(plan, one.job, JobKind.OFFLOAD, one.due, now, one.step, one.attempt)
                 case effect.WakeParent():
                     plan.jobs[one.job] = Job(
                         id=one.job,
@@ -402,6 +455,15 @@ class Turns:
         since: Instant = 0,
     ) -> None:
         ours = due <= now
+        route: str | None = None
+        if kind is JobKind.CALL:
+            ours = ours and self._may_call()
+            run = plan.run
+            if self._routes is not None and self._registry.is_live(run.env, run.service):
+                route = route_of(run.env, run.function)
+                ours = ours and self._routes.keep(job_id, run.env, run.service, run.function)
+                if ours:
+                    plan.kept.append(job_id)
         plan.jobs[job_id] = Job(
             id=job_id,
             kind=kind,
@@ -413,6 +475,7 @@ class Turns:
             attempt=attempt,
             live=live,
             since=since,
+            route=route,
             owner=self._node if ours else None,
             fence=1 if ours else 0,
         )
@@ -500,17 +563,33 @@ class Turns:
             fence=1,
         )
 
+    def let_go(self, plan: Plan) -> None:
+        """Keep no more places for the calls of a plan; of one that was stored, for those that it dropped again."""
+        if self._routes is not None:
+            for job in plan.kept:
+                self._routes.let_go(job)
+            plan.kept.clear()
+
     # after the commit
 
     def perform(self, plan: Plan) -> None:
         """Carry out what is now durable."""
         run, performer = plan.run, self._performer
+        if plan.kept:
+            plan.kept = [job for job in plan.kept if job not in plan.jobs]
+            self.let_go(plan)
         if self.watch is not None and plan.entries:
             self.watch(run.id)
+        if self._gateway is not None:
+            for one in plan.effects:
+                if isinstance(one, effect.StartOffload) and one.sealed is not None:
+                    self._gateway.keep(run.id, one.step, one.sealed)
         for job in plan.jobs.values():
             if job.owner is not None:
                 self._perform_job(job, run, plan.events)
             else:
+                if job.route is not None and self._routes is not None:
+                    self._routes.left(job, run.service)
                 self._alarm(job.due)
         for one in plan.effects:
             match one:
@@ -519,6 +598,9 @@ class Turns:
                 case effect.EndCall():
                     self.telling.over(one.call)
                     performer.ended(one.call)
+                case effect.StopOffload():
+                    if self._gateway is not None:
+                        self._gateway.stop(run.id, one.step)
                 case effect.StopCall():
                     self.telling.over(one.call)
                     performer.stop(one.call, one.reason)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Watch:
-    """The followers of one process. What other nodes commit is not seen here."""
+    """The followers of one process. What other nodes commit is told by their hints, and looked for now and then."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -44,6 +44,12 @@ class Watch:
         if self.listener is not None:
             self.listener(run)
 
+    def anything_moved(self) -> None:
+        """Any run may have moved; those who listen to all runs are not told."""
+        for followers in self._followers.values():
+            for follower in followers:
+                follower.wake()
+
     def follow(self, run: RunId) -> Follower:
         """Begin to listen; to be used in a `with` statement."""
         return Follower(self, run)
@@ -51,9 +57,7 @@ class Watch:
     def close(self) -> None:
         """Wake everybody, so that they see `closed` and leave."""
         self.closed = True
-        for followers in self._followers.values():
-            for follower in followers:
-                follower.wake()
+        self.anything_moved()
 
     def gate(self) -> Gate:
         return self._world.gate()
