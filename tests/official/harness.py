@@ -316,9 +316,22 @@ class Server:
 
 
 class Service:
-    """One of the sample services, on its own port, with its own ledger."""
+    """One of the sample services, on its own port, with its own ledger.
 
-    def __init__(self, kind: Kind, folder: Path, server_url: str) -> None:
+    Args:
+        script: Which of the TypeScript services.
+        environment: In addition.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        folder: Path,
+        server_url: str,
+        *,
+        script: str = "service.mjs",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.kind = kind
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/api/inngest"
@@ -330,9 +343,10 @@ class Service:
             "LEDGER": str(self._ledger),
             "INNGEST_DEV": server_url,
             "INNGEST_BASE_URL": server_url,
+            **(environment or {}),
         }
         if kind == "typescript":
-            command, cwd = [node(), "service.mjs"], TYPESCRIPT
+            command, cwd = [node(), script], TYPESCRIPT
         else:
             command, cwd = [sys.executable, "-m", f"tests.official.python.services.{kind}_app"], ROOT
         self.program = Program(kind, command, environment, folder / f"{kind}-{self.port}.log", cwd)

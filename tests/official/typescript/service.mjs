@@ -2,23 +2,17 @@
 // Start with PORT, LEDGER and INNGEST_DEV (the server's address) set.
 
 import { createHash } from "node:crypto";
-import { appendFileSync } from "node:fs";
 import { createServer } from "node:http";
 
 import { Inngest, NonRetriableError, RetryAfterError, StepError, referenceFunction } from "inngest";
 import { serve } from "inngest/node";
 
+import { FUNCTION, note } from "./ledger.mjs";
+
 const APP = "typescript";
 const LARGE = 4 * 1024 * 1024 - 1024;
-const FUNCTION = "(function)";
 
 const client = new Inngest({ id: APP });
-
-// One line for each thing that really ran; see ../python/services/ledger.py.
-function note(ctx, step, facts = {}) {
-  const line = { run: ctx.runId, step, attempt: ctx.attempt, time: Date.now() / 1000, facts };
-  appendFileSync(process.env.LEDGER, JSON.stringify(line) + "\n");
-}
 
 function noted(ctx, step, result = null) {
   return () => {
