@@ -225,6 +225,8 @@ def message_type(transition: Transition, jobs: Mapping[JobId, Job]) -> str:
             return "ChildEnded"
         if job.kind is JobKind.MATCH:
             return "events to match"
+        if job.kind is JobKind.TICK:
+            return "occurrence"
         return "EventMatched (look-back)"
     if write is None:
         return "events accepted" if transition.events else "nothing"
@@ -253,5 +255,5 @@ def _message_types() -> tuple[str, ...]:
     return tuple(name for one in played for name in (one.__name__, *_MORE.get(one, ())))
 
 
-MESSAGE_TYPES = ("events accepted", "events to match", *_message_types())
+MESSAGE_TYPES = ("events accepted", "events to match", "occurrence", *_message_types())
 """All that `message_type` is to have said after enough seeds."""

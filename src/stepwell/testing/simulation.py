@@ -30,6 +30,7 @@ from stepwell.node.node import Node, NodeSettings
 from stepwell.node.turns import Verdict as Verdicts
 from stepwell.store.base import StoreFull, StoreUnavailable
 from stepwell.store.memory import MemoryStore
+from stepwell.testing.clockwork import Clockwork
 from stepwell.testing.faulty import EFFECT, FaultyStore, Removed, Trouble, message_type
 from stepwell.testing.ledger import Ledger
 from stepwell.testing.programs import DAY_MS, Author, Program
@@ -153,6 +154,7 @@ class Simulation:
         self.functions: dict[str, Function] = {}
         self.watcher = Watcher(self.store, self.scheduler, story=story)
         self.acknowledged: list[Event] = []
+        self.clockwork = Clockwork(self)
         self.settings = NodeSettings(
             policy=Policy(retry_interval_ms=None if random.random() < 0.15 else random.choice((200, 1_500))),
             lease_ms=random.choice((6_000, 12_000)),
@@ -235,6 +237,8 @@ class Simulation:
                 cancel_on=cancel_on if random.random() < 0.3 else (),
             )
             self.functions[slug] = function
+            by_service[service].append(function)
+        for service, function in self.clockwork.write():
             by_service[service].append(function)
         for name, functions in by_service.items():
             transport = Transport.SOCKET if name == "live" else Transport.HTTP
@@ -370,6 +374,7 @@ class Simulation:
 
     def _begin_calm(self) -> None:
         self.calm = True
+        self.clockwork.begin_calm()
         trouble, weather = self.trouble, self.outside.weather
         trouble.crash = trouble.effect_crash = trouble.refused = trouble.slow = 0.0
         trouble.down = trouble.full = False
@@ -388,7 +393,7 @@ class Simulation:
             return True
         if len(store.nodes) < len(self.machines):
             return False  # one died at its start, and has yet to live
-        return not (store.job_rows or store.waits_by_run or self.watcher.live or self.unsent)
+        return self.clockwork.over and not (store.job_rows or store.waits_by_run or self.watcher.live or self.unsent)
 
     def _leftovers(self) -> str:
         store = self.store

@@ -15,6 +15,7 @@ from stepwell.model.ids import EventKey, RunId, StepId, derived_ulid
 from stepwell.model.job import RunStatus
 from stepwell.model.payload import NULL, decode
 from stepwell.node.auditor import NO_GHOST_WORK, ONE_END, ONE_RESULT, PROGRESS, RunAudit, audit_run
+from stepwell.testing.clockwork import EACH_OCCURRENCE
 from stepwell.testing.programs import Kind, Leaf, look
 
 if TYPE_CHECKING:
@@ -210,6 +211,8 @@ class Verdict:
         if watcher.violation is None:
             watcher.check_everything()
             self._check_events()
+            if wrong := self._simulation.clockwork.wrong():
+                self._fail(EACH_OCCURRENCE, wrong)
             for run in self._store.run_rows:
                 self._run = run
                 self._check_run(run)
