@@ -459,6 +459,8 @@ def test_every_entry_is_known() -> None:
         journal.InvokeStarted: {
             "step": step_id("s"), "function": "f", "until": 1, "timer": JobId("t"), "event_id": "e",
         },
+        journal.OffloadStarted: {"step": step_id("s"), "request": b"{}", "job": JobId("o")},
+        journal.OffloadLost: {"step": step_id("s"), "lost": JobId("o")},
         journal.RunFailed: {"error": b"{}"},
         journal.Noted: {"kind": "log", "text": "t"},
         journal.StepScheduled: {"step": step_id("s")},

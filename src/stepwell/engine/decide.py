@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 _DAY_MS = 86_400_000
 LONGEST_WAIT_MS = 366 * _DAY_MS
 
+ASKED_AGAIN = "asked again"
+"""Why a function is called whose request cannot be made without credentials that are gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -140,6 +143,10 @@ def decide(run: Run, msg: Message, now: Instant, *, live: bool, policy: Policy =
             _on_event(turn, msg)
         case message.ChildEnded():
             _on_child(turn, msg)
+        case message.OffloadEnded():
+            _on_offload_ended(turn, msg)
+        case message.OffloadLost():
+            _on_offload_lost(turn, msg)
         case message.Raised():
             _on_raised(turn, msg)
         case message.CallLost():
@@ -241,9 +248,12 @@ class _Turn:
         run = self.run
         assert not run.finished, "a run ends once"
         calls = tuple(run.calls)
+        offloaded = [step_id for step_id in run.open if run.steps[step_id].request is not None]
         self.record(last)
         for call in calls:
             self.do(effect.StopCall(call, why))
+        for step_id in offloaded:
+            self.do(effect.StopOffload(step_id))
         self.do(effect.AnnounceEnd())
         if run.parent is not None and run.parent_step is not None:
             self.do(effect.WakeParent(JobId(f"{run.id}.end"), run.parent, run.parent_step, output, error))
@@ -280,12 +290,16 @@ def _on_reply(turn: _Turn, msg: message.Replied) -> None:
     saved, called = _take_ops(turn, call, msg.ops)
     if run.finished or called:
         return
+    if call.target is None and _drop_unsaid(turn, call):
+        saved = bool(saved)
     if saved is not None:
         _rediscover(turn, race=saved)
     elif missed and not joining:
         _rediscover(turn, race=True)  # a result came while the function was looking at those before it
     if not run.calls and not run.open and not run.pending:
         _drive_again(turn, call)
+    elif not run.discovering() and any(run.steps[step_id].phase is Phase.ASKING for step_id in run.open):
+        turn.call(None, reason=ASKED_AGAIN)
 
 
 def _on_report(turn: _Turn, msg: message.Reported) -> None:
@@ -340,6 +354,9 @@ def _take_ops(turn: _Turn, call: Call, ops: Sequence[op.Op]) -> tuple[bool | Non
                     _open_wait(turn, one)
                     if one.step not in run.open:
                         saved = bool(saved) or one.race  # it failed at once
+            case op.Offload():
+                if known is None or known.phase is Phase.ASKING:
+                    _offload(turn, one, known)
             case _:
                 assert_never(one)
         _check_limits(turn)
@@ -541,6 +558,24 @@ def _open_wait(turn: _Turn, one: op.Sleep | op.WaitForEvent | op.Invoke) -> None
     turn.do(effect.SetTimer(timer, one.step, until))
 
 
+def _offload(turn: _Turn, one: op.Offload, known: Step | None) -> None:
+    job = turn.next_job()
+    turn.record(
+        journal.OffloadStarted(
+            at=turn.now,
+            step=one.step,
+            request=one.request,
+            job=job,
+            kind=one.kind,
+            sealed=one.sealed is not None,
+            name=one.name,
+            index=one.index,
+        )
+    )
+    attempt = known.attempts if known is not None else 0
+    turn.do(effect.StartOffload(job, one.step, attempt, turn.now, one.sealed))
+
+
 def _check_limits(turn: _Turn) -> None:
     run, policy = turn.run, turn.policy
     if run.finished:
@@ -610,7 +645,7 @@ def _on_suspended(turn: _Turn, msg: message.Suspended) -> None:
     run = turn.run
     if run.news > msg.news:
         turn.call(None)  # a result was on its way when the worker let go
-    elif not run.calls and not run.open:
+    elif not run.calls and run.asks():
         _drive_again(turn, call)
 
 
@@ -682,6 +717,104 @@ def _on_child(turn: _Turn, msg: message.ChildEnded) -> None:
         turn.do(effect.DropJob(timer))
     _pass_on(turn, step.id)
     _check_limits(turn)
+
+
+# requests that the server makes
+
+
+def _on_offload_ended(turn: _Turn, msg: message.OffloadEnded) -> None:
+    run, now, exchange = turn.run, turn.now, msg.exchange
+    step = run.steps.get(msg.step)
+    if run.finished or step is None or step.timer != msg.job:
+        return
+    attempt = step.attempts
+    if msg.error is not None and msg.retry and attempt + 1 < run.max_attempts:
+        retry_at = turn.retry_at(attempt, msg.retry_at, step.id)
+        job = turn.next_job()
+        turn.record(
+            journal.StepRetried(
+                at=now,
+                step=step.id,
+                error=msg.error,
+                retry_at=retry_at,
+                name=step.name,
+                index=step.index,
+                kind=step.kind,
+                attempt=attempt,
+                timer=job,
+                started_at=exchange.started_at,
+                duration_ms=exchange.duration_ms,
+                exchange=exchange,
+            )
+        )
+        turn.do(effect.StartOffload(job, step.id, attempt + 1, retry_at))
+        return
+    if msg.output is not None:
+        turn.record(
+            journal.StepCompleted(
+                at=now,
+                step=step.id,
+                output=msg.output,
+                kind=step.kind,
+                attempt=attempt,
+                started_at=exchange.started_at,
+                duration_ms=exchange.duration_ms,
+                exchange=exchange,
+            )
+        )
+    else:
+        turn.record(
+            journal.StepFailed(
+                at=now,
+                step=step.id,
+                error=msg.error or _error("GatewayError", "the request failed without saying why"),
+                kind=step.kind,
+                attempt=attempt,
+                started_at=exchange.started_at,
+                duration_ms=exchange.duration_ms,
+                exchange=exchange,
+            )
+        )
+    turn.do(effect.StopOffload(step.id))
+    _pass_on(turn, step.id)
+    _check_limits(turn)
+
+
+def _on_offload_lost(turn: _Turn, msg: message.OffloadLost) -> None:
+    """Make the request once more. If only the function has the credentials for it, it is asked to say all again."""
+    run = turn.run
+    step = run.steps.get(msg.step)
+    if run.finished or step is None or step.timer != msg.job:
+        return
+    job = turn.next_job() if msg.held or not step.sealed else None
+    turn.record(
+        journal.OffloadLost(at=turn.now, step=step.id, lost=msg.job, made=msg.made, job=job, attempt=step.attempts)
+    )
+    if job is not None:
+        turn.do(effect.StartOffload(job, step.id, step.attempts, turn.now))
+        return
+    live_call = run.live_call()
+    if live_call is not None:
+        turn.do(effect.DeliverRetry(live_call.id, step.id, step.attempts, run.news))
+    elif not run.discovering():
+        turn.call(None, reason=ASKED_AGAIN)
+
+
+def _drop_unsaid(turn: _Turn, call: Call) -> bool:
+    """Fail the steps of which the function was to say more, in this very call, and said nothing: its code must have
+    changed. Returns whether there were any."""
+    run = turn.run
+    unsaid = [step for step in map(run.steps.__getitem__, run.open) if step.phase is Phase.ASKING]
+    unsaid = sorted((step for step in unsaid if step.asked <= call.news), key=lambda step: step.asked)
+    for step in unsaid:
+        text = (
+            f"the credentials for step {step.name!r} are gone, and the function, called again, did not come to that "
+            "step; was its code changed?"
+        )
+        error = _error("CredentialsLost", text)
+        turn.record(journal.StepFailed(at=turn.now, step=step.id, error=error, kind=step.kind, attempt=step.attempts))
+        turn.do(effect.StopOffload(step.id))
+    return bool(unsaid)
 
 
 def _on_logged(turn: _Turn, msg: message.Logged) -> None:

@@ -41,6 +41,8 @@ class Phase(Enum):
     SLEEPING = "sleeping"
     WAITING = "waiting"
     INVOKING = "invoking"
+    OFFLOADED = "offloaded"  # the server makes a request for it
+    ASKING = "asking"  # the function is to say once more what the server shall request
     READY = "ready"  # to be run by the function itself when it gets there
     DONE = "done"
     FAILED = "failed"
@@ -70,6 +72,10 @@ class Step:
     timer: JobId | None = None
     until: Instant = 0
     opened_at: Instant = 0
+    request: Payload | None = None  # what the server requests
+    sealed: bool = False  # which needs credentials that only memory has
+    answered: int = 0  # attempts that got an answer, and are made again all the same
+    asked: int = 0  # the news by which the function was asked again
 
     @property
     def finished(self) -> bool:
@@ -151,6 +157,10 @@ class Run:
     def news(self) -> int:
         """How many results and readied retries there have been."""
         return len(self.feed)
+
+    def asks(self) -> bool:
+        """Whether all that is open are steps of which the function has to say more."""
+        return all(self.steps[step_id].phase is Phase.ASKING for step_id in self.open)
 
     def live_call(self) -> Call | None:
         """The call that holds the function in a worker's memory."""
@@ -254,13 +264,28 @@ def apply(run: Run, entry: Entry) -> None:
             step = _step(run, entry.step, entry.name, entry.index, "step.invoke")
             step.timer, step.until = entry.timer, entry.until
             _open(run, step, Phase.INVOKING, entry.at)
+        case journal.OffloadStarted():
+            step = _step(run, entry.step, entry.name, entry.index, entry.kind)
+            step.request, step.sealed = entry.request, entry.sealed
+            step.timer, step.until = entry.job, entry.at
+            _open(run, step, Phase.OFFLOADED, entry.at)
+        case journal.OffloadLost():
+            step = run.steps[entry.step]
+            step.timer, step.until = entry.job, entry.at
+            if entry.job is None:
+                step.phase = Phase.ASKING
+                run.feed.append(step.id)
+                step.asked = run.news
         case journal.StepRetried():
             step = _step(run, entry.step, entry.name, entry.index, entry.kind)
             step.attempts = max(step.attempts, entry.attempt + 1)
             step.tried_at = entry.started_at
             step.error = entry.error
             step.timer, step.until = entry.timer, entry.retry_at
-            _open(run, step, Phase.RETRYING, entry.at)
+            if entry.exchange is None:
+                _open(run, step, Phase.RETRYING, entry.at)
+            else:
+                step.answered += entry.exchange.status > 0
         case journal.StepReady():
             step = run.steps[entry.step]
             step.phase, step.timer = Phase.READY, None
@@ -351,7 +376,7 @@ def _finish_step(run: Run, step: Step, phase: Phase, at: Instant, duration_ms: f
 
 def _at_work_since(run: Run, step: Step, at: Instant, duration_ms: float, call_id: JobId | None) -> Instant:
     """From when on the step may have caused an event. Judged by our own clock only, so rather too early."""
-    if step.phase is Phase.INVOKING:
+    if step.phase is Phase.INVOKING or step.request is not None:
         return step.opened_at
     if call_id is None:
         return at

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from stepwell.model.ids import Instant, JobId, StepId
     from stepwell.model.job import RunStatus
+    from stepwell.model.offload import Exchange
     from stepwell.model.payload import Payload
 
 
@@ -134,6 +135,7 @@ class Span:
     output: Payload | None = None
     error: Payload | None = None
     call: JobId | None = None  # the request it happened in, or the last of them
+    exchange: Exchange | None = None  # of a request that the server made, or of the last of them
     children: tuple[Span, ...] = ()
 
     @property

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from stepwell.model.ids import Instant, JobId, RunId, StepId
     from stepwell.model.journal import Entry
+    from stepwell.model.offload import Exchange
     from stepwell.model.payload import Payload
 
 INVOKE_TIMEOUT = "InngestInvokeTimeoutError"
@@ -89,6 +90,7 @@ class _Attempt:
     output: Payload | None = None
     error: Payload | None = None
     call: JobId | None = None
+    exchange: Exchange | None = None
 
 
 @dataclass(slots=True)
@@ -189,6 +191,10 @@ class _Fold:
                 child = self.children.get(EventKey(entry.event_id))
                 invoked = InvokeInfo(entry.function, entry.event_id, entry.until, child)
                 self._waits(entry, "step.invoke", StepOp.INVOKE, invoked).input = entry.input
+            case journal.OffloadStarted():
+                self._offloaded(entry)
+            case journal.OffloadLost():
+                self._offload_lost(entry)
             case journal.StepCompleted():
                 self._completed(entry)
             case journal.StepRetried():
@@ -307,6 +313,21 @@ class _Fold:
         step.info, step.status, step.started_at = info, SpanStatus.WAITING, entry.at
         return step
 
+    def _offloaded(self, entry: journal.OffloadStarted) -> None:
+        self._got_further()
+        step = self._new(entry.step, entry.name, entry.index, entry.kind, _op(entry.kind), entry.at)
+        step.input = entry.request
+        if all(attempt.status is SpanStatus.FAILED for attempt in step.attempts.values()):
+            number = len(step.attempts)
+            step.attempts[number] = _Attempt(number, entry.at, started_at=entry.at, status=SpanStatus.RUNNING)
+
+    def _offload_lost(self, entry: journal.OffloadLost) -> None:
+        text = "its request may have been made by a server that went away; what came of it is unknown"
+        if entry.job is None:
+            text = f"{text}. The" if entry.made else "the"
+            text += " credentials for its request are gone, so the function is asked for them again"
+        self.notes.append(journal.Noted(at=entry.at, kind="warning", text=text, step=entry.step))
+
     def _attempt(self, entry: journal.StepCompleted | journal.StepRetried | journal.StepFailed) -> _Attempt:
         """The attempt that an entry tells of, with its times."""
         call = self.calls.get(entry.call) if entry.call is not None else None
@@ -334,10 +355,11 @@ class _Fold:
         if attempt is None:
             attempt = step.attempts[entry.attempt] = _Attempt(entry.attempt, queued)
         attempt.started_at, attempt.ended_at, attempt.call = started or ended, ended, entry.call
+        attempt.exchange = entry.exchange
         return attempt
 
     def _completed(self, entry: journal.StepCompleted) -> None:
-        attempt = self._attempt(entry) if entry.call is not None else None
+        attempt = self._attempt(entry) if entry.call is not None or entry.exchange is not None else None
         step = self._new(entry.step, entry.name, entry.index, entry.kind, _op(entry.kind), entry.at)
         if attempt is not None:
             attempt.status, attempt.output = SpanStatus.COMPLETED, entry.output
@@ -359,7 +381,7 @@ class _Fold:
         step.attempts[entry.attempt + 1] = self.retried
 
     def _failed(self, entry: journal.StepFailed) -> None:
-        attempt = self._attempt(entry) if entry.call is not None else None
+        attempt = self._attempt(entry) if entry.call is not None or entry.exchange is not None else None
         step = self._new(entry.step, entry.name, entry.index, entry.kind, _op(entry.kind), entry.at)
         if attempt is not None:
             attempt.status, attempt.error = SpanStatus.FAILED, entry.error
@@ -501,6 +523,7 @@ class _Fold:
             input=step.input,
             output=None if step.op is StepOp.SLEEP else step.output,
             error=error,
+            exchange=next((one.exchange for one in reversed(attempts) if one.exchange is not None), None),
             call=step.call or (attempts[-1].call if attempts else None),
             children=tuple(self._attempt_span(ref, one) for one in shown),
         )
@@ -550,6 +573,7 @@ class _Fold:
             output=attempt.output,
             error=attempt.error,
             call=attempt.call,
+            exchange=attempt.exchange,
         )
 
     def _request(self, call: _Call) -> Request:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from stepwell.model.ids import Instant, JobId, RunId, StepId
+from stepwell.model.offload import Sealed
 from stepwell.model.payload import Payload
 
 
@@ -77,6 +78,24 @@ class SendInvoke:
 
 
 @dataclass(frozen=True, slots=True)
+class StartOffload:
+    """Make the request of a step, at `due`. `sealed` is what this node shall keep in memory for it."""
+
+    job: JobId
+    step: StepId
+    attempt: int
+    due: Instant
+    sealed: Sealed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopOffload:
+    """Nothing is requested for this step any more: a request under way is given up, its credentials are forgotten."""
+
+    step: StepId
+
+
+@dataclass(frozen=True, slots=True)
 class WakeParent:
     """Tell the run that invoked this one how it ended."""
 
@@ -136,6 +155,8 @@ Effect: TypeAlias = (
     | AddWait
     | DropWait
     | SendInvoke
+    | StartOffload
+    | StopOffload
     | WakeParent
     | AnnounceEnd
     | Deliver

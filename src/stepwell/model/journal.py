@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from stepwell.model.ids import EventKey, Instant, JobId, RunId, StepId
+from stepwell.model.offload import FETCH, Exchange
 from stepwell.model.payload import NULL, Payload
 
 
@@ -105,6 +106,7 @@ class StepCompleted(_Entry, frozen=True, kw_only=True):
     event: str | None = None  # internal id of the event that ended a wait
     started_at: Instant = 0
     duration_ms: float = 0.0
+    exchange: Exchange | None = None  # of a request that the server made
 
 
 class StepRetried(_Entry, frozen=True, kw_only=True):
@@ -121,6 +123,7 @@ class StepRetried(_Entry, frozen=True, kw_only=True):
     timer: JobId | None = None  # set when the retry waits on a timer, not on a scheduled call
     started_at: Instant = 0
     duration_ms: float = 0.0
+    exchange: Exchange | None = None  # of a request that the server made
 
 
 class StepReady(_Entry, frozen=True, kw_only=True):
@@ -141,6 +144,7 @@ class StepFailed(_Entry, frozen=True, kw_only=True):
     attempt: int = 0
     started_at: Instant = 0
     duration_ms: float = 0.0
+    exchange: Exchange | None = None  # of a request that the server made
 
 
 class SleepStarted(_Entry, frozen=True, kw_only=True):
@@ -175,6 +179,28 @@ class InvokeStarted(_Entry, frozen=True, kw_only=True):
     name: str = ""
     index: int = 0
     input: Payload | None = None
+
+
+class OffloadStarted(_Entry, frozen=True, kw_only=True):
+    """The server will make a request, under the id `job`; anew when the function was asked again."""
+
+    step: StepId
+    request: Payload
+    job: JobId
+    kind: str = FETCH
+    sealed: bool = False  # it needs credentials, which only memory has
+    name: str = ""
+    index: int = 0
+
+
+class OffloadLost(_Entry, frozen=True, kw_only=True):
+    """The job of a request came to nothing. Another one makes it, or the function is asked for the credentials."""
+
+    step: StepId
+    lost: JobId
+    made: bool = False  # the request may have been made: its outcome is unknown
+    job: JobId | None = None  # that makes it now; None: the function is asked again
+    attempt: int = 0
 
 
 class RunCompleted(_Entry, frozen=True, kw_only=True):
@@ -218,6 +244,8 @@ Entry: TypeAlias = (
     | SleepStarted
     | WaitStarted
     | InvokeStarted
+    | OffloadStarted
+    | OffloadLost
     | RunCompleted
     | RunFailed
     | RunCancelled

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from stepwell.model.ids import Instant, JobId, StepId
+from stepwell.model.offload import Exchange
 from stepwell.model.op import Op
 from stepwell.model.payload import Payload
 
@@ -118,6 +119,34 @@ class ChildEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class OffloadEnded:
+    """A request made for `step` came to an end. `job` tells this attempt from others.
+
+    With `error` and `retry` it is made again while attempts are left. With both `output` and `error` the answer is an
+    error worth trying again, and it is the result of the step once no attempt is left.
+    """
+
+    step: StepId
+    job: JobId
+    exchange: Exchange
+    output: Payload | None = None
+    error: Payload | None = None
+    retry: bool = False
+    retry_at: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OffloadLost:
+    """A request cannot be made as it stands. `made`: it may have been made, by a node that went away. `held`: whoever
+    says this has the credentials that it needs."""
+
+    step: StepId
+    job: JobId
+    made: bool
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CancelAsked:
     reason: str
     event: str | None = None
@@ -151,6 +180,8 @@ Message: TypeAlias = (
     | TimerFired
     | EventMatched
     | ChildEnded
+    | OffloadEnded
+    | OffloadLost
     | CancelAsked
     | Logged
 )

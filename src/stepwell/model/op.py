@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from stepwell.model.ids import Instant, StepId
+from stepwell.model.offload import FETCH, Sealed
 from stepwell.model.payload import NULL, Payload
 
 
@@ -82,6 +83,16 @@ class Invoke(_Op, frozen=True, kw_only=True):
     race: bool = False
 
 
+class Offload(_Op, frozen=True, kw_only=True):
+    """The server is to make a request. `request` is its JSON without credentials; `sealed` has them, if there are
+    any. `kind` is `FETCH` or `INFER`."""
+
+    request: Payload
+    kind: str = FETCH
+    sealed: Sealed | None = None
+    race: bool = False
+
+
 class Discover(_Op, frozen=True, kw_only=True):
     """The worker asks to be called again at once."""
 
@@ -98,4 +109,6 @@ class Unknown(_Op, frozen=True, kw_only=True):
     reason: str
 
 
-Op: TypeAlias = StepDone | StepErrored | StepPlanned | Sleep | WaitForEvent | Invoke | Discover | Completed | Unknown
+Op: TypeAlias = (
+    StepDone | StepErrored | StepPlanned | Sleep | WaitForEvent | Invoke | Offload | Discover | Completed | Unknown
+)

@@ -68,9 +68,12 @@ _ABOUT_STEPS = _RESULTS | {
     journal.SleepStarted,
     journal.WaitStarted,
     journal.InvokeStarted,
+    journal.OffloadStarted,
+    journal.OffloadLost,
     journal.StepRetried,
 }
-_TIMED = frozenset({Phase.SLEEPING, Phase.WAITING, Phase.INVOKING})
+_TIMED = frozenset({Phase.SLEEPING, Phase.WAITING, Phase.INVOKING, Phase.OFFLOADED})
+_OF_A_RUN = frozenset({JobKind.CALL, JobKind.TIMER, JobKind.OFFLOAD})
 
 
 class RunAudit:
@@ -157,12 +160,15 @@ class RunAudit:
             if step.timer is not None:
                 needed.add(step.timer)
                 job = jobs.get(step.timer)
-                if job is None or job.kind is not JobKind.TIMER:
+                kind = JobKind.TIMER if step.request is None else JobKind.OFFLOAD
+                if job is None or job.kind is not kind:
                     self._find(PROGRESS, f"the timer of step {step.name!r} is missing")
                 elif job.due != step.until:
                     self._find(TIME, f"the timer of step {step.name!r} is due at {job.due}, not at {step.until}")
             elif step.phase in _TIMED:
                 self._find(PROGRESS, f"step {step.name!r} waits without a timer")
+            elif step.phase is Phase.ASKING and not run.asks():
+                pass  # a function that dropped it goes on with the others
             elif not any(call.target == step_id or call.target is None for call in run.calls.values()):
                 self._find(PROGRESS, f"nobody will call step {step.name!r}")
             if step.phase is Phase.WAITING:
@@ -171,7 +177,7 @@ class RunAudit:
             if step_id not in run.open:
                 self._find(PROGRESS, f"a group waits for step {step_id}, which nobody runs")
         for job in jobs.values():
-            if job.id not in needed and (job.kind is JobKind.CALL or job.kind is JobKind.TIMER):
+            if job.id not in needed and job.kind in _OF_A_RUN:
                 self._find(NO_GHOST_WORK, f"nobody needs the job {job.id} ({job.kind})")
         for wait in waits:
             if wait.step not in listening:

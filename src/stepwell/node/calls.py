@@ -68,7 +68,7 @@ def dispatch_of(
         live=job.live,
         events=events,
         memos=memos,
-        waiting=tuple(run.open),
+        waiting=tuple(step_id for step_id in run.open if run.steps[step_id].phase is not Phase.ASKING),
         attempts={step.id: step.attempts for step in run.steps.values() if step.attempts and not step.finished},
         stack=tuple(run.stack),
         version=run.version,

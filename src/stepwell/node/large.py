@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -18,6 +19,7 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     op.StepErrored: ("error",),
     op.StepPlanned: ("input",),
     op.Invoke: ("data", "user"),
+    op.Offload: ("request",),
     op.Completed: ("output",),
 }
 
@@ -47,6 +49,12 @@ def interned(msg: Message, blobs: dict[Blob, bytes]) -> Message:
         case message.Raised(error=bytes() as text):
             return message.Raised(
                 msg.call, stored(text, blobs), msg.retry, msg.retry_at, msg.version, msg.info, msg.code
+            )
+        case message.OffloadEnded():
+            return replace(
+                msg,
+                output=stored(msg.output, blobs) if isinstance(msg.output, bytes) else msg.output,
+                error=stored(msg.error, blobs) if isinstance(msg.error, bytes) else msg.error,
             )
         case _:
             return msg

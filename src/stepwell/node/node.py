@@ -28,6 +28,7 @@ from stepwell.model.job import Claim, Job, JobKind
 from stepwell.model.payload import canonical
 from stepwell.node.calls import dispatch_of
 from stepwell.node.clock import StoreTime
+from stepwell.node.errands import Errands
 from stepwell.node.matching import REGISTRY_MS, Matching
 from stepwell.node.patience import patiently
 from stepwell.node.registry import Registry, check_expressions, merged
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepwell.engine.run import Run
-    from stepwell.model.dispatch import Performer, Reach
+    from stepwell.model.dispatch import Gateway, Performer, Reach
     from stepwell.model.event import Event
     from stepwell.model.function import Service
     from stepwell.model.ids import Instant

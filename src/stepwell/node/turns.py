@@ -23,6 +23,7 @@ from stepwell.model import effect
 from stepwell.model.event import INVOKED, Event, read_body
 from stepwell.model.ids import EventKey, JobId, RunId, StepId, derived_ulid
 from stepwell.model.job import Claim, Job, JobKind, Wait, route_of
+from stepwell.model.message import OffloadEnded
 from stepwell.model.payload import Blob, Payload, canonical, decode
 from stepwell.node.endings import end_events
 from stepwell.node.large import interned, stored

@@ -223,6 +223,8 @@ def message_type(transition: Transition, jobs: Mapping[JobId, Job]) -> str:
             return "TimerFired"
         if job.kind is JobKind.WAKE:
             return "ChildEnded"
+        if job.kind is JobKind.OFFLOAD:
+            return "OffloadLost" if "OffloadLost" in names else "OffloadEnded"
         if job.kind is JobKind.MATCH:
             return "events to match"
         if job.kind is JobKind.TICK:
