@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
-from stepwell.store.base import COMMITTED, ClaimLost, Duplicate, Outcome, RunMoved, StoredRun
+from stepwell.store.base import COMMITTED, ClaimLost, Duplicate, Hint, Outcome, RunMoved, StoredRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stepwell.model.job import Claim, Job, RunRow, Wait
     from stepwell.model.journal import Entry
     from stepwell.model.payload import Blob
-    from stepwell.store.base import EventQuery, Hint, Node, RunQuery, RunWrite, Transition, Unique
+    from stepwell.store.base import EventQuery, Node, RunQuery, RunWrite, Transition, Unique
     from stepwell.store.clock import Clock
 
 Touched: TypeAlias = "Callable[[Transition, list[Job]], None]"
@@ -43,6 +43,8 @@ class MemoryStore:
     def __init__(self, clock: Clock, touched: Touched | None = None) -> None:
         self.clock = clock
         self.touched = touched
+        self.listeners: list[Callable[[Hint], None]] = []
+        """Told at once of everything, also by whoever did it."""
         # For everybody to read and nobody else to change.
         self.run_rows: dict[RunId, RunRow] = {}
         self.journals: dict[RunId, list[Entry]] = {}
@@ -114,7 +116,16 @@ class MemoryStore:
             self.blobs[blob.hash] = text
         if touched is not None and removed is not None:
             touched(transition, removed)
+        if self.listeners:
+            now = self.clock.now()
+            routes = tuple({job.route for job in transition.jobs if job.owner is None and job.due <= now})
+            if write is not None or routes:
+                self._tell(Hint(runs=() if write is None else (write.row.id,), routes=routes))
         return COMMITTED
+
+    def _tell(self, hint: Hint) -> None:
+        for listener in tuple(self.listeners):
+            listener(hint)
 
     def _check_new(self, transition: Transition) -> None:
         """Ids are never used twice; who does so has a bug, and nothing may be stored."""
@@ -314,6 +325,8 @@ class MemoryStore:
         job = replace(job, owner=None)
         self._replace_job(job)
         self._push_due(job)
+        if self.listeners and job.due <= self.clock.now():
+            self._tell(Hint(routes=(job.route,)))
 
     def _replace_job(self, job: Job) -> None:
         self.job_rows[job.id] = job
@@ -362,7 +375,7 @@ class MemoryStore:
         return self.first_due(routes)
 
     def listen(self, heard: Callable[[Hint], None]) -> None:
-        pass  # nodes that share it look for jobs every so often
+        self.listeners.append(heard)
 
     async def heartbeat(self, node: Node) -> bool:
         return self.renew(node)
@@ -394,9 +407,12 @@ class MemoryStore:
 
     async def put_service(self, service: Service) -> None:
         self._services[service.env, service.name] = service
+        self._tell(Hint(services=True))
 
     async def remove_service(self, env: str, name: str) -> bool:
-        return self._services.pop((env, name), None) is not None
+        removed = self._services.pop((env, name), None) is not None
+        self._tell(Hint(services=True))
+        return removed
 
     async def services(self) -> list[Service]:
         return [self._services[key] for key in sorted(self._services)]
