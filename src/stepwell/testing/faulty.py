@@ -3,13 +3,13 @@
 All nodes share one `MemoryStore`. Each has its own `FaultyStore` before it, through which every call may take
 time, so that calls of several nodes and tasks overlap. A node may die at a commit in two ways that matter: before
 the transition is applied, and after, before it learns of it. Who waits for a slow commit and dies meanwhile gets
-the second kind for free.
+the second kind for free. What nodes hear of one another comes late, twice, or not at all.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from stepwell.model import message
 from stepwell.model.job import JobKind
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from stepwell.store.base import Hint, Node, Outcome, StoredRun, Transition
     from stepwell.store.memory import MemoryStore
 
+T = TypeVar("T")
+
 BEFORE = "before the commit"
 APPLIED = "after the commit, before its answer"
 EFFECT = "between effects"
@@ -42,6 +44,7 @@ class Trouble:
     effect_crash: float = 0.0  # the node dies at an effect
     refused: float = 0.0  # one call is refused
     slow: float = 0.0  # a commit takes time
+    deaf: float = 0.0  # a hint gets lost; half as often it comes late, or twice
     down: bool = False  # every call is refused
     full: bool = False  # every write is refused
 
@@ -71,6 +74,40 @@ class FaultyStore:
         self._world = world
         self._random = random
         self._trouble = trouble
+        self._heard: Callable[[Hint], None] | None = None
+        self._speaking = False
+
+    # hints
+
+    def listen(self, heard: Callable[[Hint], None]) -> None:
+        self._heard = heard
+        self._inner.listen(self._overhear)
+
+    def _overhear(self, hint: Hint) -> None:
+        world, trouble, random = self._world, self._trouble, self._random
+        if not world.alive:
+            self._inner.listeners.remove(self._overhear)
+            return
+        if self._speaking:
+            return  # what this node does itself
+        chance = random.random()
+        if chance >= trouble.deaf:
+            late = chance < trouble.deaf * 1.5
+            world.scheduler.after(random.choice((50, 3_000)) if late else int(chance * 8), self._tell, hint)
+            if random.random() < trouble.deaf / 2:
+                world.scheduler.after(random.choice((1, 500)), self._tell, hint)
+
+    def _tell(self, hint: Hint) -> None:
+        if self._heard is not None:
+            self._world.do(self._heard, hint)
+
+    def _say(self, what: Callable[[Any], T], argument: Any) -> T:
+        """Do something that the other nodes hear of."""
+        self._speaking = True
+        try:
+            return what(argument)
+        finally:
+            self._speaking = False
 
     # writes
 
@@ -86,7 +123,7 @@ class FaultyStore:
         if self._random.random() < trouble.slow:
             outcome: Outcome = await wait_for(self._slow_commit, transition)
         else:
-            outcome = self._inner.apply(transition)
+            outcome = self._say(self._inner.apply, transition)
             self._note(self._world.task, transition)
         return outcome
 
@@ -98,7 +135,7 @@ class FaultyStore:
         if self._random.random() < 0.5:
             raise Crashed(BEFORE, message_type(transition, self._inner.job_rows))
         kind = message_type(transition, self._inner.job_rows)
-        if self._inner.apply(transition) is COMMITTED:
+        if self._say(self._inner.apply, transition) is COMMITTED:
             raise Crashed(APPLIED, kind)
         raise Crashed("after a refused commit")
 
@@ -112,7 +149,7 @@ class FaultyStore:
         node = self._inner.nodes.get(name)
         if node is not None and node.epoch > epoch:
             return  # a store takes nothing more from a life once it knows a later one
-        outcome = self._inner.apply(transition)
+        outcome = self._say(self._inner.apply, transition)
         self._note(task, transition)
         self._world.scheduler.after(int(self._random.random() * 4), task.resume, outcome)
 
@@ -129,11 +166,11 @@ class FaultyStore:
 
     async def release_lost(self, now: Instant) -> int:
         await self._call(write=True)
-        return self._inner.free_lost(self._inner.clock.now())
+        return self._say(self._inner.free_lost, self._inner.clock.now())
 
     async def release(self, claims: Sequence[Claim]) -> None:
         await self._call(write=True)
-        self._inner.give_back(claims)
+        self._say(self._inner.give_back, claims)
 
     async def put_service(self, service: Service) -> None:
         await self._call(write=True)
@@ -156,9 +193,6 @@ class FaultyStore:
     async def next_due(self, routes: Collection[str] | None = None) -> Instant | None:
         await self._call()
         return self._inner.first_due(routes)
-
-    def listen(self, heard: Callable[[Hint], None]) -> None:
-        self._inner.listen(heard)
 
     async def read_events(self, keys: Sequence[EventKey]) -> list[Event]:
         await self._call()

@@ -92,7 +92,16 @@ class Machine:
             world.before_step = self._before_step
         life = (self.name, self.epoch)
         store = FaultyStore(simulation.store, world, simulation.random, simulation.trouble, simulation.removed, life)
-        workers = self.workers = ScriptedWorkers(simulation.outside, world, self._deliver)
+        workers = self.workers = ScriptedWorkers(
+            simulation.outside,
+            world,
+            self._deliver,
+            functions=simulation.live_functions,
+            capacity=simulation.capacity,
+            room=self._room,
+            performing=self._performing,
+        )
+        workers.connected = simulation.calm or simulation.random.random() < simulation.connected
         self.node = Node(
             self.name,
             epoch=self.epoch,
@@ -101,6 +110,7 @@ class Machine:
             performer=workers,
             ids=IdSource(simulation.random.getrandbits(32)),
             settings=simulation.settings,
+            reach=workers,
         )
         world.do(world.spawn, self._start())
 
@@ -115,6 +125,18 @@ class Machine:
     def _deliver(self, *what: Any) -> None:
         assert self.node is not None
         self.node.deliver(*what)
+
+    def _room(self) -> None:
+        if self.node is not None:
+            self.node.room(DEV_ENV, "live")
+
+    def _performing(self, dispatch: Dispatch) -> None:
+        """A node calls nobody once others may have taken the call from it."""
+        simulation = self._simulation
+        proof = simulation.store.nodes.get(self.name)
+        if proof is None or proof.lease_until <= simulation.scheduler.now:
+            text = f"{self.name} makes call {dispatch.job} without a lease"
+            simulation.watcher.fail("no ghost work", text, dispatch.run)
 
     def _before_step(self, name: str) -> None:
         simulation, world = self._simulation, self.world
@@ -163,6 +185,9 @@ class Simulation:
         )
         self.machines = [Machine(self, name, 0) for name in ("a", "b", "c")[: 3 if random.random() < 0.1 else 2]]
         self.unsent = 0
+        self.live_functions: tuple[str, ...] = ()
+        self.capacity = random.choice((1, 3, 1_000))  # calls at a time of the worker that is connected to a node
+        self.connected = random.choice((0.3, 0.7, 1.0))  # the chance that one is, when the node begins
 
     def now(self) -> int:
         """The clock of the store."""
@@ -240,6 +265,7 @@ class Simulation:
             by_service[service].append(function)
         for service, function in self.clockwork.write():
             by_service[service].append(function)
+        self.live_functions = tuple(function.slug for function in by_service["live"])
         for name, functions in by_service.items():
             transport = Transport.SOCKET if name == "live" else Transport.HTTP
             service_row = Service(name=name, transport=transport, functions=tuple(functions))
@@ -248,6 +274,7 @@ class Simulation:
     def _begin_trouble(self) -> None:
         random, trouble, weather = self.random, self.trouble, self.outside.weather
         trouble.slow = random.choice((0.1, 0.3, 0.8))
+        trouble.deaf = random.choice((0.0, 0.0, 0.3, 1.0))
         if random.random() < 0.08:
             return  # a quiet day
         trouble.crash = random.choice((0.0, 0.01, 0.03))
@@ -262,6 +289,8 @@ class Simulation:
             scheduler.at(START + random.randrange(TROUBLE_MS // 2), self._pause)
         for _ in range(random.randrange(3)):
             scheduler.at(START + random.randrange(TROUBLE_MS // 2), self._disconnect)
+        for _ in range(random.randrange(4)):
+            scheduler.at(START + random.randrange(TROUBLE_MS // 2), self._move)
         if random.random() < 0.2:
             scheduler.at(START + random.randrange(TROUBLE_MS // 2), self._outage)
         if random.random() < 0.3:
@@ -319,6 +348,17 @@ class Simulation:
         machine = self._usable()
         if machine is not None and machine.workers is not None:
             machine.workers.disconnect()
+
+    def _move(self, _: object) -> None:
+        """A worker leaves its node for another one."""
+        machines = [machine for machine in self.machines if machine.usable and machine.workers is not None]
+        self.random.shuffle(machines)
+        for machine in machines[:1]:
+            assert machine.workers is not None
+            machine.workers.leave()
+        for machine in machines[1:2] or machines:
+            assert machine.workers is not None
+            self.scheduler.after(self.random.choice((1, 300, 5_000)), _connect, machine.workers)
 
     def _outage(self, _: object) -> None:
         if self.random.random() < 0.5:
@@ -383,6 +423,8 @@ class Simulation:
             if machine.world is not None:
                 machine.world.before_step = None
                 machine.world.unpause()
+            if machine.workers is not None:
+                machine.workers.connect()
 
     def _broken(self) -> bool:
         return self.watcher.violation is not None
@@ -516,6 +558,10 @@ async def _cancel(machine: Machine, run: RunId) -> None:
         await machine.node.cancel(run, "somebody asked")
     except (NotFound, Conflict, StoreFull, StoreUnavailable):
         pass
+
+
+def _connect(workers: ScriptedWorkers) -> None:
+    workers.connect()
 
 
 def _unpause(world: VirtualWorld) -> None:

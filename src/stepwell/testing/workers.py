@@ -11,14 +11,16 @@ node dies they go on with what they are doing. What the network does to a call i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stepwell.model import message, op
-from stepwell.model.dispatch import Dispatch, Memo
+from stepwell.model.dispatch import Dispatch, Memo, Opening
 from stepwell.model.errors import StepwellError
+from stepwell.model.event import DEV_ENV
+from stepwell.model.job import route_of
 from stepwell.model.payload import canonical, decode
 from stepwell.node.turns import Verdict
 from stepwell.testing.programs import Kind, Leaf, Program, Progress, look, result_of
@@ -99,23 +101,75 @@ LOST = _error("ConnectionError", "the connection was reset")
 RAISED = _error("OSError", "the function could not even begin")
 
 
+def _nobody_asks() -> None:
+    """No node waits for room."""
+
+
+def _nobody_minds(dispatch: Dispatch) -> None:
+    """Nobody looks at calls."""
+
+
+def _tell(whom: Callable[[], None]) -> None:
+    whom()
+
+
 class ScriptedWorkers:
-    """A `Performer`: the workers as one life of one node sees them.
+    """A `Performer`: the workers as one life of one node sees them. Also a `Reach`: a worker of the service `live`
+    is connected to this node, or is not; what is to be handed to it without room is given back.
 
     Args:
         outside: What all workers share.
         world: Of the node. Messages to it wait while it is paused and are lost when it is dead.
         deliver: The node's.
+        functions: Slugs of the service `live`.
+        capacity: Calls at a time of that service.
+        room: Told when there may be room for more of them.
+        performing: Told of each call that the node makes.
     """
 
-    def __init__(self, outside: Outside, world: VirtualWorld, deliver: Deliver) -> None:
+    def __init__(
+        self,
+        outside: Outside,
+        world: VirtualWorld,
+        deliver: Deliver,
+        *,
+        functions: Sequence[str] = (),
+        capacity: int = 1_000_000,
+        room: Callable[[], None] = _nobody_asks,
+        performing: Callable[[Dispatch], None] = _nobody_minds,
+    ) -> None:
         self.outside = outside
         self.world = world
         self.deliver = deliver
         self.live: dict[JobId, LiveCall] = {}
+        self.connected = True
+        self._routes = tuple(route_of(DEV_ENV, function) for function in functions)
+        self._capacity = capacity
+        self.room = room
+        self._performing = performing
+
+    def places(self, env: str, service: str, function: str) -> int:
+        return max(0, self._capacity - len(self.live)) if self.connected else 0
+
+    def openings(self) -> Sequence[Opening]:
+        return [Opening(DEV_ENV, "live", self.places("", "", ""), self._routes)] if self.connected else []
+
+    def connect(self) -> None:
+        """A worker dials in."""
+        self.connected = True
+        self.world.do(_tell, self.room)
+
+    def leave(self) -> None:
+        """The worker goes elsewhere."""
+        self.connected = False
+        self.disconnect()
 
     def perform(self, dispatch: Dispatch) -> None:
         self._step("perform")
+        self._performing(dispatch)
+        if dispatch.live and not self.places("", "", ""):
+            self._arrive((dispatch, message.CallLost(dispatch.job, error=LOST, free=True, code="declined")))
+            return
         if dispatch.live:
             self.live[dispatch.job] = LiveCall(self, dispatch)
         if dispatch.load_memos is not None:
@@ -157,13 +211,16 @@ class ScriptedWorkers:
 
     def stop(self, call: JobId, reason: str) -> None:
         self._step("stop")
-        if (live := self.live.pop(call, None)) is not None:
-            live.down(live.on_stop, None)
+        self._over(call)
 
     def ended(self, call: JobId) -> None:
         self._step("ended")
+        self._over(call)
+
+    def _over(self, call: JobId) -> None:
         if (live := self.live.pop(call, None)) is not None:
             live.down(live.on_stop, None)
+            self.room()
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -174,6 +231,7 @@ class ScriptedWorkers:
         self.live.clear()
         for call in calls:
             call.lose()
+        self.world.do(_tell, self.room)
 
     def up(self, dispatch: Dispatch, msg: Message) -> None:
         """A message has arrived at the node."""
@@ -445,6 +503,7 @@ class LiveCall:
             return
         self._over = True
         self._workers.live.pop(self._dispatch.job, None)
+        self._workers.world.do(_tell, self._workers.room)
         outside = self._outside
         if outside.lose(self._dispatch):
             lost = message.CallLost(self._dispatch.job, error=LOST, at_once=outside.random.random() < 0.5)
