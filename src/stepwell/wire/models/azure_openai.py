@@ -1,0 +1,34 @@
+"""Azure OpenAI: chat completions of OpenAI's form, addressed by deployment, with the key in `api-key`.
+
+    https://<resource>.openai.azure.com/openai/deployments/<deployment>/chat/completions?api-version=<date>
+    https://<resource>.openai.azure.com/openai/v1/chat/completions
+
+A stream begins with a chunk that holds only the verdict on the prompt (`prompt_filter_results`, empty `id` and
+`model`); each choice carries `content_filter_results`. Both are members of the plain answer too.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+from urllib.parse import unquote
+
+from stepwell.wire.models.dialect import Prompt
+from stepwell.wire.models.openai_chat import OpenAIChat
+
+_DEPLOYMENT = re.compile(r"/deployments/([^/?]+)/")
+
+
+class AzureOpenAI(OpenAIChat):
+    name: ClassVar[str] = "azure-openai"
+    provider: ClassVar[str] = "azure"
+
+    def prompt(self, url: str, body: bytes) -> Prompt:
+        asked = super().prompt(url, body)
+        deployment = _DEPLOYMENT.search(url)
+        if asked.model or deployment is None:
+            return asked
+        return Prompt(unquote(deployment[1]), asked.messages, asked.tools, asked.parameters)
+
+    def _authentication(self, auth_key: str) -> dict[str, str]:
+        return {"api-key": auth_key}

@@ -1,0 +1,158 @@
+"""What in a request is a credential, so that the rest can be stored, logged and shown.
+
+`take_out` puts `***` in the place of each value; `Credentials.put_back` puts the values back, in the same order, so
+the request that is made is the one that was given. Nothing here ever prints a value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote_plus
+
+HIDDEN = "***"
+
+_HEADER = re.compile(
+    r"(^|[-_])(auth|authorization|api-?_?key|access-?_?key|subscription-?_?key|functions-?_?key|key|token|secret"
+    r"|password|cookie2?|credentials?|signature|jwt|session)$",
+    re.IGNORECASE,
+)
+_NOT_SECRET_HEADERS = frozenset({"idempotency-key", "x-idempotency-key", "sec-websocket-key"})
+_QUERY = re.compile(
+    r"(^|[-_.\[])(auth|authorization|api-?_?key|key|token|sig|signature|secret|password|passwd|pwd|credentials?|jwt)"
+    r"\]?$|(api|access|auth|client)[-_]?(key|token|secret)$",
+    re.IGNORECASE,
+)
+_USER = re.compile(r"^([a-z][a-z0-9+.-]*://)([^/?#@]*)@", re.IGNORECASE)
+_SHORTEST_SECRET = 6  # shorter values would hide ordinary words of a text
+
+
+def is_credential_header(name: str) -> bool:
+    """Whether the value of a header must not be shown; names are compared without case."""
+    return name.lower() not in _NOT_SECRET_HEADERS and _HEADER.search(name.strip()) is not None
+
+
+def is_credential_parameter(name: str) -> bool:
+    """Whether the value of a query parameter must not be shown, such as Gemini's `key`."""
+    return _QUERY.search(name) is not None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credentials:
+    """The values that were taken out of one request, in the order in which they stood there."""
+
+    auth_key: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    query: tuple[str, ...] = ()
+    user: str = ""
+
+    def __repr__(self) -> str:
+        return f"Credentials({HIDDEN})" if self else "Credentials()"
+
+    def __bool__(self) -> bool:
+        return bool(self.auth_key or self.headers or self.query or self.user)
+
+    def fits(self, url: str, headers: Mapping[str, str]) -> bool:
+        """Whether these are the values that the places in `url` and `headers` wait for."""
+        user = _USER.match(url)
+        return (
+            sum(value == HIDDEN for _, value in _parameters(url)) == len(self.query)
+            and [name.lower() for name, value in headers.items() if value == HIDDEN]
+            == [name.lower() for name, _ in self.headers]
+            and (user is not None and user[2] == HIDDEN) == bool(self.user)
+        )
+
+    def put_back(self, url: str, headers: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+        """The URL and the headers as they were given.
+
+        Raises:
+            ValueError: These are the credentials of another request; the message shows no value.
+        """
+        if not self.fits(url, headers):
+            raise ValueError("these credentials belong to another request: their places do not fit")
+        values = iter(self.query)
+        url = _with_parameters(url, lambda _, value: next(values) if value == HIDDEN else value)
+        if self.user:
+            url = _USER.sub(lambda found: f"{found[1]}{self.user}@", url)
+        of_headers = {name.lower(): value for name, value in self.headers}
+        return url, {name: of_headers.get(name.lower(), value) for name, value in headers.items()}
+
+    def hide(self, text: bytes) -> bytes:
+        """The text without any of the values, for a body in which a provider may have repeated one.
+
+        Values of fewer than 6 characters stay: they would hide ordinary words.
+        """
+        for secret in self._all():
+            plain = secret.encode()
+            for form in {plain, secret.replace("\\", "\\\\").replace('"', '\\"').replace("/", "\\/").encode()}:
+                if form in text:
+                    text = text.replace(form, HIDDEN.encode())
+        return text
+
+    def _all(self) -> list[str]:
+        return sorted({each for each in self._values() if len(each) >= _SHORTEST_SECRET}, key=len, reverse=True)
+
+    def _values(self) -> Iterator[str]:
+        yield self.auth_key
+        for _, value in self.headers:
+            yield value
+            yield from value.split()[1:]  # `Bearer <key>`: the key alone, too
+        for value in self.query:
+            yield value
+            yield unquote_plus(value)
+        yield self.user
+        yield from self.user.split(":")
+
+
+def take_out(url: str, headers: Mapping[str, str], *, auth_key: str = "") -> tuple[str, dict[str, str], Credentials]:
+    """The request without its credentials, and the credentials.
+
+    Args:
+        url: With credentials in its query or before its host, perhaps.
+        headers: Every value is looked at by its name; the order and the spelling of names are kept.
+        auth_key: A key that the caller gave beside the request.
+    """
+    query: list[str] = []
+
+    def hide_parameter(name: str, value: str) -> str:
+        if not value or not is_credential_parameter(unquote_plus(name)):
+            return value
+        query.append(value)
+        return HIDDEN
+
+    user = _USER.match(url)
+    shown_url = _with_parameters(_USER.sub(rf"\g<1>{HIDDEN}@", url), hide_parameter)
+    hidden = tuple((name, value) for name, value in headers.items() if value and is_credential_header(name))
+    names = {name for name, _ in hidden}
+    shown_headers = {name: HIDDEN if name in names else value for name, value in headers.items()}
+    return shown_url, shown_headers, Credentials(auth_key, hidden, tuple(query), user[2] if user else "")
+
+
+def shown_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Headers of an answer as a trace may show them: `Set-Cookie` and its like without their values."""
+    return [(name, HIDDEN if is_credential_header(name) else value) for name, value in headers]
+
+
+def _parameters(url: str) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+
+    def look(name: str, value: str) -> str:
+        found.append((name, value))
+        return value
+
+    _with_parameters(url, look)
+    return found
+
+
+def _with_parameters(url: str, change: Callable[[str, str], str]) -> str:
+    """The URL with each value of its query as `change` returns it; every other byte as it was."""
+    before, fragment_mark, fragment = url.partition("#")
+    address, query_mark, query = before.partition("?")
+    if not query:
+        return url
+    pieces: list[str] = []
+    for piece in query.split("&"):
+        name, equals, value = piece.partition("=")
+        pieces.append(name + equals + change(name, value) if equals else piece)
+    return f"{address}{query_mark}{'&'.join(pieces)}{fragment_mark}{fragment}"
