@@ -201,6 +201,10 @@ class Store(Protocol):
     `now` asks it. Reads see everything committed before they were called.
     """
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may have nodes on it."""
+
     async def open(self) -> None:
         """Prepare, migrate, lock. Raises `StepwellError` with what to do when that is impossible."""
 

@@ -40,6 +40,8 @@ _IndexKey: TypeAlias = "tuple[str, str, str | None, str | None]"  # environment,
 
 
 class MemoryStore:
+    shared = False
+
     def __init__(self, clock: Clock, touched: Touched | None = None) -> None:
         self.clock = clock
         self.touched = touched

@@ -48,6 +48,8 @@ SYNCHRONOUS = {"FULL": 2, "EXTRA": 3}
 
 
 class SqliteStore:
+    shared = False
+
     def __init__(
         self,
         directory: Path | str,
