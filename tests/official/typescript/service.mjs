@@ -4,7 +4,7 @@
 import { createHash } from "node:crypto";
 import { createServer } from "node:http";
 
-import { Inngest, NonRetriableError, RetryAfterError, StepError, referenceFunction } from "inngest";
+import { Inngest, NonRetriableError, RetryAfterError, StepError, cron, referenceFunction } from "inngest";
 import { serve } from "inngest/node";
 
 import { FUNCTION, note } from "./ledger.mjs";
@@ -172,7 +172,14 @@ const relay = define("relay", {}, async (ctx) => {
   return sent.ids;
 });
 
+const schedules = [cron(process.env.SCHEDULE ?? "@daily"), { cron: "TZ=Europe/Berlin 0 9 29 2 *", jitter: "30s" }];
+const clock = client.createFunction({ id: "clock", triggers: schedules }, async (ctx) => {
+  note(ctx, FUNCTION, { event: ctx.event.name });
+  return ctx.step.run("tick", noted(ctx, "tick", { name: ctx.event.name, ...ctx.event.data }));
+});
+
 const functions = [
+  ...(process.env.SCHEDULE ? [clock] : []),
   linear, repeated, parallel, naps, wait, child, parent, retried, caught, failing, nonRetriable, retryAfter,
   cancellable, large, steps, relay,
 ];

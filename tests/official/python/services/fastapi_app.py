@@ -243,10 +243,27 @@ async def relay(ctx: inngest.Context) -> object:
     return await ctx.step.send_event("pass on", inngest.Event(name=f"{APP}/linear", data={"echo": ctx.run_id}))
 
 
+SCHEDULE = os.environ.get("SCHEDULE")
+
+
+@client.create_function(
+    fn_id="clock",
+    trigger=[
+        inngest.TriggerCron(cron=SCHEDULE or "@daily"),
+        inngest.TriggerCron(cron="TZ=Europe/Berlin 0 9 29 2 *", jitter="30s"),
+    ],
+)
+async def clock(ctx: inngest.Context) -> object:
+    """Starts by the clock, if `SCHEDULE` says when; returns its event."""
+    note(ctx.run_id, FUNCTION, ctx.attempt)
+    return await ctx.step.run("tick", lambda: noted(ctx, "tick", {"name": ctx.event.name, **ctx.event.data}))
+
+
 inngest.fast_api.serve(
     app,
     client,
     [
+        *([clock] if SCHEDULE else []),
         linear,
         repeated,
         parallel,

@@ -222,10 +222,26 @@ def relay(ctx: inngest.ContextSync) -> object:
     return ctx.step.send_event("pass on", inngest.Event(name=f"{APP}/linear", data={"echo": ctx.run_id}))
 
 
+SCHEDULE = os.environ.get("SCHEDULE")
+
+
+@client.create_function(
+    fn_id="clock",
+    trigger=[
+        inngest.TriggerCron(cron=SCHEDULE or "@daily"),
+        inngest.TriggerCron(cron="TZ=Europe/Berlin 0 9 29 2 *", jitter="30s"),
+    ],
+)
+def clock(ctx: inngest.ContextSync) -> object:
+    note(ctx.run_id, FUNCTION, ctx.attempt)
+    return ctx.step.run("tick", lambda: noted(ctx, "tick", {"name": ctx.event.name, **ctx.event.data}))
+
+
 inngest.flask.serve(
     app,
     client,
     [
+        *([clock] if SCHEDULE else []),
         linear,
         repeated,
         parallel,
