@@ -17,17 +17,21 @@ from stepwell.model.event import DEV_ENV
 from stepwell.model.function import Service, Transport
 from stepwell.model.ids import JobId
 from stepwell.model.job import Claim, RunStatus
-from stepwell.model.payload import blob_of
-from stepwell.store.base import COMMITTED, Node, Transition, Unique
+from stepwell.model.journal import Noted, RunCompleted
+from stepwell.model.payload import Blob, blob_of
+from stepwell.store.base import COMMITTED, Node, RunWrite, Transition, Unique
 from stepwell.store.sqlite import SqliteStore
-from tests.store.cases import a_job, a_wait, an_event, event_key, moved, run_id, started, step
+from tests.store.cases import a_job, a_row, a_wait, an_event, event_key, moved, run_id, started, step
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from stepwell.model.ids import RunId
 
 RUNS = 6
 STEPS = 3
 LARGE = bytes(300_000)
+LONG = 1200
 
 
 async def work(store: SqliteStore) -> None:
@@ -44,6 +48,27 @@ async def work(store: SqliteStore) -> None:
     await store.release_lost(0)
     await store.remove_service(DEV_ENV, "shop")
     told("no service")
+    await _remove(store)
+
+
+async def _remove(store: SqliteStore) -> None:
+    """Two runs, one of them long, and an event come and go with the texts they refer to."""
+    blob, text = blob_of(LARGE), LARGE
+    output = RunCompleted(output=blob)
+    ended = {"status": RunStatus.COMPLETED}
+    long = RunWrite(a_row(21, LONG, **ended), 0, (*started(21).entries, *[Noted(kind="log", text="")] * (LONG - 1)))
+    for run in (started(20, output, **ended), long):
+        await commit(store, "to go", Transition(run=run, blobs=((blob, text),)))
+    await commit(store, "to go", Transition(events=(an_event(20, body=blob),)))
+    await store._write.run(lambda on: on.connection.execute("INSERT INTO meta VALUES ('uses_to_find', 'run ')"))
+    while (await store.tidy(10**14, 0)).more:
+        pass
+    await store.remove_runs([run_id(20), run_id(21)], 5)
+    told("removed")
+    await store.remove_events(event_key(19), 100, (), 10, 5)
+    while (await store.tidy(100, 100)).more:
+        pass
+    told("tidied")
 
 
 async def _run(store: SqliteStore, number: int) -> None:
@@ -93,8 +118,25 @@ async def check(store: SqliteStore, acknowledged: set[str]) -> None:
     for number in range(1, RUNS + 1):
         await _check_run(store, number, acknowledged)
     assert bool(await store.services()) <= ("no service" not in acknowledged)
+    assert (await store.run_row(run_id(21)) is None) or "removed" not in acknowledged
+    for number in (20, 21):
+        stored = await store.load_run(run_id(number))
+        if stored is not None:
+            assert len(stored.entries) == stored.row.seq
+            outputs = [entry.output for entry in stored.entries if isinstance(entry, RunCompleted)]
+            assert await store.read_blobs([one for one in outputs if isinstance(one, Blob)]) == [LARGE] * len(outputs)
+    while (await store.tidy(10**14, 500)).more:
+        pass
+    left = 0 if "removed" not in acknowledged else await store._read.ask(_entries_of_removed)
+    assert left == 0
     if "service" in acknowledged and not any(line.startswith("claimed") for line in acknowledged):
         assert await store.services()
+
+
+def _entries_of_removed(on: sqlite3.Connection) -> int:
+    (count,) = on.execute("SELECT count(*) FROM entry WHERE run IN (?, ?)", (run_id(20), run_id(21))).fetchone()
+    assert isinstance(count, int)
+    return count
 
 
 async def _check_run(store: SqliteStore, number: int, acknowledged: set[str]) -> None:

@@ -143,6 +143,16 @@ class Hint:
 
 
 @dataclass(frozen=True, slots=True)
+class Tidied:
+    """What one piece of tidying removed. `more` says that another piece is waiting."""
+
+    entries: int = 0
+    keys: int = 0
+    blobs: int = 0
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RunQuery:
     """Which runs to list, newest first. Every field narrows; `before` is the id of the last run seen.
 
@@ -296,6 +306,41 @@ class Store(Protocol):
     async def jobs_of(self, run: RunId) -> list[Job]: ...
 
     async def waits_of(self, run: RunId) -> list[Wait]: ...
+
+    # retention: each call is one short transaction, and whoever reads sees a run whole or not at all
+
+    async def ended_runs(self, after: RunId | None, until: RunId | None, limit: int) -> list[RunRow]:
+        """Runs that have ended with ids between the two, exclusive, by id; None stands for no bound."""
+
+    async def ended_run_before(self, newer: int) -> RunId | None:
+        """The id of the ended run that has `newer` ended runs after it; None if there are not so many."""
+
+    async def remove_runs(self, runs: Sequence[RunId], now: Instant) -> tuple[list[RunId], int]:
+        """Remove runs that have ended and have no job and no child run; the others stay.
+
+        Returns those that were removed, and how many of `runs` were looked at before the time for one transaction
+        was over.
+        """
+
+    async def awaited_events(self) -> tuple[set[EventKey], Instant | None]:
+        """What jobs have yet to look at: events by key, and the earliest time from which events are looked through."""
+
+    async def remove_events(
+        self, after: EventKey | None, until: Instant, kept: Collection[EventKey], limit: int, now: Instant
+    ) -> tuple[int, EventKey | None]:
+        """Look at `limit` events received before `until`, and remove those that started no run that is still there.
+
+        Args:
+            after: Where to begin: what the last call returned.
+            kept: These stay.
+
+        Returns:
+            How many were removed, and the last key looked at; None when there was nothing left to look at.
+        """
+
+    async def tidy(self, now: Instant, loose_before: Instant) -> Tidied:
+        """Remove a piece of what nobody can see any more: entries of removed runs, keys that expired at `now`, texts
+        that nothing has referred to since `loose_before`, files without a row."""
 
     # for the auditor and for operators
 

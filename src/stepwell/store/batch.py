@@ -23,13 +23,13 @@ from stepwell.model.function import Service
 from stepwell.model.ids import shard_of
 from stepwell.model.job import Job, RunRow, Wait
 from stepwell.model.journal import ENTRY_VERSION, Entry
+from stepwell.model.payload import Blob
 from stepwell.store.base import COMMITTED, ClaimLost, Duplicate, RunMoved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from stepwell.model.ids import Instant, JobId, RunId, StepId
-    from stepwell.model.payload import Blob
     from stepwell.store.base import Outcome, Transition, Unique
 
 Row: TypeAlias = "tuple[Any, ...]"
@@ -61,6 +61,8 @@ class Prepared:
     """run, step, env, shard, event, path, value, body"""
     events: list[Row]
     """key, env, shard, name, internal_id, received_at, body"""
+    uses: list[Row]
+    """holder, hash, shard: the runs and events (by id) that refer to blobs"""
 
 
 RUN_SEQ, RUN_STATUS, RUN_ENDING, RUN_BODY = 3, 4, 5, 11
@@ -72,6 +74,7 @@ def prepare(transition: Transition, epochs: dict[str, int]) -> Prepared:
     size = ROW_OVERHEAD_BYTES
     run_row: Row | None = None
     entries: list[Row] = []
+    uses: list[Row] = []
     if (write := transition.run) is not None:
         row = write.row
         run, shard, seq = row.id, row.shard, write.expected_seq
@@ -80,6 +83,8 @@ def prepare(transition: Transition, epochs: dict[str, int]) -> Prepared:
             body = encode(entry)
             size += len(body) + ROW_OVERHEAD_BYTES
             entries.append((run, seq, shard, ENTRY_VERSION, body))
+            if BLOB_MARK in body:
+                uses += [(run, blob.hash, shard) for blob in blobs_of(entry)]
         assert row.seq == seq > 0, f"run {run}: seq does not count its entries"
         status = row.status.value
         ending = status if row.status.final else None
@@ -96,6 +101,8 @@ def prepare(transition: Transition, epochs: dict[str, int]) -> Prepared:
         owner = job.owner
         epoch, fence = (None, 0) if owner is None else (epochs.get(owner, 0), 1)
         jobs.append((job.id, job.env, job.shard, job.run, job.due, owner, epoch, fence, job.route, body))
+        if BLOB_MARK in body and job.run is not None:
+            uses += [(job.run, blob.hash, job.shard) for blob in blobs_of(job)]
     waits: list[Row] = []
     for wait in transition.waits:
         body = encode(wait)
@@ -107,9 +114,29 @@ def prepare(transition: Transition, epochs: dict[str, int]) -> Prepared:
         size += len(body) + ROW_OVERHEAD_BYTES
         shard = shard_of(event.env, "")
         events.append((event.key, event.env, shard, event.name, event.internal_id, event.received_at, body))
+        if isinstance(event.body, Blob):
+            uses.append((event.key, event.body.hash, shard))
     for _, text in transition.blobs:
         size += len(text) + ROW_OVERHEAD_BYTES
-    return Prepared(transition, size, run_row, entries, jobs, waits, events)
+    return Prepared(transition, size, run_row, entries, jobs, waits, events, uses)
+
+
+BLOB_MARK: Final = b"\x92\xd9\x40"
+"""How the MessagePack of every blob begins: a pair, of which the first is 64 letters. Other values rarely have it."""
+
+
+def blobs_of(value: msgspec.Struct) -> list[Blob]:
+    """The blobs that an entry, a job or an event refers to."""
+    found: list[Blob] = []
+    for name in value.__struct_fields__:
+        part = getattr(value, name)
+        parts: tuple[object, ...] = part if isinstance(part, tuple) else (part,)
+        for one in parts:
+            if isinstance(one, Blob):
+                found.append(one)
+            elif isinstance(one, msgspec.Struct):
+                found += blobs_of(one)
+    return found
 
 
 @dataclass(slots=True)
@@ -143,6 +170,8 @@ class Batch:
     keys_at: Instant = 0
     """The earliest time by which a key of this group was judged."""
     blobs: dict[Blob, bytes] = field(default_factory=dict)
+    uses: dict[tuple[str, str], Row] = field(default_factory=dict)
+    """By holder and hash."""
 
 
 def relied_on(group: Iterable[Prepared]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
@@ -262,3 +291,5 @@ def _add(
     batch.events += prepared.events
     for blob, text in transition.blobs:
         batch.blobs[blob] = text
+    for row in prepared.uses:
+        batch.uses[row[0], row[1]] = row

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from heapq import heapify, heappop, heappush
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
-from stepwell.store.base import COMMITTED, ClaimLost, Duplicate, Hint, Outcome, RunMoved, StoredRun
+from stepwell.model.ids import ulid
+from stepwell.model.job import JobKind
+from stepwell.store.base import COMMITTED, ClaimLost, Duplicate, Hint, Outcome, RunMoved, StoredRun, Tidied
+from stepwell.store.batch import blobs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -34,6 +37,7 @@ Touched: TypeAlias = "Callable[[Transition, list[Job]], None]"
 """Called after a transition was applied, with the jobs that it removed."""
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 _WaitKey: TypeAlias = "tuple[str, str]"  # environment, event
 _IndexKey: TypeAlias = "tuple[str, str, str | None, str | None]"  # environment, event, path, value
@@ -63,6 +67,9 @@ class MemoryStore:
         self._owned: dict[str, dict[JobId, int]] = {}  # owner -> job -> epoch of the owner
         self._runs_in: dict[str, list[RunId]] = {}
         self._live: dict[RunId, None] = {}
+        self._children: dict[RunId, set[RunId]] = {}
+        self._started_by: dict[EventKey, set[RunId]] = {}
+        self._loose: dict[str, Instant] = {}  # texts that nothing was seen to refer to, and since when
         self._wait_index: dict[_IndexKey, list[tuple[RunId, StepId]]] = {}
         self._wait_paths: dict[_WaitKey, dict[str | None, int]] = {}
         self._events_in: dict[str, list[EventKey]] = {}
@@ -154,6 +161,10 @@ class MemoryStore:
         if journal is None:
             self.journals[run] = list(write.entries)
             insort(self._runs_in.setdefault(row.env, []), run)
+            if row.parent is not None:
+                self._children.setdefault(row.parent, set()).add(run)
+            if row.event is not None:
+                self._started_by.setdefault(row.event, set()).add(run)
             if not row.status.final:
                 self._live[run] = None
         else:
@@ -472,6 +483,74 @@ class MemoryStore:
     async def waits_of(self, run: RunId) -> list[Wait]:
         return sorted(self.waits_by_run.get(run, {}).values(), key=lambda wait: wait.step)
 
+    async def ended_runs(self, after: RunId | None, until: RunId | None, limit: int) -> list[RunRow]:
+        ids = sorted(run for run, row in self.run_rows.items() if row.status.final)
+        first = 0 if after is None else bisect_right(ids, after)
+        last = len(ids) if until is None else bisect_left(ids, until)
+        return [self.run_rows[run] for run in ids[first : min(last, first + limit)]]
+
+    async def ended_run_before(self, newer: int) -> RunId | None:
+        ids = sorted(run for run, row in self.run_rows.items() if row.status.final)
+        return ids[-1 - newer] if newer < len(ids) else None
+
+    async def remove_runs(self, runs: Sequence[RunId], now: Instant) -> tuple[list[RunId], int]:
+        return [run for run in runs if self._remove_run(run)], len(runs)
+
+    def _remove_run(self, run: RunId) -> bool:
+        row = self.run_rows.get(run)
+        if row is None or not row.status.final or run in self.jobs_by_run or run in self._children:
+            return False
+        self._remove_all_of(run, None)
+        del self.run_rows[run], self.journals[run]
+        ids = self._runs_in[row.env]
+        del ids[bisect_left(ids, run)]
+        if row.parent is not None:
+            _drop(self._children, row.parent, run)
+        if row.event is not None:
+            _drop(self._started_by, row.event, run)
+        return True
+
+    async def awaited_events(self) -> tuple[set[EventKey], Instant | None]:
+        jobs = self.job_rows.values()
+        keys = {key for job in jobs if job.kind is JobKind.MATCH for key in job.keys}
+        return keys, min((job.since for job in jobs if job.kind is JobKind.LOOK), default=None)
+
+    async def remove_events(
+        self, after: EventKey | None, until: Instant, kept: Collection[EventKey], limit: int, now: Instant
+    ) -> tuple[int, EventKey | None]:
+        bound = ulid(max(0, until), 0)
+        keys = sorted(
+            key
+            for key, event in self.event_rows.items()
+            if key < bound and (after is None or key > after) and event.received_at < until
+        )[:limit]
+        gone = [key for key in keys if key not in kept and key not in self._started_by]
+        for key in gone:
+            event = self.event_rows.pop(key)
+            in_env = self._events_in[event.env]
+            del in_env[bisect_left(in_env, key)]
+            named = self._events_named[event.env, event.name]
+            del named[bisect_left(named, (event.received_at, key))]
+            same = self._events_with_id[event.env, event.internal_id]
+            same.remove(key)
+            if not same:
+                del self._events_with_id[event.env, event.internal_id]
+        return len(gone), keys[-1] if len(keys) == limit else None
+
+    async def tidy(self, now: Instant, loose_before: Instant) -> Tidied:
+        expired = [place for place, key in self.unique_keys.items() if key.until <= now]
+        for place in expired:
+            del self.unique_keys[place]
+        self._expiring = [one for one in self._expiring if one[0] > now]
+        heapify(self._expiring)
+        everything = chain(*self.journals.values(), self.job_rows.values(), self.event_rows.values())
+        used = {blob.hash for value in everything for blob in blobs_of(value)}
+        self._loose = {hash: self._loose.get(hash, now) for hash in self.blobs if hash not in used}
+        loose = [hash for hash, since in self._loose.items() if since <= loose_before]
+        for hash in loose:
+            del self.blobs[hash], self._loose[hash]
+        return Tidied(keys=len(expired), blobs=len(loose))
+
     async def live_runs(self, after: RunId | None, limit: int) -> list[RunRow]:
         ids = sorted(self._live)
         first = 0 if after is None else bisect_right(ids, after)
@@ -512,6 +591,12 @@ class MemoryStore:
 
 def _index_key(wait: Wait) -> _IndexKey:
     return (wait.env, wait.event, wait.path, wait.value)
+
+
+def _drop(index: dict[K, set[RunId]], key: K, run: RunId) -> None:
+    index[key].remove(run)
+    if not index[key]:
+        del index[key]
 
 
 def _first(limit: int, values: Iterable[T]) -> list[T]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from stepwell.model.errors import ConfigurationError
 from stepwell.store.base import StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 NETWORK_FILE_SYSTEMS = frozenset(
     "nfs nfs4 cifs smb3 smbfs afs 9p ceph fuse.sshfs fuse.s3fs fuse.rclone fuse.gcsfuse fuse.glusterfs glusterfs "
@@ -171,6 +172,23 @@ class BlobFiles:
             return self._path(hash).read_bytes()
         except FileNotFoundError as err:
             raise KeyError(hash) from err
+
+    def remove(self, hashes: Iterable[str]) -> None:
+        """Those that are there. The caller sees to it that nobody is writing one of them."""
+        for hash in hashes:
+            self._path(hash).unlink(missing_ok=True)
+
+    def old_ones(self, part: int, older_than_s: float) -> list[str]:
+        """Texts in one of the 256 folders whose files were last written so long ago."""
+        until = time.time() - older_than_s
+        found: list[str] = []
+        for path in (self._directory / f"{part:02x}").glob("*"):
+            try:
+                if path.suffix != ".tmp" and path.stat().st_mtime <= until:
+                    found.append(path.parent.name + path.name)
+            except FileNotFoundError:
+                continue
+        return found
 
     def _path(self, hash: str) -> Path:
         return self._directory / hash[:2] / hash[2:]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
+from stepwell.model.ids import ulid
+from stepwell.model.job import JobKind
 from stepwell.store.base import StoredRun
 from stepwell.store.batch import (
     decode_entry,
@@ -41,13 +43,18 @@ _END_OF_TIME = 1 << 62
 
 
 def load_run(on: sqlite3.Connection, run: RunId, after_seq: int) -> StoredRun | None:
-    found = on.execute("SELECT body, seq FROM run WHERE id = ?", (run,)).fetchone()
-    if found is None:
-        return None
-    entries = on.execute(
-        "SELECT body FROM entry WHERE run = ? AND seq > ? AND seq <= ? ORDER BY seq", (run, after_seq, found[1])
-    ).fetchall()
-    return StoredRun(decode_run(found[0]), tuple([decode_entry(body) for (body,) in entries]))
+    while True:
+        found = on.execute("SELECT body, seq FROM run WHERE id = ?", (run,)).fetchone()
+        if found is None:
+            return None
+        entries = on.execute(
+            "SELECT body FROM entry WHERE run = ? AND seq > ? AND seq <= ? ORDER BY seq", (run, after_seq, found[1])
+        ).fetchall()
+        if len(entries) == max(0, found[1] - after_seq):
+            return StoredRun(decode_run(found[0]), tuple([decode_entry(body) for (body,) in entries]))
+        # It was removed between the two; or an entry is lost, and a second look finds the row again.
+        if on.execute("SELECT 1 FROM run WHERE id = ?", (run,)).fetchone() is not None:
+            raise AssertionError(f"run {run} has {found[1]} entries by its row, and {len(entries)} after {after_seq}")
 
 
 def read_blobs(on: sqlite3.Connection, files: BlobFiles, blobs: Sequence[Blob]) -> list[bytes]:
@@ -270,6 +277,52 @@ def read_job(body: bytes, owner: str | None, fence: int) -> Job:
 def waits_of(on: sqlite3.Connection, run: RunId) -> list[Wait]:
     found = on.execute("SELECT body FROM wait WHERE run = ? ORDER BY step", (run,)).fetchall()
     return [decode_wait(body) for (body,) in found]
+
+
+# retention
+
+
+def ended_runs(on: sqlite3.Connection, after: RunId | None, until: RunId | None, limit: int) -> list[RunRow]:
+    bound, values = ("", ()) if until is None else (" AND id < ?", (until,))
+    found = on.execute(
+        f"SELECT body FROM run NOT INDEXED WHERE id > ?{bound} AND ending IS NOT NULL ORDER BY id LIMIT ?",
+        (after or "", *values, limit),
+    ).fetchall()
+    return [decode_run(body) for (body,) in found]
+
+
+def ended_run_before(on: sqlite3.Connection, newer: int) -> RunId | None:
+    found = on.execute(
+        "SELECT id FROM run NOT INDEXED WHERE ending IS NOT NULL ORDER BY id DESC LIMIT 1 OFFSET ?", (newer,)
+    ).fetchone()
+    return None if found is None else found[0]
+
+
+def awaited_events(on: sqlite3.Connection) -> tuple[set[EventKey], Instant | None]:
+    keys: set[EventKey] = set()
+    since: Instant | None = None
+    for (body,) in on.execute("SELECT body FROM job WHERE run IS NULL OR id LIKE '%.look'"):
+        job = decode_job(body)
+        keys.update(job.keys)
+        if job.kind is JobKind.LOOK:
+            since = job.since if since is None else min(since, job.since)
+    return keys, since
+
+
+def old_events(on: sqlite3.Connection, after: EventKey | None, until: Instant, limit: int) -> list[EventKey]:
+    found = on.execute(
+        "SELECT key FROM event NOT INDEXED WHERE key > ? AND key < ? AND received_at < ? ORDER BY key LIMIT ?",
+        (after or "", ulid(max(0, until), 0), until, limit),
+    ).fetchall()
+    return [key for (key,) in found]
+
+
+def without_row(on: sqlite3.Connection, hashes: Sequence[str]) -> list[str]:
+    """Those of the hashes that name no text."""
+    listed = msgspec.json.encode(hashes).decode()
+    found = on.execute("SELECT hash FROM blob WHERE hash IN (SELECT value FROM json_each(?))", (listed,)).fetchall()
+    known = {hash for (hash,) in found}
+    return [hash for hash in hashes if hash not in known]
 
 
 # for the auditor and for operators

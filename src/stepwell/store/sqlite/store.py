@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepwell.model.errors import ConfigurationError
-from stepwell.store.base import Node, StoreUnavailable
+from stepwell.store.base import Node, StoreUnavailable, Tidied
 from stepwell.store.batch import prepare
 from stepwell.store.clock import WallClock
-from stepwell.store.sqlite import changes, reads
+from stepwell.store.sqlite import changes, reads, removal
 from stepwell.store.sqlite.directory import BlobFiles, DirectoryLock, check_file_system
 from stepwell.store.sqlite.fair import FairShare
 from stepwell.store.sqlite.readers import Readers
@@ -58,6 +59,7 @@ class SqliteStore:
         synchronous: str = "FULL",
         point: Point | None = None,
         max_pages: int | None = None,
+        orphan_age_s: float = 3600.0,
     ) -> None:
         """
         Args:
@@ -65,6 +67,7 @@ class SqliteStore:
             synchronous: `FULL` or `EXTRA`. Below that an acknowledged change may be lost, and is refused.
             point: Called with a name around every statement that writes, for tests that stop or die there.
             max_pages: A size at which the database counts as full.
+            orphan_age_s: How old a file must be that no row names, before it is removed.
         """
         if synchronous.upper() not in SYNCHRONOUS:
             raise ConfigurationError(
@@ -77,12 +80,16 @@ class SqliteStore:
         self._synchronous = synchronous.upper()
         self._point = point
         self._max_pages = max_pages
+        self._orphan_age_s = orphan_age_s
         self._lock = DirectoryLock(self.directory)
         self._files = BlobFiles(self.directory / "blobs", point or no_point)
         self._file_system = "unknown"
         self._nodes: dict[str, Node] = {}
         self._epochs: dict[str, int] = {}  # of those nodes
         self._owners: set[tuple[str, int]] = set()  # name and epoch of whoever may own a job
+        self._writing: Counter[str] = Counter()  # texts whose files are being written, until they are committed
+        self._sweeping: asyncio.Event | None = None  # set when the files of a sweep are removed
+        self._folder = -1  # of blobs, the last that was searched for files without a row
         self._writer: Writer | None = None
         self._readers: Readers | None = None
 
@@ -189,10 +196,19 @@ class SqliteStore:
     # the hot path
 
     async def commit(self, transition: Transition) -> Outcome:
-        if transition.blobs:
-            transition = await self._with_files(transition)
-        outcome: Outcome = await self._write.commit(partial(self._prepared, transition))
-        return outcome
+        if not transition.blobs:
+            outcome: Outcome = await self._write.commit(partial(self._prepared, transition))
+            return outcome
+        large = [blob.hash for blob, text in transition.blobs if len(text) > BLOB_IN_TABLE_BYTES]
+        while large and self._sweeping is not None:
+            await self._sweeping.wait()
+        self._writing.update(large)
+        try:
+            outcome = await self._write.commit(partial(self._prepared, await self._with_files(transition)))
+            return outcome
+        finally:
+            self._writing.subtract(large)
+            self._writing += Counter()  # forgets those at zero
 
     def _prepared(self, transition: Transition) -> Prepared:
         for job in transition.jobs:
@@ -202,7 +218,7 @@ class SqliteStore:
 
     async def _with_files(self, transition: Transition) -> Transition:
         """Store its large texts as files, now; an empty text stands for "in a file" from here on."""
-        blobs = []
+        blobs: list[tuple[Blob, bytes]] = []
         for blob, text in transition.blobs:
             if len(text) > BLOB_IN_TABLE_BYTES:
                 await self._read.do(self._files.write, blob.hash, text)
@@ -305,6 +321,51 @@ class SqliteStore:
 
     async def waits_of(self, run: RunId) -> list[Wait]:
         return await self._read.ask(reads.waits_of, run)
+
+    # retention
+
+    async def ended_runs(self, after: RunId | None, until: RunId | None, limit: int) -> list[RunRow]:
+        return await self._read.list(reads.ended_runs, after, until, limit)
+
+    async def ended_run_before(self, newer: int) -> RunId | None:
+        return await self._read.list(reads.ended_run_before, newer)
+
+    async def remove_runs(self, runs: Sequence[RunId], now: Instant) -> tuple[list[RunId], int]:
+        removed: tuple[list[RunId], int] = await self._write.run(lambda on: removal.remove_runs(on, runs, now))
+        return removed
+
+    async def awaited_events(self) -> tuple[set[EventKey], Instant | None]:
+        return await self._read.list(reads.awaited_events)
+
+    async def remove_events(
+        self, after: EventKey | None, until: Instant, kept: Collection[EventKey], limit: int, now: Instant
+    ) -> tuple[int, EventKey | None]:
+        keys = await self._read.list(reads.old_events, after, until, limit)
+        gone = [key for key in keys if key not in kept]
+        count: int = await self._write.run(lambda on: removal.remove_events(on, gone, now)) if gone else 0
+        return count, keys[-1] if len(keys) == limit else None
+
+    async def tidy(self, now: Instant, loose_before: Instant) -> Tidied:
+        # While files are removed nobody begins to write one: the two could be of the same text.
+        while self._sweeping is not None:
+            await self._sweeping.wait()
+        self._sweeping = asyncio.Event()
+        busy = frozenset(self._writing)
+        done: Tidied
+        try:
+            done, gone = await self._write.run(lambda on: removal.tidy(on, now, loose_before, busy))
+            if not done.more:  # one folder each time; a file without a row is what a crash left, or a refused commit
+                self._folder = (self._folder + 1) % 256
+                old = await self._read.do(self._files.old_ones, self._folder, self._orphan_age_s)
+                orphans = await self._read.list(reads.without_row, [hash for hash in old if hash not in busy])
+                gone = [*gone, *orphans]
+                done = replace(done, blobs=done.blobs + len(orphans))
+            if gone:
+                await self._read.do(self._files.remove, gone)
+        finally:
+            self._sweeping.set()
+            self._sweeping = None
+        return done
 
     # for the auditor and for operators
 

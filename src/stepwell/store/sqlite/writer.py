@@ -25,6 +25,7 @@ import msgspec
 from stepwell.store.base import StoreFull, StoreUnavailable
 from stepwell.store.batch import RUN_BODY, RUN_ENDING, RUN_SEQ, RUN_STATUS, Batch, Current, Prepared, merge, relied_on
 from stepwell.store.sqlite.directory import disk_is_full
+from stepwell.store.sqlite.removal import mark_loose
 
 if TYPE_CHECKING:
     import asyncio
@@ -334,6 +335,13 @@ class Writer:
             # An empty text is one that is in a file.
             blobs = [(blob.hash, blob.size_bytes, now, text or None) for blob, text in batch.blobs.items()]
             many("insert blobs", "INSERT INTO blob VALUES $rows ON CONFLICT DO NOTHING", blobs)
+        if batch.uses:
+            many("note uses", "INSERT INTO blob_use VALUES $rows ON CONFLICT DO NOTHING", list(batch.uses.values()))
+        if batch.blobs:
+            used = {row[1] for row in batch.uses.values()}
+            unused = [blob.hash for blob in batch.blobs if blob.hash not in used]
+            if unused:  # what was decided made no use of the text
+                mark_loose(self._statements, unused, self._now())
         many("insert events", "INSERT OR ROLLBACK INTO event VALUES $rows", batch.events)
         many("insert runs", "INSERT OR ROLLBACK INTO run VALUES $rows", list(batch.new_runs.values()))
         moved: list[Row] = []
