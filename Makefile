@@ -16,7 +16,7 @@ export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo quick test test-long check sim bench dev docs lock
+.PHONY: help setup demo quick test test-long check sim bench bench-peers dev docs lock
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ sim: setup  ## simulate crashes: CI's range of seeds, or one with SEED=n
 
 bench: setup  ## measure throughput and latency
 	$(BIN)/python -m benchmarks
+
+bench-peers: setup  ## the same beside Restate and DBOS, installed into your cache folder
+	$(BIN)/python -m benchmarks.peers
 
 dev: setup  ## run the quickstart with server and dashboard, reloading on a change
 	$(BIN)/stepwell dev examples/quickstart/app.py

@@ -20,6 +20,8 @@ class Client:
 
     async def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         """Status and body of the answer. Raises `OSError` or `EOFError` when nobody answers."""
+        if self._reader is not None and self._reader.at_eof():
+            self.close()  # the server ends connections that nobody uses
         if self._reader is None or self._writer is None:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 24)
         head = (

@@ -1,7 +1,8 @@
 """Time marks: a function under test writes down when it got where, and the driver reads along.
 
 A mark is one unbuffered append of a short line, so it costs the same two microseconds for everybody under test. The
-clock is `time.monotonic_ns`, which all processes of a Linux machine share.
+clock is `time.monotonic_ns`, which all processes of a Linux machine share. Served functions also write down how many
+bytes each request had.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from pathlib import Path
 VARIABLE = "STEPWELL_BENCH_MARKS"
 """Names the file, in the environment of what is under test."""
 
+_RECEIVED = "-"
+"""Stands where a run's key would."""
+
 _file: int | None = None
 
 
@@ -25,6 +29,11 @@ def mark(key: str, name: str) -> None:
     os.write(_file, f"{time.monotonic_ns()} {key} {name}\n".encode())
 
 
+def received(size_bytes: int) -> None:
+    """Called by what serves functions: a request with a body of this size came in."""
+    mark(_RECEIVED, str(size_bytes))
+
+
 class Marks:
     """Called by the driver: all marks so far. A step that ran twice counts once, at its first time."""
 
@@ -34,6 +43,8 @@ class Marks:
         self._rest = b""
         self.of: dict[str, dict[str, float]] = {}
         """Run -> name -> seconds on the monotonic clock."""
+        self.received_bytes = 0
+        """Bodies of the requests that reached the functions."""
 
     def read(self) -> list[tuple[str, str]]:
         """The new marks, each once: (run, name)."""
@@ -42,6 +53,9 @@ class Marks:
         found = []
         for line in lines:
             at, key, name = line.decode().split(" ")
+            if key == _RECEIVED:
+                self.received_bytes += int(name)
+                continue
             run = self.of.setdefault(key, {})
             if name not in run:
                 run[name] = int(at) / 1e9
@@ -64,6 +78,7 @@ class Marks:
         """Drop what is known, between measurements."""
         self.read()
         self.of.clear()
+        self.received_bytes = 0
 
     def close(self) -> None:
         self._file.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import statistics
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -51,6 +53,17 @@ class Child:
         if code is not None:
             raise RuntimeError(f"{self.name} ended with {code}:\n{self.log.read_text()[-2000:]}")
 
+    def kill(self) -> None:
+        """Kill it and its children without a warning; on return they are gone."""
+        tree = self.tree()
+        for one in tree:
+            try:
+                one.send_signal(signal.SIGKILL)
+            except psutil.Error:
+                pass
+        psutil.wait_procs(tree, STOP_S)
+        self._process.wait(STOP_S)
+
     def stop(self) -> None:
         tree = self.tree()
         for one in tree:
@@ -61,6 +74,23 @@ class Child:
         for one in psutil.wait_procs(tree, STOP_S)[1]:
             one.kill()
         self._process.wait(STOP_S)
+
+
+class Foreign:
+    """What others use of the machine from now on: our own processes are taken off."""
+
+    def __init__(self, ours: Iterable[Child]) -> None:
+        self._ours = tuple(ours)
+        self.complete = bool(self._ours)
+        """Whether it is known which processes are ours."""
+        self._at, self._busy_s, self._ours_s = time.monotonic(), busy_s(), self._spent_s()
+
+    def cores(self) -> float:
+        took = time.monotonic() - self._at
+        return max(0.0, (busy_s() - self._busy_s - self._spent_s() + self._ours_s) / max(took, 1e-3))
+
+    def _spent_s(self) -> float:
+        return time.process_time() + sum(one.cpu_s() for one in self._ours)
 
 
 def _cpu_s(process: psutil.Process) -> float:

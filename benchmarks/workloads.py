@@ -4,11 +4,15 @@
     one      one run at a time                               step to step
     first    one event at a time                             from its POST to the first step
     fan      one run of 100 steps at once                    from the event's POST to the code after the join
-    parked   runs of one step that then sleep for an hour    runs parked a second, memory of the server for each
-    events   events that nobody waits for, 100 in a request and alone, no functions involved
+    parked   runs of one step that then sleep for an hour    runs parked a second
+    burst    runs of one step, triggered as fast as they are taken
+    batches  events that nobody waits for, 100 in a request, no functions involved
+    singles  the same, alone in a request
+    length   runs of 1,000 steps beside runs of 10           cost of a step, megabytes of requests
+    mixed    6,000 events a second beside `seq`              what is left of both
 
 Times of steps are between the marks of neighbouring steps of one run, so they hold everything that happens between
-the end of one step's body and the start of the next one's.
+the end of one step's body and the start of the next one's. What needs a server of its own is in `lifetimes.py`.
 """
 
 from __future__ import annotations
@@ -16,14 +20,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from benchmarks.client import Client
 from benchmarks.processes import percentile
-from benchmarks.targets import Target
+from benchmarks.targets import Stepwell, Target
 
 IN_FLIGHT = 100
 STEPS = 10
@@ -31,8 +35,14 @@ WIDTH = 100
 BATCH = 100
 SENDERS = 32
 """Connections that send events at a time."""
+LONG_STEPS = 1000
+LONG_IN_FLIGHT = 4
+OFFERED_PER_S = 6000
+"""Events that `mixed` offers; a sender that falls behind does not catch up."""
 LIMIT_S = 120.0
 """No workload waits longer for what it started."""
+LENGTH_LIMIT_S = 600.0
+"""Except for this one, in which an SDK reads half a million recorded steps for each run."""
 
 Figures: TypeAlias = dict[str, float]
 
@@ -46,10 +56,32 @@ class Size:
     first: int = 60
     fans: int = 10
     parked: int = 1000
+    burst: int = 2000
     events_s: float = 2.0
+    long_runs: int = 4
+    asleep: int = 10_000
+    shallow: int = 1000
+    deep: int = 10_000
+    watch_s: float = 15.0
+    """How long an idle server is watched, and a draining one at most."""
+    starts: int = 3
 
 
-QUICK = Size(seq_s=2.0, one_steps=100, first=20, fans=3, parked=300, events_s=0.7)
+QUICK = Size(
+    seq_s=2.0,
+    one_steps=100,
+    first=20,
+    fans=3,
+    parked=300,
+    burst=500,
+    events_s=0.7,
+    long_runs=2,
+    asleep=1000,
+    shallow=300,
+    deep=3000,
+    watch_s=5.0,
+    starts=1,
+)
 
 
 class Meter:
@@ -57,37 +89,22 @@ class Meter:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._server, self._worker = target.server.cpu_s(), target.worker.cpu_s()
+        self._server, self._worker = target.server_cpu_s(), target.worker_cpu_s()
+
+    def server_s(self) -> float:
+        return self._target.server_cpu_s() - self._server
 
     def per(self, count: int) -> Figures:
-        server = self._target.server.cpu_s() - self._server
-        worker = self._target.worker.cpu_s() - self._worker
-        return {"server_cpu_ms": server / count * 1e3, "worker_cpu_ms": worker / count * 1e3}
+        worker = self._target.worker_cpu_s() - self._worker
+        return {"server_cpu_ms": self.server_s() / count * 1e3, "worker_cpu_ms": worker / count * 1e3}
 
 
 async def seq(target: Target, size: Size) -> Figures:
     """A closed loop: as many runs start as have ended."""
-    client, marks = target.client, target.marks
-    marks.forget()
+    target.marks.forget()
     meter = Meter(target)
-    begin = time.monotonic()
-    until = begin + size.seq_s
-    await client.events([_sequence(target, STEPS) for _ in range(IN_FLIGHT)])
-    running = IN_FLIGHT
-    while running:
-        now = time.monotonic()
-        if now > until + LIMIT_S:
-            raise TimeoutError(f"{running} runs of {target.name} did not end")
-        ended = sum(name == "done" for _, name in marks.read())
-        running -= ended
-        if ended and now < until:
-            await client.events([_sequence(target, STEPS) for _ in range(ended)])
-            running += ended
-        await asyncio.sleep(0.004)
-    count = len(marks.of) * STEPS
-    settled = begin + size.seq_s / 4  # before, everybody begins at once
-    inside = sum(settled <= at < until for run in marks.of.values() for name, at in run.items() if name != "done")
-    return {"per_s": inside / (until - settled), **_spread(_steps(target)), **meter.per(count)}
+    rate = await closed_loop(target, size.seq_s)
+    return {"per_s": rate * STEPS, **_spread(_steps(target)), **meter.per(len(target.marks.of) * STEPS)}
 
 
 async def one(target: Target, size: Size) -> Figures:
@@ -95,7 +112,7 @@ async def one(target: Target, size: Size) -> Figures:
     meter = Meter(target)
     runs = -(-size.one_steps // STEPS)
     for _ in range(runs):
-        await _ended(target, _sequence(target, STEPS))
+        await _ended(target, "seq", steps=STEPS)
     return {**_spread(_steps(target)), **meter.per(runs * STEPS)}
 
 
@@ -105,7 +122,7 @@ async def first(target: Target, size: Size) -> Figures:
     times = []
     for _ in range(size.first):
         sent = time.monotonic()
-        run = await _ended(target, _sequence(target, 1))
+        run = await _ended(target, "seq", steps=1)
         times.append(run["s0"] - sent)
         await asyncio.sleep(0.01)  # the end of a run costs a commit too; it is not this one's
     return {**_spread(times), **meter.per(size.first)}
@@ -117,76 +134,170 @@ async def fan(target: Target, size: Size) -> Figures:
     times = []
     for _ in range(size.fans):
         sent = time.monotonic()
-        run = await _ended(target, {"name": "bench/fan", "data": {"key": target.key(), "width": WIDTH}})
+        run = await _ended(target, "fan", width=WIDTH)
         times.append(run["done"] - sent)
     return {**_spread(times), **meter.per(size.fans * WIDTH)}
 
 
 async def parked(target: Target, size: Size) -> Figures:
-    client, marks = target.client, target.marks
-    marks.forget()
-    before, meter = target.server.rss_bytes(), Meter(target)
+    target.marks.forget()
+    meter = Meter(target)
     begin = time.monotonic()
-    for _ in range(0, size.parked, BATCH):
-        await client.events([{"name": "bench/nap", "data": {"key": target.key()}} for _ in range(BATCH)])
-    while len(marks.of) < size.parked:
-        marks.read()
-        if time.monotonic() > begin + LIMIT_S:
-            raise TimeoutError(f"{size.parked - len(marks.of)} runs of {target.name} did not begin")
-        await asyncio.sleep(0.01)
-    took = max(run["s0"] for run in marks.of.values()) - begin
+    until = time.time() + 3600
+    await submit(target, "nap", [{"key": target.key(), "until": until} for _ in range(size.parked)])
+    await reached(target, "s0", size.parked)
+    took = max(run["s0"] for run in target.marks.of.values()) - begin
     await asyncio.sleep(1.0)  # until the last ones sleep
-    kib = (target.server.rss_bytes() - before) / size.parked / 1024
-    return {"per_s": size.parked / took, **meter.per(size.parked), "server_kib": kib}
+    return {"per_s": size.parked / took, **meter.per(size.parked)}
 
 
-async def batches(target: Target, size: Size) -> Figures:
+async def burst(target: Target, size: Size) -> Figures:
+    target.marks.forget()
+    meter = Meter(target)
+    begin = time.monotonic()
+    await submit(target, "seq", [{"key": target.key(), "steps": 1} for _ in range(size.burst)])
+    accepted = time.monotonic() - begin
+    await reached(target, "done", size.burst)
+    took = max(run["done"] for run in target.marks.of.values()) - begin
+    return {"per_s": size.burst / took, "accepted_per_s": size.burst / accepted, **meter.per(size.burst)}
+
+
+async def batches(target: Stepwell, size: Size) -> Figures:
     return await _events(target, size, BATCH)
 
 
-async def singles(target: Target, size: Size) -> Figures:
+async def singles(target: Stepwell, size: Size) -> Figures:
     return await _events(target, size, 1)
 
 
-WORKLOADS: dict[str, Callable[[Target, Size], Awaitable[Figures]]] = {
-    "seq": seq,
-    "one": one,
-    "first": first,
-    "fan": fan,
-    "parked": parked,
-    "batches": batches,
-    "singles": singles,
-}
-TITLES = {
-    "seq": f"{IN_FLIGHT} runs in flight, per step",
-    "one": "one run at a time, step to step",
-    "first": "event to first step",
-    "fan": f"{WIDTH}-way fan-out, event to join",
-    "parked": "runs that go to sleep",
-    "batches": f"events in batches of {BATCH}",
-    "singles": f"single events, {SENDERS} senders",
-}
+async def length(target: Stepwell, size: Size) -> Figures:
+    figures: Figures = {}
+    for steps in (STEPS, LONG_STEPS):
+        target.marks.forget()
+        meter = Meter(target)
+        runs = size.long_runs * LONG_STEPS // steps
+        waiting = min(LONG_IN_FLIGHT, runs)
+        await submit(target, "seq", [{"key": target.key(), "steps": steps} for _ in range(waiting)])
+        begun, ended = waiting, 0
+        until = time.monotonic() + LENGTH_LIMIT_S
+        while ended < runs:
+            more = _count_ended(target, until)
+            ended += more
+            more = min(more, runs - begun)
+            if more > 0:
+                await target.trigger("seq", [{"key": target.key(), "steps": steps} for _ in range(more)])
+                begun += more
+            await asyncio.sleep(0.002)
+        count = runs * steps
+        name = str(steps)
+        figures |= {f"{column}_{name}": value for column, value in meter.per(count).items()}
+        figures[f"step_p50_ms_{name}"] = _spread(_steps(target, steps))["p50_ms"]
+        figures[f"sent_kb_{name}"] = target.marks.received_bytes / count / 1e3
+    figures["times"] = figures[f"server_cpu_ms_{LONG_STEPS}"] / figures[f"server_cpu_ms_{STEPS}"]
+    return figures
 
 
-def _sequence(target: Target, steps: int) -> dict[str, object]:
-    return {"name": "bench/seq", "data": {"key": target.key(), "steps": steps}}
+async def mixed(target: Stepwell, size: Size) -> Figures:
+    target.marks.forget()
+    alone = await closed_loop(target, size.seq_s)
+    times: list[float] = []
+    refused = 0
+    begin = time.monotonic()
+    until = begin + size.seq_s
+    body = _unheard(BATCH)
+    slots = int(size.seq_s * OFFERED_PER_S / BATCH)
+    numbers = iter(range(slots))
+
+    async def sender() -> None:
+        client = Client(target.port)
+        nonlocal refused
+        try:
+            for number in numbers:
+                at = begin + number * BATCH / OFFERED_PER_S
+                await asyncio.sleep(max(0.0, at - time.monotonic()))
+                if (sent := time.monotonic()) >= until:
+                    return
+                try:
+                    await client.post(body)
+                    times.append(time.monotonic() - sent)
+                except RuntimeError:
+                    refused += 1
+        finally:
+            client.close()
+
+    target.marks.forget()
+    senders = asyncio.gather(*[sender() for _ in range(4)])
+    loaded = await closed_loop(target, size.seq_s)
+    await senders
+    return {
+        "events_per_s": len(times) * BATCH / size.seq_s,
+        "refused": float(refused),
+        **_spread(times),
+        "alone_steps_per_s": alone * STEPS,
+        "steps_per_s": loaded * STEPS,
+        "share": loaded / alone,
+    }
 
 
-async def _ended(target: Target, event: dict[str, object]) -> dict[str, float]:
-    """The marks of the run that the event starts."""
-    data = event["data"]
-    assert isinstance(data, dict)
-    key = data["key"]
-    await target.client.events([event])
+# parts that other workloads have in common
+
+
+async def closed_loop(target: Target, seconds: float, *, steps: int = STEPS, in_flight: int = IN_FLIGHT) -> float:
+    """Start a run whenever one has ended. Steps a second, in runs (so divided by `steps`), after the first quarter."""
+    begin = time.monotonic()
+    until = begin + seconds
+    await submit(target, "seq", [{"key": target.key(), "steps": steps} for _ in range(in_flight)])
+    running = in_flight
+    while running:
+        ended = _count_ended(target, until + LIMIT_S)
+        running -= ended
+        if ended and time.monotonic() < until:
+            await submit(target, "seq", [{"key": target.key(), "steps": steps} for _ in range(ended)])
+            running += ended
+        await asyncio.sleep(0.004)
+    settled = begin + seconds / 4  # before, everybody begins at once
+    of = target.marks.of.values()
+    inside = sum(settled <= at < until for run in of for name, at in run.items() if name != "done")
+    return inside / (until - settled) / steps
+
+
+async def submit(target: Target, kind: str, datas: list[dict[str, object]]) -> None:
+    """Start many runs; on return all are durable."""
+    for at in range(0, len(datas), BATCH):
+        await target.trigger(kind, datas[at : at + BATCH])
+
+
+async def reached(target: Target, name: str, count: int, limit_s: float = LIMIT_S) -> None:
+    """Wait until so many runs have left the mark. Raises `TimeoutError`."""
+    until = time.monotonic() + limit_s
+    seen = sum(name in run for run in target.marks.of.values())
+    while seen < count:
+        seen += sum(found == name for _, found in target.marks.read())
+        if time.monotonic() > until:
+            raise TimeoutError(f"{count - seen} of {count} runs of {target.name} did not reach {name!r}")
+        target.check()
+        await asyncio.sleep(0.02)
+
+
+def _count_ended(target: Target, until: float) -> int:
+    if time.monotonic() > until:
+        raise TimeoutError(f"runs of {target.name} did not end")
+    return sum(name == "done" for _, name in target.marks.read())
+
+
+async def _ended(target: Target, kind: str, **data: object) -> dict[str, float]:
+    """The marks of a new run."""
+    key = target.key()
+    await target.trigger(kind, [{"key": key, **data}])
     await target.marks.wait(key, "done", limit_s=LIMIT_S)
     return target.marks.of[key]
 
 
-def _steps(target: Target) -> list[float]:
+def _steps(target: Target, steps: int = STEPS) -> list[float]:
     """The times from each step to the next."""
     times = []
     for run in target.marks.of.values():
-        starts = [run[f"s{number}"] for number in range(STEPS) if f"s{number}" in run]
+        starts = [run[f"s{number}"] for number in range(steps) if f"s{number}" in run]
         times += [later - sooner for sooner, later in pairwise(starts)]
     return times
 
@@ -195,9 +306,13 @@ def _spread(times_s: list[float]) -> Figures:
     return {"p50_ms": percentile(times_s, 0.5) * 1e3, "p99_ms": percentile(times_s, 0.99) * 1e3}
 
 
-async def _events(target: Target, size: Size, batch: int) -> Figures:
+def _unheard(count: int) -> bytes:
     order = {"id": "o-4711", "total": 129.5, "currency": "eur", "items": [{"sku": f"s-{n}", "n": n} for n in range(6)]}
-    body = json.dumps([{"name": "bench/unheard", "data": order}] * batch).encode()
+    return json.dumps([{"name": "bench/unheard", "data": order}] * count).encode()
+
+
+async def _events(target: Stepwell, size: Size, batch: int) -> Figures:
+    body = _unheard(batch)
     times: list[float] = []
     meter = Meter(target)
     begin = time.monotonic()
@@ -216,3 +331,37 @@ async def _events(target: Target, size: Size, batch: int) -> Figures:
     accepted = len(times) * batch
     await asyncio.sleep(0.2)  # matching them costs the server too
     return {"per_s": accepted / took, **_spread(times), **meter.per(accepted)}
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One of the ways to measure.
+
+    Args:
+        title: For tables.
+        measure: Takes a target that runs. Those not in `COMMON` take a Stepwell.
+        long: Not part of `--quick`, unless it is named.
+    """
+
+    title: str
+    measure: Callable[[Any, Size], Coroutine[Any, Any, Figures]]
+    long: bool = False
+
+
+COMMON = {
+    "seq": Workload(f"{IN_FLIGHT} runs in flight, per step", seq),
+    "one": Workload("one run at a time, step to step", one),
+    "first": Workload("event to first step", first),
+    "fan": Workload(f"{WIDTH}-way fan-out, event to join", fan),
+    "burst": Workload("runs of one step, as fast as taken", burst),
+}
+"""What any product can be asked for."""
+WORKLOADS = {
+    **COMMON,
+    "parked": Workload("runs that go to sleep", parked),
+    "batches": Workload(f"events in batches of {BATCH}", batches),
+    "singles": Workload(f"single events, {SENDERS} senders", singles),
+    "length": Workload(f"runs of {STEPS} and of {LONG_STEPS:,} steps, {LONG_IN_FLIGHT} in flight", length, True),
+    "mixed": Workload(f"{OFFERED_PER_S:,} events/s beside {IN_FLIGHT} runs in flight", mixed),
+}
+"""What is measured of a Stepwell that has run for a while."""

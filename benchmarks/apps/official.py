@@ -10,12 +10,12 @@ import fastapi
 import inngest
 import inngest.fast_api
 
+from benchmarks.apps.counted import counted
 from benchmarks.marks import mark
 
 _log = logging.getLogger("inngest")
 _log.setLevel(logging.ERROR)
 client = inngest.Inngest(app_id="bench", is_production=False, logger=_log)
-app = fastapi.FastAPI()
 
 
 async def step(key: str, number: int) -> dict[str, int]:
@@ -48,7 +48,11 @@ async def fan(ctx: inngest.Context) -> None:
 async def nap(ctx: inngest.Context) -> None:
     key = str(ctx.event.data["key"])
     await ctx.step.run("s0", functools.partial(step, key, 0))
-    await ctx.step.sleep("nap", datetime.timedelta(hours=1))
+    until = float(str(ctx.event.data["until"]))
+    await ctx.step.sleep_until("nap", datetime.datetime.fromtimestamp(until, datetime.UTC))
+    mark(key, "done")
 
 
-inngest.fast_api.serve(app, client, [seq, fan, nap])
+_served = fastapi.FastAPI()
+inngest.fast_api.serve(_served, client, [seq, fan, nap])
+app = counted(_served)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 from typing import TypedDict
 
 import stepwell
+from benchmarks.apps.counted import counted
 from benchmarks.marks import mark
 
 service = stepwell.Service("bench")
@@ -24,6 +26,7 @@ class Fan(TypedDict):
 
 class Nap(TypedDict):
     key: str
+    until: float
 
 
 async def step(key: str, number: int) -> dict[str, int]:
@@ -51,7 +54,8 @@ async def fan(ctx: stepwell.Context[Fan]) -> None:
 async def nap(ctx: stepwell.Context[Nap]) -> None:
     key = ctx.event.data["key"]
     await ctx.step.run("s0", step, key, 0)
-    await ctx.step.sleep("nap", "1h")
+    await ctx.step.sleep_until("nap", datetime.datetime.fromtimestamp(ctx.event.data["until"], datetime.UTC))
+    mark(key, "done")
 
 
-app = service.asgi() if os.environ.get("STEPWELL_DEV") else None
+app = counted(service.asgi()) if os.environ.get("STEPWELL_DEV") else None
