@@ -20,7 +20,7 @@ def routes() -> list[Route]:
 
 
 async def health(ask: Ask) -> Response:
-    """200 while this node takes part, 503 once it stops or others have taken its place."""
+    """200 while this node takes part, 503 once it stops, cannot reach the store, or others have taken its place."""
     site = ask.site
     ready = site.state == "ready"
     code = 200 if ready else 503

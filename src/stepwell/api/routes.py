@@ -86,6 +86,10 @@ class Ask:
         return max(1, min(wanted, most))
 
 
+_TELLS = frozenset({Access.SIGNING_KEY, Access.DEVELOPMENT})
+"""Routes whose answer is the same whichever node is asked, also about services that have just registered."""
+
+
 def router(site: Site, routes: Iterable[Route], more: Iterable[BaseRoute] = ()) -> Router:
     """The table as something that can be called."""
     by_path: dict[str, dict[str, Route]] = {}
@@ -109,6 +113,8 @@ def _endpoint(site: Site, methods: dict[str, Route]) -> Callable[[Request], Awai
             body = held.read
             headers = dict(request.scope["headers"])
             ask = Ask(site, request, lambda: body(headers, request.receive))
+            if site.node.shared and route.access in _TELLS:
+                await site.node.know_services()
             return await route.handler(ask)
         except StepwellError as err:
             site.counts[f"refused:{err.code.lower()}"] += 1

@@ -100,7 +100,9 @@ class Site:
 
     @property
     def state(self) -> str:
-        """`ready`, `stopping`, or `lost`: others have taken this node's place."""
+        """`ready`, `stopping`, `cut off` from the store, or `lost`: others have taken this node's place."""
         if self.closing:
             return "stopping"
-        return "lost" if self.node.stopped else "ready"
+        if self.node.stopped:
+            return "lost"
+        return "cut off" if self.node.cut_off else "ready"

@@ -152,7 +152,8 @@ class Opening:
     env: str
     service: str
     places: int  # calls that they could take now
-    routes: tuple[str, ...]  # of the functions that they have; see `model.job.route_of`
+    routes: tuple[str, ...]  # of the functions that they could take them of; see `model.job.route_of`
+    full: tuple[str, ...] = ()  # of the functions that only such workers have as have no room
 
 
 class Reach(Protocol):

@@ -127,7 +127,7 @@ class Node:
             routes=self._routes,
             may_call=self._may_call,
         )
-        self.errands = Errands(turns=self.turns, world=world, gateway=gateway)
+        self.errands = Errands(turns=self.turns, world=world, gateway=gateway, hold=self._hold)
         self.matching = Matching(
             node=name, store=store, world=world, registry=self.registry, turns=self.turns, shared=self.shared
         )
@@ -243,11 +243,20 @@ class Node:
             self._routes.anything()
         self._wake_at(self.world.now())
 
+    def _hold(self, job: Job) -> bool:
+        """Keep a job for later, if we cannot prove our lease now."""
+        if self.cut_off:
+            self._held.append(job)
+        return self.cut_off
+
     async def _dispatch_if_ours(self, job: Job) -> None:
         assert job.run is not None
         for stored in await self.store.jobs_of(job.run):
             if stored.id == job.id and stored.owner == self.name and stored.fence == job.fence:
-                await self._load_and_dispatch(job)
+                if job.kind is JobKind.OFFLOAD:
+                    self.errands.begin(job, None, Claim(job.id, job.fence))
+                else:
+                    await self._load_and_dispatch(job)
                 return
         self._let_go(job)
 
@@ -524,8 +533,7 @@ class Node:
         self._dispatch(run, job, events)
 
     def _dispatch(self, run: Run, job: Job, events: tuple[bytes, ...]) -> None:
-        if self.cut_off:
-            self._held.append(job)
+        if self._hold(job):
             return
         self._let_go(job)
         function = self.registry.function(run.env, run.function)

@@ -56,7 +56,7 @@ class Routes:
         for job in jobs:
             if job.route is not None:
                 self._keep(job.id, key)
-        if len(jobs) < limit:
+        if len(jobs) < limit and not opening.full:
             self._waiting.discard(key)
 
     def openings(self) -> list[tuple[Opening, int]]:
@@ -65,7 +65,7 @@ class Routes:
         for opening in self._reach.openings():
             key = (opening.env, opening.service)
             free = opening.places - self._kept_of[key]
-            if free > 0:
+            if free > 0 and opening.routes:
                 found.append((opening, free))
             else:
                 self._waiting.add(key)
@@ -79,7 +79,7 @@ class Routes:
         """Somebody says that calls of these routes wait. Whether this node serves any of them."""
         ours = False
         for opening in self._reach.openings():
-            if not routes.isdisjoint(opening.routes):
+            if not routes.isdisjoint(opening.routes) or not routes.isdisjoint(opening.full):
                 self._waiting.add((opening.env, opening.service))
                 ours = True
         return ours

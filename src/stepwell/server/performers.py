@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from stepwell.engine.span import InFlight, RunningStep
 from stepwell.model.job import Claim
-from stepwell.model.message import Reported
+from stepwell.model.message import CallLost, Reported
+from stepwell.workers.base import own_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stepwell.model.dispatch import Deliver, Dispatch, Memo, Performer
+    from stepwell.model.dispatch import Deliver, Dispatch, Memo, Opening, Performer, Reach
     from stepwell.model.function import Function
     from stepwell.model.ids import Instant, JobId, RunId, StepId
     from stepwell.model.message import Message
@@ -36,6 +37,8 @@ class Performers:
         self._inner: Performer | None = None
         self._deliver: Deliver | None = None
         self._notes: Notes | None = None
+        self._reach: Reach | None = None
+        self._shared = False
         self._taken_at_once: Callable[[Function], bool] = lambda function: True
         self._runs: dict[RunId, dict[JobId, InFlight]] = {}
         self._calls: dict[JobId, RunId] = {}
@@ -43,7 +46,14 @@ class Performers:
         self._held_back: list[Claim] = []
 
     def connect(
-        self, inner: Performer, deliver: Deliver, taken_at_once: Callable[[Function], bool], notes: Notes | None = None
+        self,
+        inner: Performer,
+        deliver: Deliver,
+        taken_at_once: Callable[[Function], bool],
+        notes: Notes | None = None,
+        *,
+        reach: Reach | None = None,
+        shared: bool = False,
     ) -> None:
         """Say where calls go and messages come from.
 
@@ -51,7 +61,10 @@ class Performers:
             taken_at_once: Whether a call of this function is made as soon as it is handed on. Where it may wait for
                 a worker, `on_taken` tells when one has it.
             notes: Takes the lines that functions log.
+            reach: The workers that are connected here.
+            shared: There are other nodes, who may make the calls that this one makes no more.
         """
+        self._reach, self._shared = reach, shared
         self._inner, self._deliver, self._taken_at_once, self._notes = inner, deliver, taken_at_once, notes
 
     def drain(self) -> None:
@@ -68,9 +81,22 @@ class Performers:
         assert self._inner is not None, "connected before the node starts"
         return self._inner
 
+    # where calls can go
+
+    def places(self, env: str, service: str, function: str) -> int:
+        return self._reach.places(env, service, function) if self._reach is not None else 0
+
+    def openings(self) -> Sequence[Opening]:
+        return self._reach.openings() if self._reach is not None else ()
+
     # between node and performers
 
     def perform(self, dispatch: Dispatch) -> None:
+        if self._draining and self._shared:
+            error = own_error("Declined", "the server that was to make this call goes away")
+            lost = CallLost(dispatch.job, error, free=True, code="declined")
+            self.deliver(dispatch.run, dispatch.job, dispatch.fence, lost)
+            return
         if self._draining:
             self._held_back.append(Claim(dispatch.job, dispatch.fence))
             return

@@ -13,8 +13,11 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
+import secrets
 import shutil
 import signal
+import socket
 import time
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
@@ -41,6 +44,7 @@ from stepwell.node.watch import Watch
 from stepwell.server import logs
 from stepwell.server.listening import listen
 from stepwell.server.performers import Performers
+from stepwell.store.base import StoreFull, StoreUnavailable
 from stepwell.store.clock import WallClock
 from stepwell.store.memory import MemoryStore
 from stepwell.store.sqlite import SqliteStore
@@ -52,7 +56,6 @@ from stepwell.workers.sync import SyncClient
 from stepwell.workers.transports import Transports
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Awaitable, Callable, Generator
     from pathlib import Path
 
@@ -65,6 +68,7 @@ log = logging.getLogger("stepwell.server")
 _CLOSE_S = 3  # for requests that are being answered
 _SETTLE_S = 0.05  # for tasks of the node; what matters of them was waited for before
 _NODE = "local"  # the one node of an embedded store; its epoch tells its lives apart
+_SEARCH_MS = 1_000  # how often a node of a shared store looks for what no hint told it of
 
 
 class Server:
@@ -82,6 +86,7 @@ class Server:
         self._web: _Web | None = None
         self._site: Site | None = None
         self._http: HttpPerformer | None = None
+        self._sockets: SocketPerformer | None = None
         self._performers = Performers()
         self.port = settings.port
 
@@ -134,13 +139,18 @@ class Server:
         site = self._site
         if site is not None and not site.closing:
             site.closing = True
-            site.node.draining = True
-            site.node.stop()
+            site.node.drain()
             self._performers.drain()
+            if self._sockets is not None:
+                self._sockets.drain()
             site.watch.close()
             await self._drain()
+            site.node.stop()
             await self._performers.close()
-            await self._performers.give_back(site.node.store)
+            with contextlib.suppress(StoreFull, StoreUnavailable):  # then others wait for the lease to run out
+                await self._performers.give_back(site.node.store)
+                if site.node.shared:
+                    await site.node.leave()
         await self._stack.aclose()
 
     async def serve(self) -> None:
@@ -162,18 +172,23 @@ class Server:
         world = AsyncioWorld()
         performers = self._performers
         node = Node(
-            _NODE,
+            _node_name() if store.shared else _NODE,
             epoch=time.time_ns() // 1_000_000,
             store=store,
             world=world,
             performer=performers,
             settings=NodeSettings(
-                policy=Policy(retry_interval_ms=settings.retry_interval_ms), cached_runs=settings.cached_runs
+                policy=Policy(retry_interval_ms=settings.retry_interval_ms),
+                lease_ms=settings.lease_ms,
+                search_ms=_SEARCH_MS if store.shared else None,
+                cached_runs=settings.cached_runs,
             ),
+            reach=performers,
         )
         signing = [key for key in (settings.signing_key, settings.signing_key_fallback) if key is not None]
         watch = Watch(world)
         node.turns.watch = watch.moved
+        node.watch = watch
         site = Site(
             node=node,
             keys=Keys(signing=signing, events=settings.event_keys, events_required=not settings.dev),
@@ -186,13 +201,15 @@ class Server:
             started_options={"sdkURLs": list(settings.service_urls), "pollInterval": settings.poll_interval_s},
         )
         self._http = HttpPerformer(performers.deliver, signing_key=settings.signing_key, server_kind=site.kind)
-        sockets = SocketPerformer(
+        sockets = self._sockets = SocketPerformer(
             performers.deliver,
             _registering(site),
             server=f"stepwell:v{site.version}",
             node=node.name,
             on_log=performers.on_log,
             on_taken=performers.on_taken,
+            on_room=node.room,
+            shared=node.shared,
         )
 
         def transport_of(function: Function) -> Transport:
@@ -203,7 +220,14 @@ class Server:
             return transport_of(function) is not Transport.SOCKET
 
         transports = Transports({Transport.HTTP: self._http, Transport.SOCKET: sockets}, transport_of)
-        performers.connect(transports, node.deliver, taken_at_once, Notes(node.turns, world))
+        performers.connect(
+            transports,
+            node.deliver,
+            taken_at_once,
+            Notes(node.turns, world),
+            reach=sockets,
+            shared=node.shared,
+        )
         site.connect = sockets.connect
         site.running = performers.running
         auditor = site.auditor = Auditor(store, world)
@@ -278,7 +302,8 @@ class Server:
 
     def _in_flight(self) -> int:
         calls = self._http.in_flight if self._http is not None else 0
-        return calls + self.node.turns.busy
+        live = self._sockets.in_flight if self._sockets is not None else 0
+        return calls + live + self.node.turns.busy
 
 
 class _Protocol(HttpToolsProtocol):
@@ -349,6 +374,11 @@ def _registering(site: Site) -> Callable[[Service], Awaitable[Registered]]:
         return Registered(modified=await keep(site, service, ()))
 
     return register
+
+
+def _node_name() -> str:
+    """A name that no other process has, on whatever machine."""
+    return f"{socket.gethostname()[:100]}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _store(settings: ServerSettings) -> Store:

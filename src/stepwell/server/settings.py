@@ -53,6 +53,8 @@ class ServerSettings:
     """A fixed pause between attempts, instead of 15 s to 2 h."""
     drain_s: float | None = None
     """How long calls in flight may go on when the server is asked to stop; by default 1 s in development, else 10 s."""
+    lease_ms: int = 10_000
+    """How long a server that shares its database may be silent before others take over its work; for tests."""
     cached_runs: int = 10_000
     """Runs kept in memory; more are loaded when they are needed."""
     limits: Limits = field(default_factory=Limits)

@@ -5,7 +5,8 @@
 
 The endpoint that owns the socket makes a `Connection` with a way to send and a way to close, feeds it every
 frame in order and tells it when the socket is gone. A call goes to the least-loaded live worker that has the
-function; if there is none it waits in line. When a connection is lost each of its calls is lost too, and tried
+function; if there is none it waits in line, or where other nodes have workers too, it is given back. When a
+connection is lost each of its calls is lost too, and tried
 again at once. `Declined` gives a call back untouched.
 
 A worker is trusted with its own calls only: what it says about another's is answered with `Stop` and dropped. Text
@@ -20,15 +21,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from stepwell.model import message
+from stepwell.model.dispatch import Opening
 from stepwell.model.errors import InvalidInput
 from stepwell.model.event import DEV_ENV
 from stepwell.model.function import Service, Transport
 from stepwell.model.ids import Instant, JobId, RunId, StepId
+from stepwell.model.job import route_of
 from stepwell.model.message import CallInfo
 from stepwell.wire import worker as frames
 from stepwell.wire.inngest.register import RegisterRefused, read_functions
@@ -84,8 +87,12 @@ def _not_told(run: RunId, call: JobId, worker: str, at: Instant, /) -> None:
     """Nobody asks."""
 
 
+def _nobody_waits(env: str, service: str) -> None:
+    """No node has calls elsewhere."""
+
+
 class SocketPerformer:
-    """Keeps the live workers and hands them calls.
+    """Keeps the live workers and hands them calls. Implements `model.dispatch.Performer` and `Reach`.
 
     Args:
         deliver: Takes each message.
@@ -94,6 +101,8 @@ class SocketPerformer:
         node: Name of this node.
         on_log: Takes the lines that functions log.
         on_taken: Told when a call is handed to a worker, which may be long after it was to be performed.
+        on_room: Told when workers of a service, given by environment and name, may have room for further calls.
+        shared: Other nodes have workers too, so no call waits here: what finds no room is given back.
     """
 
     def __init__(
@@ -108,6 +117,8 @@ class SocketPerformer:
         bytes_in_flight: int = BYTES_IN_FLIGHT,
         on_log: OnLog = _no_log,
         on_taken: OnTaken = _not_told,
+        on_room: Callable[[str, str], None] = _nobody_waits,
+        shared: bool = False,
         limits: Limits | None = None,
         clock: Clock = now_ms,
     ) -> None:
@@ -119,6 +130,8 @@ class SocketPerformer:
         self._default_concurrency = default_concurrency
         self._on_log = on_log
         self._on_taken = on_taken
+        self._on_room = on_room
+        self._shared = shared
         self._limits = limits or Limits()
         self._clock = clock
         self._budget = Budget(bytes_in_flight)
@@ -131,6 +144,7 @@ class SocketPerformer:
         self._pumps: set[asyncio.TimerHandle] = set()
         self._greeted: set[Connection] = set()
         self._refused: dict[str, str] = {}  # why workers are, by their service
+        self._draining = False
         self._closed = False
 
     # The endpoint
@@ -154,6 +168,27 @@ class SocketPerformer:
         """Calls of a service that wait for a worker."""
         return len(self._waiting.get((env, service), ()))
 
+    @property
+    def in_flight(self) -> int:
+        """Calls that workers have, or that ended and are not committed yet."""
+        return len(self._calls)
+
+    def drain(self) -> None:
+        """Take no more workers. Those that are here are told to go elsewhere; what they run may be finished."""
+        self._draining = True
+        for connection in self._greeted:
+            connection.draining = True
+            connection.post(frames.Closing(reason="the server goes away"))
+
+    # Reach
+
+    def places(self, env: str, service: str, function: str) -> int:
+        live = self._live.get((env, service), ())
+        return sum(one.concurrency - one.running for one in live if one.has_room(function))
+
+    def openings(self) -> Sequence[Opening]:
+        return [_opening(env, service, live) for (env, service), live in self._live.items()]
+
     # Performer
 
     def perform(self, dispatch: Dispatch) -> None:
@@ -167,6 +202,11 @@ class SocketPerformer:
             loop = asyncio.get_running_loop()
             self._timers[dispatch.job] = loop.call_later(left_s, self._too_late, dispatch.job)
         self._hand_out(function.env, function.service)
+        if self._shared and dispatch.job in self._waiting.get((function.env, function.service), ()):
+            self._drop(dispatch.job)
+            error = own_error("Declined", f"no worker of {function.service!r} has room at node {self._node}")
+            lost = message.CallLost(dispatch.job, error, free=True, code="declined")
+            self._deliver(dispatch.run, dispatch.job, dispatch.fence, lost)
 
     def deliver_result(self, call: JobId, memo: Memo, news: int) -> None:
         self._tell(call, frames.Resolve(call=call, memo=memo, news=news))
@@ -202,8 +242,9 @@ class SocketPerformer:
             self._drop(job)
         for timer in self._pumps:
             timer.cancel()
+        if not self._draining:
+            self.drain()
         for connection in list(self._greeted):
-            connection.post(frames.Closing(reason="the server goes away"))
             connection.close(GOING_AWAY, "the server goes away")
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -221,7 +262,10 @@ class SocketPerformer:
             code = refusal.reason if isinstance(refusal, RegisterRefused) else refusal.code
             self._refuse(connection, hello, code or "invalid_function", str(refusal))
             return
-        if not connection.gone and not self._closed:
+        if self._draining:
+            connection.post(frames.Closing(reason="the server goes away"))
+            connection.close(GOING_AWAY, "the server goes away")
+        elif not connection.gone and not self._closed:
             self._admit(connection, hello, service, registered, warnings)
 
     def _introduced(self, connection: Connection, hello: frames.Hello) -> tuple[Service, tuple[str, ...]]:
@@ -393,6 +437,12 @@ class SocketPerformer:
     # Handing out
 
     def _hand_out(self, env: str, service: str) -> None:
+        """Workers may have room: for calls that wait here, or elsewhere."""
+        if self._waiting.get((env, service)):
+            self._hand_out_line(env, service)
+        self._on_room(env, service)
+
+    def _hand_out_line(self, env: str, service: str) -> None:
         """Give waiting calls to workers that have room, in order; those nobody has room for stay in line."""
         waiting = self._waiting.get((env, service))
         live = self._live.get((env, service))
@@ -574,6 +624,21 @@ class SocketPerformer:
             function = call.dispatch.function
             loop = asyncio.get_running_loop()
             loop.call_soon(self._hand_out, function.env, function.service)
+
+
+def _opening(env: str, service: str, live: Sequence[Connection]) -> Opening:
+    now = time.monotonic()
+    places = 0
+    open_now: set[str] = set()
+    every: set[str] = set()
+    for one in live:
+        has = one.functions - one.missing
+        every |= has
+        if one.open and not one.draining and one.running < one.concurrency and now >= one.paused_until:
+            places += one.concurrency - one.running
+            open_now |= has
+    routes = tuple(route_of(env, function) for function in sorted(open_now))
+    return Opening(env, service, places, routes, tuple(route_of(env, one) for one in sorted(every - open_now)))
 
 
 class _Refusal(Exception):
