@@ -17,6 +17,8 @@ from stepwell.node.patience import patiently
 from stepwell.node.turns import Envelope
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stepwell.engine.run import Run, Step
     from stepwell.model.dispatch import Gateway
     from stepwell.model.ids import RunId, StepId
@@ -26,10 +28,11 @@ if TYPE_CHECKING:
 
 
 class Errands:
-    """Hands requests to a gateway; with none, they fail."""
+    """Hands requests to a gateway; with none, they fail. `hold` keeps a job, and says so, while nothing may be made."""
 
-    def __init__(self, *, turns: Turns, world: World, gateway: Gateway | None) -> None:
+    def __init__(self, *, turns: Turns, world: World, gateway: Gateway | None, hold: Callable[[Job], bool]) -> None:
         self._turns = turns
+        self._hold = hold
         self._world = world
         self._gateway = gateway
 
@@ -65,6 +68,8 @@ class Errands:
         self._make(gateway, job, job.run, step, text, claim)
 
     def _make(self, gateway: Gateway, job: Job, run: RunId, step: Step, request: bytes, claim: Claim) -> None:
+        if self._hold(job):
+            return
         if step.sealed and not gateway.holds(run, step.id):
             self._lose(gateway, run, step.id, job.id, claim, made=False)
             return

@@ -19,6 +19,7 @@ class Execution:
     number: int  # counts the executions of this step in this run, from 0
     at: Instant
     result: bytes = b""
+    key: str = ""  # that a request was made with
 
 
 class Ledger:
@@ -29,8 +30,8 @@ class Ledger:
         self.doubled: set[JobId] = set()
         """Calls whose request the network delivered twice."""
 
-    def record(self, run: RunId, step: StepId, call: JobId, at: Instant) -> Execution:
+    def record(self, run: RunId, step: StepId, call: JobId, at: Instant, key: str = "") -> Execution:
         done = self.executions.setdefault((run, step), [])
-        execution = Execution(run, step, call, len(done), at)
+        execution = Execution(run, step, call, len(done), at, key=key)
         done.append(execution)
         return execution

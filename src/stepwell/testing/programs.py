@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from stepwell.model import op
 from stepwell.model.ids import StepId, step_id
+from stepwell.model.offload import Sealed
 from stepwell.model.payload import INLINE_LIMIT_BYTES, canonical
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Kind(Enum):
     SLEEP = "sleep"
     WAIT = "wait"
     INVOKE = "invoke"
+    FETCH = "fetch"
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +61,7 @@ class Leaf:
     expression: str | None = None
     sure: bool = False  # the event has been sent by then: the wait cannot time out
     function: str = ""
+    secret: bool = False  # a request that needs credentials
     id: StepId = field(default=StepId(""))
 
     def wait_op(self) -> op.Op:
@@ -73,6 +76,15 @@ class Leaf:
                 event=self.event,
                 expression=self.expression,
                 for_ms=self.ms,
+                race=self.race,
+            )
+        if self.kind is Kind.FETCH:
+            return op.Offload(
+                step=self.id,
+                name=self.name,
+                index=self.index,
+                request=canonical({"function": self.function, "padding": "." * INLINE_LIMIT_BYTES * self.large}),
+                sealed=Sealed(f"https://{self.name}") if self.secret else None,
                 race=self.race,
             )
         return op.Invoke(
@@ -266,8 +278,10 @@ class Author:
 
     def _part(self, depth: int) -> Tree:
         chance = self._random.random()
-        if chance < 0.44:
+        if chance < 0.38:
             return self._step()
+        if chance < 0.44:
+            return self._fetch()
         if chance < 0.54:
             return self._leaf(Kind.SLEEP, ms=self._random.choice((0, 300, 3_000, 20_000)))
         if chance < 0.60:
@@ -305,6 +319,11 @@ class Author:
             large=random.random() < 0.02,
             ms=random.choice((1, 5, 40, 300, 2_000)),
         )
+
+    def _fetch(self) -> Leaf:
+        leaf = self._step(self._new_name("fetch"))
+        leaf.kind, leaf.function, leaf.secret = Kind.FETCH, self._slug, self._random.random() < 0.5
+        return leaf
 
     def _sent_wait(self, *, direct: bool = False) -> Tree:
         """A step that sends an event, and a wait for that event: right behind it, if `direct`, or soon."""

@@ -32,6 +32,7 @@ from stepwell.store.base import StoreFull, StoreUnavailable
 from stepwell.store.memory import MemoryStore
 from stepwell.testing.clockwork import Clockwork
 from stepwell.testing.faulty import EFFECT, FaultyStore, Removed, Trouble, message_type
+from stepwell.testing.gateway import ScriptedGateway
 from stepwell.testing.ledger import Ledger
 from stepwell.testing.programs import DAY_MS, Author, Program
 from stepwell.testing.verdict import Verdict, Violation, Watcher
@@ -108,6 +109,7 @@ class Machine:
             store=store,
             world=world,
             performer=workers,
+            gateway=ScriptedGateway(simulation.outside, world, self._deliver, simulation.watcher.fail),
             ids=IdSource(simulation.random.getrandbits(32)),
             settings=simulation.settings,
             reach=workers,

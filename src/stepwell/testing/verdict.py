@@ -135,11 +135,11 @@ class Watcher:
             if type(entry) is journal.CallEnded:
                 if entry.outcome == "superseded":
                     continue
-            elif type(entry) not in _SAID or entry.call is None:  # type: ignore[union-attr]
+            elif type(entry) not in _SAID or _source(entry) is None:
                 continue
             if claimed is None:
                 claimed = {claim.job for claim in (*transition.ends, *transition.holds)}
-            if entry.call not in claimed:  # type: ignore[union-attr, operator]
+            if _source(entry) not in claimed:
                 text = f"run {write.row.id}: a {type(entry).__name__} was recorded without the claim of its call"
                 self.fail(FENCE, text, write.row.id)
 
@@ -156,6 +156,13 @@ class Watcher:
             jobs, waits = store.jobs_by_run.get(run, {}), store.waits_by_run.get(run, {})
             for finding in audit_run(row, store.journals[run], jobs.values(), waits.values()):
                 self.fail(finding.invariant, str(finding), run)
+
+
+def _source(entry: Any) -> JobId | None:
+    """The job whose doing an entry tells of."""
+    exchange = getattr(entry, "exchange", None)
+    source: JobId | None = entry.call if exchange is None else exchange.job
+    return source
 
 
 class _Told:
@@ -325,10 +332,10 @@ class Verdict:
             self._fail("no silence", f"run {row.id} was cancelled by an event from {early} ms before it")
 
     def _check_result(self, run: RunId, leaf: Leaf, entry: journal.StepCompleted, opened: Any) -> None:
-        if leaf.kind is Kind.STEP:
+        if leaf.kind is Kind.STEP or leaf.kind is Kind.FETCH:
             executions = self._simulation.ledger.executions.get((run, leaf.id), [])
             output = self._text(entry.output)
-            if not any(one.result == output and one.call == entry.call for one in executions):
+            if not any(one.result == output and one.call == _source(entry) for one in executions):
                 self._fail(ONE_RESULT, f"run {run}: the result of {leaf.name} is not that of an execution")
             return
         if leaf.kind is Kind.SLEEP:
@@ -375,6 +382,7 @@ class Verdict:
             elif isinstance(entry, journal.CallEnded):
                 outcomes[entry.call] = entry.outcome
         program = simulation.outside.programs[row.function]
+        self._check_requests(run, entries)
         for leaf in program.leaves.values():
             if leaf.kind is not Kind.STEP:
                 continue
@@ -382,6 +390,25 @@ class Verdict:
             for execution in simulation.ledger.executions.get((run, leaf.id), ()):
                 seen[execution.call] = seen.get(execution.call, 0) + 1
                 self._explain(leaf, execution, scheduled, recorded, outcomes, seen[execution.call], entries)
+
+    def _check_requests(self, run: RunId, entries: list[Entry]) -> None:
+        """Each job made its request at most once, and as often as an answer was not the result there is a new key."""
+        keys: dict[StepId, int] = {}
+        jobs: set[JobId | None] = set()
+        for entry in entries:
+            if isinstance(entry, (journal.OffloadStarted, journal.OffloadLost)):
+                jobs.add(entry.job)
+                keys.setdefault(entry.step, 1)
+            elif isinstance(entry, journal.StepRetried) and entry.exchange is not None:
+                jobs.add(entry.timer)
+                keys[entry.step] += entry.exchange.status > 0
+        for step, allowed in keys.items():
+            made = self._simulation.ledger.executions.get((run, step), [])
+            calls = [execution.call for execution in made]
+            if len(set(calls)) < len(calls) or not set(calls) <= jobs:
+                self._fail("no ghost work", f"run {run}: requests of step {step} were made by {calls}")
+            if len({execution.key for execution in made}) > allowed:
+                self._fail("honest figures", f"run {run}: step {step} has more than {allowed} keys for its requests")
 
     def _explain(
         self,
