@@ -128,7 +128,6 @@ class Node:
             may_call=self._may_call,
         )
         self.errands = Errands(turns=self.turns, world=world, gateway=gateway, hold=self._hold)
-        self.errands = Errands(turns=self.turns, world=world, gateway=gateway)
         self.matching = Matching(
             node=name, store=store, world=world, registry=self.registry, turns=self.turns, shared=self.shared
         )
