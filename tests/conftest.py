@@ -2,6 +2,10 @@
 
 import os
 
+from tests.postgres import postgres_url
+
+__all__ = ["postgres_url"]
+
 # A developer's own servers, keys and proxies must not reach a test, and no test may reach them. STEPWELL_TEST_*
 # is how a test is told on purpose, for instance which PostgreSQL it may use.
 for name in list(os.environ):

@@ -15,7 +15,9 @@ import pytest
 from stepwell.model.ids import JobId
 from stepwell.store.base import COMMITTED, ClaimLost, Duplicate, RunMoved, Transition, Unique
 from stepwell.store.memory import MemoryStore
+from stepwell.store.postgres import PostgresStore
 from stepwell.store.sqlite import SqliteStore
+from tests.postgres import asked
 from tests.store.cases import a_claim, run_id, started
 
 if TYPE_CHECKING:
@@ -74,6 +76,9 @@ async def test_expired_keys_do_not_pile_up(store: Store) -> None:
         assert await store.commit(taking(f"k{i}", "x", now=10 * i, until=10 * i + 50)) == COMMITTED
     if isinstance(store, MemoryStore):
         assert len(store.unique_keys) < 10
+    elif isinstance(store, PostgresStore):
+        (count,) = await asked(store.url, "SELECT count(*) FROM stepwell.dedup")
+        assert count < 10
     else:
         assert isinstance(store, SqliteStore)
         with sqlite3.connect(store.file) as connection:

@@ -7,40 +7,22 @@ knows; a newer database that only gained something stays usable for one release 
 
 from __future__ import annotations
 
-import re
 import sqlite3
-from importlib import resources
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from stepwell.model.errors import ConfigurationError
+from stepwell.store import migrations as numbered
+from stepwell.store.migrations import Migration, read_migration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-_HEADER = re.compile(r"-- usable from: (\d+)\s*$", re.MULTILINE)
-
-
-class Migration(NamedTuple):
-    number: int
-    usable_from: int
-    text: str
+__all__ = ["Migration", "migrate", "migrations", "read_migration", "statements"]
 
 
 def migrations() -> list[Migration]:
     """Those that came with this program."""
-    found = []
-    for file in (resources.files("stepwell.store") / "sql" / "sqlite").iterdir():
-        if re.match(r"\d{4}_\w+\.sql$", file.name):
-            found.append(read_migration(int(file.name[:4]), file.read_text(encoding="utf-8")))
-    found.sort()
-    assert [migration.number for migration in found] == list(range(1, len(found) + 1))
-    return found
-
-
-def read_migration(number: int, text: str) -> Migration:
-    header = _HEADER.search(text)
-    assert header is not None, f"migration {number} does not say which programs can use its result"
-    return Migration(number, int(header[1]), text)
+    return numbered.migrations("sqlite")
 
 
 def migrate(
@@ -75,11 +57,7 @@ def migrate(
             raise
     needed = _meta(connection, "usable_from")
     if needed > latest:
-        raise ConfigurationError(
-            f"the database was written by a newer Stepwell (schema {_meta(connection, 'schema')}, for programs that "
-            f"know {needed} or later); this one knows {latest}. Install the newer version again, or restore a backup "
-            "made before the upgrade."
-        )
+        raise ConfigurationError(numbered.too_new(_meta(connection, "schema"), needed, latest))
     return before
 
 
