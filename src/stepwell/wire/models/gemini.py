@@ -147,7 +147,8 @@ class _Candidate:
         content: Document = {"parts": parts} if parts else {}
         if self.role is not None:
             content["role"] = self.role
-        return {"content": content, **self.other} if self.has_content else dict(self.other)
+        ended = {name: self.other[name] for name in ("finishReason",) if name in self.other}
+        return {**({"content": content} if self.has_content else {}), **ended, **self.other}
 
 
 class _Chunks(Assembler):
