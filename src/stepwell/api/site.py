@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stepwell.node.auditor import Auditor
     from stepwell.node.node import Node
     from stepwell.node.reads.runs import Running
+    from stepwell.node.retention import Retention
     from stepwell.node.sweep import Sweep
     from stepwell.node.watch import Watch
 
@@ -69,8 +70,8 @@ class SyncControl(Protocol):
 class Site:
     """The surroundings of every surface.
 
-    `kind` is what SDKs are told: `dev` or `cloud`. `connect`, `sync` and `auditor` are None in a server that is
-    put together without that part. `running` knows the calls that are being answered right now.
+    `kind` is what SDKs are told: `dev` or `cloud`. `connect`, `sync`, `auditor` and `retention` are None in a server
+    that is put together without that part. `running` knows the calls that are being answered right now.
     """
 
     node: Node
@@ -87,6 +88,7 @@ class Site:
     running: Running = nobody_knows
     sync: SyncControl | None = None
     auditor: Auditor | None = None
+    retention: Retention | None = None
     registering: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change of a service after the other
     sending_states: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(16))  # of runs, to SDKs
     closing: bool = False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from stepwell.cli.output import dim, say
+from stepwell.model.duration import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +28,19 @@ _NO_EFFECT = {
     "no_ui": "there is no separate page server to switch off",
 }
 _REFUSED = {
-    "postgres_uri": "PostgreSQL is not supported by this version; state is kept in SQLite (--data DIR)",
-    "redis_uri": "Stepwell needs no Redis; state is kept in SQLite (--data DIR)",
+    "redis_uri": "Stepwell needs no Redis; state is kept in SQLite (--data DIR) or PostgreSQL (--db URL)",
     "config": "there is no configuration file; use options or STEPWELL_* variables",
 }
+
+
+def age(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Milliseconds of a duration such as `12h`, for a `callback`."""
+    if value is None:
+        return None
+    try:
+        return round(parse_duration(value).total_seconds() * 1000)
+    except (ValueError, OverflowError) as err:
+        raise click.BadParameter(str(err), ctx, param) from err
 
 
 fallback_option = click.option(
@@ -76,6 +86,20 @@ def _shared() -> list[Callable[[Any], Any]]:
             type=click.Path(file_okay=False),
             envvar=["STEPWELL_DATA", "INNGEST_SQLITE_DIR"],
             help="Folder for all state  [default: .stepwell]",
+        ),
+        option(
+            "--db",
+            "--postgres-uri",
+            "db",
+            envvar=["STEPWELL_DB", "INNGEST_POSTGRES_URI"],
+            metavar="URL",
+            help="PostgreSQL database for all state, instead of a folder; any number of servers may share it.",
+        ),
+        option(
+            "--db-listen",
+            envvar="STEPWELL_DB_LISTEN",
+            metavar="URL",
+            help="The same database without a connection pooler, when --db leads through one.",
         ),
         option("--fresh", is_flag=True, envvar="STEPWELL_FRESH", help="Forget what the data folder holds."),
         option(
@@ -123,6 +147,27 @@ def _shared() -> list[Callable[[Any], Any]]:
             envvar="STEPWELL_ALLOWED_HOST",
             metavar="NAME",
             help="A further name that leads to this server, for one without keys; repeatable.",
+        ),
+        option(
+            "--keep-runs",
+            callback=age,
+            envvar="STEPWELL_KEEP_RUNS",
+            metavar="AGE",
+            help="Remove runs that ended so long ago (`30d`, `12h`), 1m at least  [default: for ever]",
+        ),
+        option(
+            "--keep-runs-at-most",
+            type=click.IntRange(100),
+            envvar="STEPWELL_KEEP_RUNS_AT_MOST",
+            metavar="COUNT",
+            help="Keep only so many ended runs, the newest.",
+        ),
+        option(
+            "--keep-events",
+            callback=age,
+            envvar="STEPWELL_KEEP_EVENTS",
+            metavar="AGE",
+            help="Remove events so old, 24h at least  [default: as long as runs]",
         ),
         option("--log-json", is_flag=True, envvar="STEPWELL_LOG_JSON", help="Log lines as JSON."),
         option(

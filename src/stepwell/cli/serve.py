@@ -82,6 +82,7 @@ def start(**options: Any) -> None:
 
 
 def _settings(options: dict[str, Any], *, dev: bool) -> ServerSettings:
+    from stepwell.node.retention import Keep
     from stepwell.server import ServerSettings
 
     check_foreign(options)
@@ -91,6 +92,8 @@ def _settings(options: dict[str, Any], *, dev: bool) -> ServerSettings:
         host=options["host"],
         port=options["port"],
         data=Path(options["data"] or ".stepwell"),
+        db=options["db"],
+        db_listen=options["db_listen"],
         fresh=options["fresh"],
         service_urls=_split(options["service_urls"]),
         discovery=dev and not options["no_discovery"],
@@ -101,6 +104,7 @@ def _settings(options: dict[str, Any], *, dev: bool) -> ServerSettings:
         signing_key_fallback=options["signing_key_fallback"],
         allowed_hosts=_split(options["allowed_hosts"]),
         event_keys=_split(options["event_keys"]),
+        keep=Keep(options["keep_runs"], options["keep_events"], options["keep_runs_at_most"]),
         log_json=options["log_json"],
         unsafe_no_auth=options["unsafe_no_auth"],
     )
@@ -184,7 +188,7 @@ def _banner(server: Server, settings: ServerSettings, command: str) -> None:
     if settings.log_json:
         return
     say(f"{bold('Stepwell')} {version('stepwell')} {dim(command)}", mark="◆", colour="magenta")
-    say(f"{server.url}   {dim(f'state in {settings.data}')}", mark="→")
+    say(f"{server.url}   {dim(f'state in {server.place}')}", mark="→")
 
 
 class WorkerProcess:

@@ -39,6 +39,7 @@ from stepwell.node.auditor import Auditor
 from stepwell.node.clock import AsyncioWorld
 from stepwell.node.node import Node, NodeSettings
 from stepwell.node.notes import Notes
+from stepwell.node.retention import Retention
 from stepwell.node.sweep import Sweep
 from stepwell.node.watch import Watch
 from stepwell.server import logs
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from stepwell.model.function import Function, Service
     from stepwell.server.settings import ServerSettings
     from stepwell.store.base import Store
+    from stepwell.store.postgres import PostgresStore
 
 log = logging.getLogger("stepwell.server")
 
@@ -89,6 +91,8 @@ class Server:
         self._sockets: SocketPerformer | None = None
         self._performers = Performers()
         self.port = settings.port
+        self.place = ""
+        """Where the state is, without a password; there once the server has started."""
 
     @property
     def url(self) -> str:
@@ -124,6 +128,7 @@ class Server:
                 stack.callback(one.close)
             self.port = sockets[0].getsockname()[1]
             store = self._given_store or _store(settings)
+            self.place = str(getattr(store, "address", settings.data))
             await store.open()
             stack.push_async_callback(store.close)
             site = await self._assemble(store, stack)
@@ -231,6 +236,7 @@ class Server:
         site.connect = sockets.connect
         site.running = performers.running
         auditor = site.auditor = Auditor(store, world)
+        retention = site.retention = Retention(store, node.world, node.name, settings.keep)
         # Closed in reverse: performers first, so that what they had to say is committed before tasks are ended.
         stack.push_async_callback(world.settle, _SETTLE_S)
         stack.push_async_callback(performers.close)
@@ -238,6 +244,8 @@ class Server:
         stack.callback(node.stop)
         world.spawn(auditor.run())
         stack.callback(auditor.stop)
+        world.spawn(retention.run())
+        stack.callback(retention.stop)
         return site
 
     async def _answer(
@@ -382,11 +390,24 @@ def _node_name() -> str:
 
 
 def _store(settings: ServerSettings) -> Store:
+    if settings.db is not None:
+        return postgres_store(settings.db, settings.db_listen)
     if settings.data is None:
         return MemoryStore(WallClock())
     if settings.fresh:
         _forget(settings.data)
     return SqliteStore(settings.data)
+
+
+def postgres_store(url: str, listen_url: str | None = None) -> PostgresStore:
+    """Raises `ConfigurationError` when the driver is not installed or the URL cannot be read."""
+    try:
+        from stepwell.store.postgres import PostgresStore
+    except ModuleNotFoundError as err:
+        if err.name != "asyncpg":
+            raise
+        raise ConfigurationError('a PostgreSQL database needs its driver: pip install "stepwell[postgres]"') from None
+    return PostgresStore(url, listen_url=listen_url)
 
 
 def _forget(data: Path) -> None:

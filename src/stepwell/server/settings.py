@@ -8,10 +8,13 @@ from pathlib import Path
 from stepwell.api.body import Limits
 from stepwell.api.gate import is_loopback
 from stepwell.model.errors import ConfigurationError
+from stepwell.node.retention import YOUNGEST_EVENT_MS, Keep
 from stepwell.wire import signature
 from stepwell.wire.inngest.register import normal_url
 
 _SHORTEST_KEY_DIGITS = 16
+SHORTEST_KEEP_RUNS_MS = 60_000
+FEWEST_KEPT_RUNS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,10 @@ class ServerSettings:
     """Port to listen on; 0 takes a free one."""
     data: Path | None = Path(".stepwell")
     """Folder for all state; None keeps it in memory, for tests, and forgets it at the end."""
+    db: str | None = field(default=None, repr=False)
+    """PostgreSQL database for all state instead: `postgresql://user:password@host:5432/database`."""
+    db_listen: str | None = field(default=None, repr=False)
+    """The same database reached directly, when `db` leads through a connection pooler."""
     fresh: bool = False
     """Forget what the data folder holds."""
 
@@ -55,6 +62,8 @@ class ServerSettings:
     """How long calls in flight may go on when the server is asked to stop; by default 1 s in development, else 10 s."""
     lease_ms: int = 10_000
     """How long a server that shares its database may be silent before others take over its work; for tests."""
+    keep: Keep = field(default_factory=Keep)
+    """How long ended runs and events are kept; by default for ever."""
     cached_runs: int = 10_000
     """Runs kept in memory; more are loaded when they are needed."""
     limits: Limits = field(default_factory=Limits)
@@ -74,6 +83,12 @@ class ServerSettings:
         """Raise `ConfigurationError` for what cannot work or must not."""
         if not 0 <= self.port <= 65535:
             raise ConfigurationError(f"the port must be 0 to 65535, not {self.port} (--port)")
+        if self.db is not None and self.fresh:
+            raise ConfigurationError(
+                "--fresh forgets a data folder and does not touch a database; give --db the URL of an empty one"
+            )
+        if self.db is None and self.db_listen is not None:
+            raise ConfigurationError("--db-listen needs --db, the database to keep the state in")
         if self.poll_interval_s < 0.1:
             raise ConfigurationError(f"the poll interval is {self.poll_interval_s:g} s and must be 0.1 s at least")
         if self.retry_interval_ms is not None and self.retry_interval_ms < 0:
@@ -83,6 +98,7 @@ class ServerSettings:
                 _check_signing_key(name, key)
         if self.signing_key is None and self.signing_key_fallback is not None:
             raise ConfigurationError("there is a fallback signing key and no signing key (--signing-key)")
+        self._check_keep()
         if any(not key.strip() for key in self.event_keys):
             raise ConfigurationError("an event key is empty (--event-key)")
         if not self.dev:
@@ -98,6 +114,18 @@ class ServerSettings:
                 normal_url(url)
             except ValueError as err:
                 raise ConfigurationError(f"the service URL cannot be used: {err} (--service-url)") from err
+
+    def _check_keep(self) -> None:
+        keep = self.keep
+        if keep.runs_ms is not None and keep.runs_ms < SHORTEST_KEEP_RUNS_MS:
+            raise ConfigurationError("ended runs are kept for a minute at least, to be read (--keep-runs)")
+        if keep.events_ms is not None and keep.events_ms < YOUNGEST_EVENT_MS:
+            raise ConfigurationError(
+                "events are kept for 24 hours at least: their ids count once for so long, and steps look back for them "
+                "(--keep-events)"
+            )
+        if keep.most_runs is not None and keep.most_runs < FEWEST_KEPT_RUNS:
+            raise ConfigurationError(f"{FEWEST_KEPT_RUNS} ended runs are kept at least (--keep-runs-at-most)")
 
     def _check_production(self) -> None:
         if self.signing_key is None:
