@@ -21,16 +21,22 @@ if TYPE_CHECKING:
 
 _SERVER = ("uvicorn", "httptools", "starlette", "aiohttp", "google-re2", "graphql-core", "watchfiles")
 
+_db_option = click.option(
+    "--db", envvar=["STEPWELL_DB", "INNGEST_POSTGRES_URI"], metavar="URL", help="PostgreSQL database of the state."
+)
+
 
 @click.command()
 @click.option(
     "--data", default=".stepwell", envvar="STEPWELL_DATA", type=click.Path(file_okay=False), help="Folder of the state."
 )
+@_db_option
 @click.option("--port", default=8288, envvar="STEPWELL_PORT", help="Port to try.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(data: str, port: int, as_json: bool) -> None:
-    """Check this machine and the state in the data folder. Exit 1 if something is wrong."""
-    findings = [*_python(), *_packages(), *_sqlite(), *_port(port), *_store(Path(data))]
+def doctor(data: str, db: str | None, port: int, as_json: bool) -> None:
+    """Check this machine and the state in the data folder or database. Exit 1 if something is wrong."""
+    state = _store(Path(data)) if db is None else _database(db)
+    findings = [*_python(), *_packages(), *_sqlite(), *_port(port), *state]
     if as_json:
         print_json([{"check": name, "ok": ok, "detail": detail} for name, ok, detail in findings])
     else:
@@ -44,17 +50,19 @@ def doctor(data: str, port: int, as_json: bool) -> None:
 @click.option(
     "--data", default=".stepwell", envvar="STEPWELL_DATA", type=click.Path(file_okay=False), help="Folder of the state."
 )
+@_db_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def migrate(data: str, as_json: bool) -> None:
+def migrate(data: str, db: str | None, as_json: bool) -> None:
     """Bring the stored state to the form of this version.
 
     `dev` and `start` do it by themselves.
     """
-    status = asyncio.run(_open_store(Path(data)))
+    status = asyncio.run(_open_store(Path(data)) if db is None else _open_database(db))
+    place = data if db is None else str(status["database"])
     if as_json:
-        print_json({"data": data, "schema": status.get("schema")})
+        print_json({"data" if db is None else "database": place, "schema": status.get("schema")})
         return
-    say(f"{data} has schema {status.get('schema')}", mark="✓", colour="green")
+    say(f"{place} has schema {status.get('schema')}", mark="✓", colour="green")
 
 
 def _python() -> Iterator[tuple[str, bool, str]]:
@@ -95,6 +103,31 @@ def _store(data: Path) -> Iterator[tuple[str, bool, str]]:
     yield "durability", True, str(status.get("durability"))
     runs, jobs, waits = (status.get(name, 0) for name in ("live_runs", "jobs", "waits"))
     yield "state", True, f"{data}: {runs} runs under way, {jobs} jobs, {waits} waits, schema {status.get('schema')}"
+
+
+def _database(url: str) -> Iterator[tuple[str, bool, str]]:
+    try:
+        status = asyncio.run(_open_database(url))
+    except StepwellError as err:
+        yield "state", False, str(err)
+        return
+    weak = status["warnings"]
+    yield "durability", not weak, "; ".join([str(status["durability"]), *weak])
+    yield "postgresql", True, f"{status['postgresql']} (15 or newer is needed)"
+    runs, jobs, waits = (status.get(name, 0) for name in ("live_runs", "jobs", "waits"))
+    detail = f"{runs} runs under way, {jobs} jobs, {waits} waits, schema {status.get('schema')}"
+    yield "state", True, f"{status['database']}: {detail}"
+
+
+async def _open_database(url: str) -> dict[str, Any]:
+    from stepwell.server.server import postgres_store
+
+    store = postgres_store(url)
+    await store.open()
+    try:
+        return await store.status()
+    finally:
+        await store.close()
 
 
 async def _open_store(data: Path) -> dict[str, Any]:

@@ -391,7 +391,7 @@ def _node_name() -> str:
 
 def _store(settings: ServerSettings) -> Store:
     if settings.db is not None:
-        return postgres_store(settings.db, settings.db_listen)
+        return postgres_store(settings.db, settings.db_listen)  # type: ignore[return-value]  # removes nothing yet
     if settings.data is None:
         return MemoryStore(WallClock())
     if settings.fresh:
