@@ -73,8 +73,10 @@ def credential(key: str) -> str:
 
 
 def _url(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """The address to ask: of several, which STEPWELL_URL may have for workers, the first. A worker gets them all."""
     try:
-        return server_url(value)
+        addresses = [server_url(one) for one in value.split(",")]
+        return ",".join(addresses) if ctx.command.name == "worker" else addresses[0]
     except ValueError as err:
         raise click.BadParameter(str(err), ctx, parameter) from err
 

@@ -30,7 +30,8 @@ def worker(target: str, url: str, key: str | None, concurrency: int | None, chil
     """Run the services in TARGET as a worker of a server.
 
     TARGET is `app.py`, `package.module` or either with `:service`. The worker dials out: it needs no open port.
-    It reconnects for ever; stop it with Ctrl+C, and what it is running is finished or handed back first.
+    It reconnects for ever, also to another node when `--url` has several addresses with commas between. Stop it with
+    Ctrl+C, and what it is running is finished or handed back first.
     """
     if child:
         _die_with_parent()

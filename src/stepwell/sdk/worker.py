@@ -2,6 +2,9 @@
 
     connect ──▶ Hello ──▶ Welcome ──▶ calls, reports, acknowledgements ──▶ connection lost ──▶ wait ──▶ connect ...
 
+A server that goes away says so: the worker connects again at once, to another node where there is one, and what
+it still runs for the old one is finished there.
+
 When a connection is lost every call in memory is dropped. The server calls again with what it has recorded;
 a step that had finished here and was not acknowledged runs again. That is all there is to it, because a
 step that runs at least once and has one recorded result is what was promised.
@@ -70,7 +73,8 @@ class Worker:
 
     Args:
         service: Its functions.
-        url: The server: `http://`, `https://`, `ws://` or `wss://`.
+        url: The server: `http://`, `https://`, `ws://` or `wss://`. Of a server with several nodes the addresses of
+            all of them, as a list or with commas between; any one is used, and another one when it goes away.
         api_key: Sent as `Authorization: Bearer`, if the server has keys.
         concurrency: Calls at a time; 0 leaves it to the server.
         instance: A name of this process that stays the same over its connections.
@@ -80,7 +84,7 @@ class Worker:
     def __init__(
         self,
         service: Service,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         api_key: str | None = None,
         event_key: str | None = None,
@@ -90,17 +94,25 @@ class Worker:
         drain_limit_s: float = DRAIN_LIMIT_S,
     ) -> None:
         self.service = service
-        self.url = socket_url(url)
+        addresses = _addresses(url)
+        self._urls = [socket_url(one) for one in addresses]
+        self._place = random.randrange(len(self._urls))
         self.is_connected = asyncio.Event()
         self._api_key = api_key
         self._concurrency = concurrency
         self._instance = instance or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        self._own_sender = None if send is not None else EventSender(http_url(url), event_key)
+        self._own_sender = None if send is not None else EventSender([http_url(one) for one in addresses], event_key)
         self._send_events = send or self._own_sender
         self._drain_limit_s = drain_limit_s
         self._draining = asyncio.Event()
         self._was_welcome = False
         self._calls: set[asyncio.Task[None]] = set()  # over all connections: a dropped call may still clean up
+        self._left: set[asyncio.Task[None]] = set()  # connections to servers that go away
+
+    @property
+    def url(self) -> str:
+        """The address that is used now, or tried next."""
+        return self._urls[self._place]
 
     def drain(self) -> None:
         """Begin to stop: `run()` returns when all calls are finished or given back."""
@@ -116,17 +128,22 @@ class Worker:
         try:
             while not self._draining.is_set():
                 try:
-                    await self._serve_once()
+                    await self._serve_until_left()
                     failures = 0
                 except ConnectionLost as err:
                     failures = 0 if self.is_connected.is_set() else failures + 1
+                    self._place = (self._place + 1) % len(self._urls)
                     level = logging.WARNING if failures <= 1 else logging.DEBUG
                     _log.log(level, "%s: %s; trying again", self.service.id, err)
                 finally:
                     self.is_connected.clear()
                 if not self._draining.is_set():
-                    await self._pause(failures)
+                    await self._pause(failures // len(self._urls))
         finally:
+            if self._left:
+                await asyncio.wait(self._left, timeout=self._drain_limit_s + CLOSE_LIMIT_S)
+                for task in self._left:
+                    task.cancel()
             if self._calls:
                 await asyncio.wait(self._calls, timeout=CLOSE_LIMIT_S)
             if self._own_sender is not None:
@@ -137,14 +154,39 @@ class Worker:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._draining.wait(), pause)
 
-    async def _serve_once(self) -> None:
+    async def _serve_until_left(self) -> None:
+        """Serve over one connection until it ends, or the server goes away; then it ends by itself later on."""
+        leaving = asyncio.Event()
+        serving = asyncio.create_task(self._serve_once(leaving), name="stepwell worker: connection")
+        left = asyncio.create_task(leaving.wait(), name="stepwell worker: leaving")
+        try:
+            await asyncio.wait({serving, left}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            serving.cancel()
+            raise
+        finally:
+            left.cancel()
+        if serving.done():
+            serving.result()
+            return
+        self._place = (self._place + 1) % len(self._urls)
+        self._left.add(serving)
+        serving.add_done_callback(self._gone)
+
+    def _gone(self, connection: asyncio.Task[None]) -> None:
+        self._left.discard(connection)
+        if not connection.cancelled() and (err := connection.exception()) is not None:
+            _log.debug("%s: %s", self.service.id, err)
+
+    async def _serve_once(self, leaving: asyncio.Event) -> None:
         from websockets.asyncio.client import connect
         from websockets.exceptions import InvalidHandshake, InvalidStatus, WebSocketException
 
         headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        url = self.url
         try:
             connection = await connect(
-                self.url,
+                url,
                 additional_headers=headers,
                 max_size=wire.MAX_FRAME_BYTES,
                 compression=None,
@@ -156,22 +198,20 @@ class Worker:
         except InvalidStatus as err:
             status = err.response.status_code
             if status in (401, 403) and not self._was_welcome:
-                raise WorkerRefused(
-                    f"{self.url} answered {status}; set STEPWELL_API_KEY to a key of that server"
-                ) from err
-            raise ConnectionLost(f"{self.url} answered {status}") from err
+                raise WorkerRefused(f"{url} answered {status}; set STEPWELL_API_KEY to a key of that server") from err
+            raise ConnectionLost(f"{url} answered {status}") from err
         except (OSError, TimeoutError, InvalidHandshake, WebSocketException) as err:
-            raise ConnectionLost(f"no connection to {self.url} ({str(err) or type(err).__name__})") from err
+            raise ConnectionLost(f"no connection to {url} ({str(err) or type(err).__name__})") from err
         async with connection:
             try:
-                await self._serve(connection)
+                await self._serve(connection, url, leaving)
             except UnknownFrame:
                 await connection.close(PROTOCOL_ERROR)
                 raise
             except WebSocketException as err:
-                raise ConnectionLost(f"the connection to {self.url} was lost ({err})") from err
+                raise ConnectionLost(f"the connection to {url} was lost ({err})") from err
 
-    async def _serve(self, socket: ClientConnection) -> None:
+    async def _serve(self, socket: ClientConnection, url: str, leaving: asyncio.Event) -> None:
         hello = wire.Hello(
             version=wire.VERSION,
             worker=f"{self._instance}-{uuid.uuid4().hex[:6]}",
@@ -183,22 +223,22 @@ class Worker:
             instance=self._instance,
         )
         await socket.send(wire.encode(hello))
-        welcome = await self._welcome(socket)
+        welcome = await self._welcome(socket, url)
         _log.info(
             "%s: connected to %s, %d functions, node %s",
-            self.service.id, self.url, len(self.service.functions), welcome.node,
+            self.service.id, url, len(self.service.functions), welcome.node,
         )  # fmt: skip
         for warning in welcome.warnings:
             _log.warning("%s: %s", self.service.id, warning)
         self._was_welcome = True
         self.is_connected.set()
-        await _Connection(self, socket, welcome).serve(self._draining)
+        await _Connection(self, socket, welcome, leaving).serve(self._draining)
 
-    async def _welcome(self, socket: ClientConnection) -> wire.Welcome:
+    async def _welcome(self, socket: ClientConnection, url: str) -> wire.Welcome:
         try:
             frame = read_frame(await asyncio.wait_for(socket.recv(), WELCOME_TIMEOUT_S))
         except TimeoutError as err:
-            raise ConnectionLost(f"no welcome from {self.url}") from err
+            raise ConnectionLost(f"no welcome from {url}") from err
         match frame:
             case wire.Welcome():
                 return frame
@@ -206,17 +246,18 @@ class Worker:
                 raise WorkerRefused(f"{self.service.id}: {message} ({code})")
             case wire.Refused(code=code, message=message):
                 _log.error("%s: %s (%s)", self.service.id, message, code)
-                raise ConnectionLost(f"refused by {self.url}")
+                raise ConnectionLost(f"refused by {url}")
             case wire.Closing(reason=reason):
-                raise ConnectionLost(f"{self.url} goes away ({reason})")
+                raise ConnectionLost(f"{url} goes away ({reason})")
             case _:
-                raise ConnectionLost(f"{self.url} began with {type(frame).__name__}, not with Welcome")
+                raise ConnectionLost(f"{url} began with {type(frame).__name__}, not with Welcome")
 
 
 class _Connection:
     """One connection and the calls that run over it."""
 
-    def __init__(self, worker: Worker, socket: ClientConnection, welcome: wire.Welcome) -> None:
+    def __init__(self, worker: Worker, socket: ClientConnection, welcome: wire.Welcome, leaving: asyncio.Event) -> None:
+        self._leaving = leaving
         self._worker = worker
         self._socket = socket
         self._welcome = welcome
@@ -259,7 +300,7 @@ class _Connection:
     async def _read(self) -> None:
         async for message in self._socket:
             self._take(read_frame(message))
-            if self._closing and not self._executions:
+            if self._closing and not self._executions and not self._unconfirmed:
                 break
         raise ConnectionLost("the server closed the connection")
 
@@ -284,6 +325,7 @@ class _Connection:
             case wire.Closing(reason=reason):
                 _log.info("%s: the server goes away (%s)", self._worker.service.id, reason)
                 self._closing = True
+                self._leaving.set()
                 for execution in list(self._executions.values()):
                     execution.drain()
             case wire.Welcome() | wire.Refused():
@@ -435,6 +477,14 @@ def read_frame(message: str | bytes) -> wire.FromServer:
     return frame
 
 
+def _addresses(url: str | Sequence[str]) -> list[str]:
+    texts = [url] if isinstance(url, str) else url
+    found = [one.strip() for text in texts for one in text.split(",") if one.strip()]
+    if not found:
+        raise ValueError("no address of a server is given; write http://host:8288")
+    return found
+
+
 def socket_url(url: str) -> str:
     """The worker endpoint of a server, given any of its addresses."""
     scheme, separator, rest = url.partition("://")
@@ -453,7 +503,9 @@ def http_url(url: str) -> str:
     return f"{'https' if scheme == 'wss' else 'http'}://{rest.removesuffix(wire.PATH)}"
 
 
-async def serve(services: Sequence[Service], url: str = DEFAULT_URL, *, stop: asyncio.Event, **options: Any) -> None:
+async def serve(
+    services: Sequence[Service], url: str | Sequence[str] = DEFAULT_URL, *, stop: asyncio.Event, **options: Any
+) -> None:
     """Serve several services, each over a connection of its own, until `stop` is set. Options as for `Worker`."""
     workers = [Worker(service, url, **options) for service in services]
 
@@ -471,12 +523,12 @@ async def serve(services: Sequence[Service], url: str = DEFAULT_URL, *, stop: as
         drain.cancel()
 
 
-def run_worker(services: Sequence[Service], url: str | None = None, **options: Any) -> None:
+def run_worker(services: Sequence[Service], url: str | Sequence[str] | None = None, **options: Any) -> None:
     """Serve until SIGTERM or SIGINT; a second signal ends at once. For programs; inside a loop use `serve`.
 
     Args:
         services: What to serve.
-        url: The server; `STEPWELL_URL`, or `http://localhost:8288`.
+        url: The server, or the addresses of its nodes; `STEPWELL_URL`, or `http://localhost:8288`.
         options: As for `Worker`; `api_key` is `STEPWELL_API_KEY` if not given.
 
     Raises:
@@ -490,7 +542,7 @@ def run_worker(services: Sequence[Service], url: str | None = None, **options: A
         raise group.exceptions[0] from None
 
 
-async def _serve_until_signal(services: Sequence[Service], url: str, options: dict[str, Any]) -> None:
+async def _serve_until_signal(services: Sequence[Service], url: str | Sequence[str], options: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 

@@ -69,7 +69,7 @@ def address_of(
     """
     found = os.environ if environment is None else environment
     dev = found.get("INNGEST_DEV", "")
-    general = first(found, "STEPWELL_URL") or None
+    general = first(found, "STEPWELL_URL").partition(",")[0].strip() or None  # workers read it as a list
     either = first(found, "INNGEST_BASE_URL") or (dev if "://" in dev else "") or DEFAULT_URL
     keys = [
         api_key or first(found, "STEPWELL_API_KEY", "STEPWELL_SIGNING_KEY", "INNGEST_SIGNING_KEY"),
