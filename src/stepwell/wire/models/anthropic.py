@@ -240,6 +240,7 @@ def _usage(value: object) -> Usage | None:
         cached_write_tokens=write,
         cached_write_long_tokens=number(members(told.get("cache_creation")).get("ephemeral_1h_input_tokens")),
         reasoning_tokens=number(members(told.get("output_tokens_details")).get("thinking_tokens")),
+        web_searches=number(members(told.get("server_tool_use")).get("web_search_requests")),
     )
 
 

@@ -46,6 +46,8 @@ class Usage:
         cached_write_tokens: The part of the input that was written to a cache.
         cached_write_long_tokens: The part of `cached_write_tokens` kept for an hour, which costs more.
         reasoning_tokens: The part of the output that was reasoning.
+        input_audio_tokens, output_audio_tokens: The parts that were sound, which costs more.
+        web_searches: Searches that the provider made for the answer, which cost by themselves.
     """
 
     input_tokens: int = 0
@@ -54,6 +56,9 @@ class Usage:
     cached_write_tokens: int = 0
     cached_write_long_tokens: int = 0
     reasoning_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+    web_searches: int = 0
 
     @property
     def total_tokens(self) -> int:

@@ -237,7 +237,13 @@ def _usage(value: object) -> Usage | None:
         output_tokens=number(told.get("candidatesTokenCount")) + thoughts,
         cached_read_tokens=number(told.get("cachedContentTokenCount")),
         reasoning_tokens=thoughts,
+        input_audio_tokens=_of_audio(told.get("promptTokensDetails")),
+        output_audio_tokens=_of_audio(told.get("candidatesTokensDetails")),
     )
+
+
+def _of_audio(details: object) -> int:
+    return sum(number(each.get("tokenCount")) for each in objects(details) if each.get("modality") == "AUDIO")
 
 
 def _message(content: Document) -> Message:

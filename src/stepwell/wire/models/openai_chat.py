@@ -98,7 +98,8 @@ class OpenAIChat(Dialect):
             return None
         prompt, completion = number(told.get("prompt_tokens")), number(told.get("completion_tokens"))
         of_prompt = members(told.get("prompt_tokens_details"))
-        reasoning = number(members(told.get("completion_tokens_details")).get("reasoning_tokens"))
+        of_completion = members(told.get("completion_tokens_details"))
+        reasoning = number(of_completion.get("reasoning_tokens"))
         if reasoning and number(told.get("total_tokens")) == prompt + completion + reasoning:
             completion += reasoning  # xAI counts reasoning beside the completion, not in it
         return Usage(
@@ -107,6 +108,8 @@ class OpenAIChat(Dialect):
             cached_read_tokens=number(of_prompt.get("cached_tokens")) or number(told.get("prompt_cache_hit_tokens")),
             cached_write_tokens=number(of_prompt.get("cache_write_tokens")),
             reasoning_tokens=reasoning,
+            input_audio_tokens=number(of_prompt.get("audio_tokens")),
+            output_audio_tokens=number(of_completion.get("audio_tokens")),
         )
 
 

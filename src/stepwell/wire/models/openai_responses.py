@@ -90,7 +90,7 @@ class OpenAIResponses(Dialect):
             refusal="".join(text(part.get("refusal")) for part in parts if part.get("type") == "refusal"),
             tool_calls=tuple(_tool_call(item) for item in items if item.get("type") in _CALLS),
             finish_reasons=tuple(word for word in (reason or status,) if word),
-            usage=_usage(document.get("usage")),
+            usage=_usage(document.get("usage"), sum(item.get("type") == "web_search_call" for item in items)),
         )
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes, *, now_ms: Instant) -> Failure:
@@ -167,7 +167,7 @@ def _said(said: str) -> Document:
     return {"type": "message", "content": [{"type": "output_text", "text": said}]}
 
 
-def _usage(value: object) -> Usage | None:
+def _usage(value: object, searches: int) -> Usage | None:
     told = members(value)
     if not told:
         return None
@@ -178,6 +178,7 @@ def _usage(value: object) -> Usage | None:
         cached_read_tokens=number(of_input.get("cached_tokens")),
         cached_write_tokens=number(of_input.get("cache_write_tokens")),
         reasoning_tokens=number(members(told.get("output_tokens_details")).get("reasoning_tokens")),
+        web_searches=searches,
     )
 
 
