@@ -92,3 +92,19 @@ def test_a_line_that_comes_after_the_end_changes_nothing() -> None:
     call = story.call_of().id
     story.tell(message.CancelAsked("enough"))
     assert story.tell(Logged(call, (LogLine(0, "info", "late"),))).entries == ()
+
+
+def test_a_warning_about_something_is_told_once_in_a_run() -> None:
+    story = Story()
+    call = story.call_of().id
+    one = LogLine(story.now, "warning", "the field 'x' has no effect: 1", about="op.x")
+    again = LogLine(story.now, "warning", "the field 'x' has no effect: 2", about="op.x")
+    other = LogLine(story.now, "warning", "the field 'y' has no effect: 1", about="op.y")
+
+    (noted,) = story.tell(Logged(call, (one,))).entries
+    assert noted == journal.Noted(at=story.now, kind="warning", text=one.text, about="op.x", level="warning", call=call)
+    assert story.tell(Logged(call, (again,))).entries == ()
+    (noted,) = story.tell(Logged(call, (again, other))).entries
+    assert isinstance(noted, journal.Noted)
+    assert noted.text == other.text
+    assert story.tell(Logged(call, (LogLine(0, "info", "a line"), LogLine(0, "info", "a line")))).entries[1:]

@@ -822,10 +822,17 @@ def _on_logged(turn: _Turn, msg: message.Logged) -> None:
     run, limit = turn.run, turn.policy.max_notes
     if run.finished:
         return
-    for line in msg.lines[: max(0, limit - run.notes)]:
+    news = [line for line in msg.lines if not line.about or line.about not in run.warned]
+    for line in news[: max(0, limit - run.notes)]:
         turn.record(
             journal.Noted(
-                at=min(line.at, turn.now), kind="log", text=line.text, level=line.level, step=line.step, call=msg.call
+                at=min(line.at, turn.now),
+                kind="warning" if line.about else "log",
+                text=line.text,
+                about=line.about,
+                level=line.level,
+                step=line.step,
+                call=msg.call,
             )
         )
         if run.notes == limit:

@@ -138,6 +138,7 @@ class Run:
     taken: set[str] = field(default_factory=set)  # internal ids of events that ended a wait
     losses: int = 0  # workers lost in a row, without a result in between
     notes: int = 0
+    warned: set[str] = field(default_factory=set)  # what it was warned about that is told once
     state_bytes: int = 0
     output: Payload | None = None
     error: Payload | None = None
@@ -315,6 +316,8 @@ def apply(run: Run, entry: Entry) -> None:
             _end(run, RunStatus.CANCELLED, entry.at)
         case journal.Noted():
             run.notes += 1
+            if entry.about:
+                run.warned.add(entry.about)
         case _:
             assert_never(entry)
 

@@ -225,6 +225,7 @@ class Noted(_Entry, frozen=True, kw_only=True):
 
     kind: str  # "warning" | "late" | "log"
     text: str
+    about: str = ""  # what a warning is about that is told once in a run
     level: str = ""  # of a line of a log
     step: StepId | None = None
     call: JobId | None = None

@@ -154,12 +154,16 @@ class CancelAsked:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line of a function's logger. `at` is the worker's clock."""
+    """A line of a function's logger. `at` is the worker's clock.
+
+    With `about` it is a warning of the server's, told once in a run however often it is sent.
+    """
 
     at: Instant
     level: str
     text: str
     step: StepId | None = None
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)

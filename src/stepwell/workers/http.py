@@ -31,7 +31,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from stepwell.model.ids import Instant, JobId, StepId, derived_ulid
-from stepwell.model.message import CallInfo, CallLost, Message
+from stepwell.model.message import CallInfo, CallLost, Logged, Message
 from stepwell.wire.inngest import reply as replies
 from stepwell.wire.inngest.call import MAX_STATE_BYTES, Call, build_body, call_url, headers, parameter_name
 from stepwell.wire.inngest.text import shortened
@@ -256,6 +256,8 @@ class HttpPerformer:
         finally:
             room.release()
             answer_room.release()
+        if isinstance(reply, replies.Ops) and reply.odd:
+            self._deliver(dispatch.run, dispatch.job, dispatch.fence, Logged(dispatch.job, reply.odd))
         return replies.to_message(dispatch.job, reply, attempt.info(attempt.url))
 
     async def _request(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepwell.model.ids import StepId
+from stepwell.model.message import LogLine
 from stepwell.model.op import (
     Completed,
     Discover,
@@ -22,10 +23,12 @@ from stepwell.model.op import (
 )
 from stepwell.model.payload import canonical
 from stepwell.wire.inngest.ops import (
+    MAX_ODD,
     MAX_OPS,
     MAX_STEP_OUTPUT_BYTES,
     InvalidOps,
     TooManyOps,
+    odd_members,
     read_ops,
     write_ops,
 )
@@ -348,3 +351,52 @@ def test_no_value_makes_the_reader_crash(value: object) -> None:
         pass
     read_ops([{"op": "StepRun", "id": HASH, "opts": value, "userland": value, "timing": value, "data": value}], now=NOW)
     read_ops([{"op": "InvokeFunction", "id": HASH, "opts": {"function_id": "f", "payload": value}}], now=NOW)
+
+
+def odd(*items: object) -> dict[str, str]:
+    """What is told about each odd member."""
+    return {line.about: line.text for line in odd_members(list(items), now=NOW)}
+
+
+def test_members_that_this_server_knows_are_not_odd() -> None:
+    known = {
+        "id": "a",
+        "op": "StepRun",
+        "name": "a",
+        "displayName": "a",
+        "data": {"anything": 1},
+        "error": None,
+        "opts": {"type": "step.run", "input": [1], "parallelMode": "race", "stackLine": 3},
+        "userland": {"id": "a", "index": 0},
+        "timing": {"a": 1, "b": 2},
+        "metadata": [],
+    }
+    assert odd(known) == {}
+    assert odd({"id": "a", "op": "InvokeFunction", "opts": {"payload": {"data": {"x": 1}, "user": {}, "v": "1"}}}) == {}
+    for not_an_op in (None, 5, "x", []):
+        assert odd(not_an_op) == {}
+    assert odd({"opts": 5, "op": "StepRun"}, {"opts": {"payload": 5}}) == {}
+
+
+def test_members_that_it_does_not_know_are_told_once_with_their_first_value() -> None:
+    (line,) = odd_members([{"id": "a", "op": "StepRun", "colour": {"r": 1}}, {"id": "b", "colour": 2}], now=NOW)
+    assert line == LogLine(
+        NOW,
+        "warning",
+        "the field 'colour' of the op StepRun is unknown to this server and has no effect: {\"r\":1}",
+        StepId("a"),
+        "op.colour",
+    )
+    assert odd_members({"op": "Sleep", "id": "a", "later": 1}, now=NOW)[0].about == "op.later"
+    found = odd({"id": "a", "op": "InvokeFunction", "opts": {"wait": "long", "payload": {"meta": {"sessions": {}}}}})
+    assert found.keys() == {"op.opts.wait", "op.opts.payload.meta"}
+    assert "is not passed on by this server yet" in found["op.opts.payload.meta"]
+    assert "is not passed on" in odd({"id": "a", "op": "StepRun", "metadata": [{"kind": "userland.x"}]})["op.metadata"]
+
+
+def test_many_and_large_odd_members_are_told_briefly() -> None:
+    found = odd({"id": "a", "op": "StepRun", **{f"x{n}": "y" * 100_000 for n in range(1000)}}, {"z" * 1000: "\ud800"})
+    assert len(found) == MAX_ODD
+    assert all(len(text) < 400 for text in found.values())
+    (about,) = odd({"op": "StepRun", "z" * 1000: "\ud800"})
+    assert len(about) < 80

@@ -279,6 +279,7 @@ def test_what_official_sdks_answered_is_understood(recording: Path) -> None:
                     assert op.name == item.get("displayName", "")
                     assert type(op).__name__ != "Unknown"
                 assert reply.version == 2
+                assert reply.odd == ()
             case 200:
                 assert isinstance(reply, Result)
                 assert json.loads(reply.output) == response["body"]

@@ -15,8 +15,10 @@ from stepwell.api.inngest.state import run_id
 from stepwell.api.routes import Ask, Route
 from stepwell.model.errors import Conflict, StepwellError, TooLarge
 from stepwell.model.job import Claim
+from stepwell.model.message import Logged
 from stepwell.node.turns import Verdict
 from stepwell.wire.inngest.checkpoint import read_checkpoint
+from stepwell.wire.inngest.ops import odd_members
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -39,9 +41,12 @@ def routes() -> list[Route]:
 async def checkpoint(ask: Ask) -> Response:
     """Record finished steps of an open call."""
     run, node = run_id(ask), ask.site.node
-    found = read_checkpoint(await ask.json(), run=run, now=node.world.now())
+    body, now = await ask.json(), node.world.now()
+    found = read_checkpoint(body, run=run, now=now)
     match await node.report(run, Claim(found.call, found.generation), found.ops, ask.site.env):
         case Verdict.TAKEN:
+            if odd := odd_members(body["steps"], now=now):
+                node.deliver(run, found.call, found.generation, Logged(found.call, odd))
             return answers.json({})
         case Verdict.STALE:
             raise Conflict(

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from stepwell.model.duration import format_duration, parse_duration, parse_time
 from stepwell.model.event import MAX_NAME_BYTES
 from stepwell.model.ids import Instant, StepId
+from stepwell.model.message import LogLine
 from stepwell.model.op import (
     Completed,
     Discover,
@@ -38,9 +39,26 @@ MAX_STEP_OUTPUT_BYTES = 4 * 1024 * 1024
 MAX_STEP_INPUT_BYTES = 4 * 1024 * 1024
 MAX_SHOWN_LETTERS = 1000
 """Of the name of a step, which is for the eye; what is longer is cut."""
+MAX_ODD = 20
+"""Unknown members of one response that are told."""
+MAX_ODD_LETTERS = 200
+"""Of the value of an unknown member, as it is told."""
 MAX_WAIT_MS = 366 * 86_400_000
 """The longest sleep or wait (section 13)."""
 DEFAULT_INVOKE_MS = 365 * 86_400_000
+
+_MEMBERS = frozenset(
+    "id op name displayName data error opts userland timing metadata "
+    # What the JavaScript SDK keeps about a step and sends along when it fails.
+    "mode rawArgs hashedId input promise fulfilled hasStepState handled middleware memoizationDeferred "
+    "transformedResultPromise".split()
+)
+_OPTS = frozenset(
+    "type input parallelMode stackLine duration event timeout if function_id payload "
+    "url method headers body auth_key format signal conflict fn_slug meta target_hashed_id".split()
+)
+_PAYLOAD = frozenset("data user v name id ts".split())
+"""Of an invocation; the last three mean nothing there."""
 
 _LATEST_MS = 1 << 50  # far in the future, and small enough for every store
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -101,6 +119,45 @@ def read_ops(value: object, *, now: Instant, retry: bool = True, retry_at: Insta
         if op is not None:
             ops.append(op)
     return tuple(ops)
+
+
+def odd_members(value: object, *, now: Instant) -> tuple[LogLine, ...]:
+    """What the body of a 206 says that has no effect, each member once: those of ops that this server does not know,
+    and metadata, which it does not keep yet. `now` is the time of the lines."""
+    found: dict[str, LogLine] = {}
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, dict):
+            continue
+        opts = item.get("opts")
+        if not isinstance(opts, dict):
+            opts = {}
+        payload = opts.get("payload")
+        if not isinstance(payload, dict):
+            payload = {}
+        if item.keys() <= _MEMBERS and opts.keys() <= _OPTS and payload.keys() <= _PAYLOAD and not item.get("metadata"):
+            continue
+        odd = [(member, given) for member, given in item.items() if member not in _MEMBERS]
+        odd += [(f"opts.{member}", given) for member, given in opts.items() if member not in _OPTS]
+        odd += [(f"opts.payload.{member}", given) for member, given in payload.items() if member not in _PAYLOAD]
+        if item.get("metadata"):
+            odd.append(("metadata", item["metadata"]))
+        for member, given in odd:
+            about = f"op.{shortened(member, 60)}"
+            if about not in found and len(found) < MAX_ODD:
+                found[about] = _odd(item, shortened(member, 60), given, about, now)
+    return tuple(found.values())
+
+
+def _odd(item: _Object, member: str, given: object, about: str, now: Instant) -> LogLine:
+    step = _text(item, "id")[:255] or None
+    try:
+        shown = shortened(write(given).decode(), MAX_ODD_LETTERS)
+    except ValueError:
+        shown = "something that has no JSON form"
+    known = member in {"metadata", "opts.payload.meta"}
+    why = "is not passed on by this server yet" if known else "is unknown to this server and has no effect"
+    text = f"the field {member!r} of the op {_text(item, 'op')[:60]} {why}: {shown}"
+    return LogLine(now, "warning", text, StepId(step) if step else None, about)
 
 
 def _read_op(item: _Object, context: _Context) -> Op | None:

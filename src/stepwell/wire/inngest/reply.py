@@ -25,12 +25,12 @@ from typing import Any, TypeAlias
 from stepwell.model.duration import parse_time
 from stepwell.model.failure import as_object, status_text
 from stepwell.model.ids import Instant, JobId
-from stepwell.model.message import CallInfo, CallLost, Raised, Replied, Returned
+from stepwell.model.message import CallInfo, CallLost, LogLine, Raised, Replied, Returned
 from stepwell.model.op import Op
 from stepwell.model.payload import NULL
 from stepwell.wire import signature
 from stepwell.wire.inngest.errors import own_error
-from stepwell.wire.inngest.ops import InvalidOps, TooManyOps, read_ops, write_ops
+from stepwell.wire.inngest.ops import InvalidOps, TooManyOps, odd_members, read_ops, write_ops
 from stepwell.wire.inngest.text import read, shortened, size, write
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -54,10 +54,14 @@ _SECONDS = re.compile(r"-?[0-9]{1,7}(\.[0-9]{1,5})?")
 
 @dataclass(frozen=True, slots=True)
 class Ops:
-    """The app reported steps. An empty tuple: this branch has nothing more to do."""
+    """The app reported steps. An empty tuple: this branch has nothing more to do.
+
+    `odd` says what of the report has no effect, since this server does not know it.
+    """
 
     ops: tuple[Op, ...]
     version: int | None = None
+    odd: tuple[LogLine, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ Reply: TypeAlias = Ops | Result | Failure
 def to_message(call: JobId, reply: Reply, info: CallInfo) -> Replied | Returned | Raised | CallLost:
     """The message that a reply becomes."""
     match reply:
-        case Ops(ops, version):
+        case Ops(ops, version, _):
             return Replied(call, ops, version, info)
         case Result(output, version):
             return Returned(call, output, version, info)
@@ -185,7 +189,7 @@ def _ops(headers: Mapping[str, str], body: bytes, now: Instant, what: str) -> Re
         return Failure(own_error(err.code, str(err)), retry=False, version=version, code=err.code)
     except InvalidOps as err:
         return _invalid(206, body, str(err), version, what)
-    return Ops(ops, version)
+    return Ops(ops, version, odd_members(value, now=now))
 
 
 def _result(headers: Mapping[str, str], body: bytes, what: str) -> Reply:
