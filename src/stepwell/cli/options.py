@@ -169,6 +169,7 @@ def _shared() -> list[Callable[[Any], Any]]:
             metavar="AGE",
             help="Remove events so old, 24h at least  [default: as long as runs]",
         ),
+        option("--lease-ms", type=click.IntRange(1000), default=10_000, envvar="STEPWELL_LEASE_MS", hidden=True),
         option("--log-json", is_flag=True, envvar="STEPWELL_LOG_JSON", help="Log lines as JSON."),
         option(
             "--unsafe-no-auth",

@@ -92,6 +92,7 @@ def _settings(options: dict[str, Any], *, dev: bool) -> ServerSettings:
         host=options["host"],
         port=options["port"],
         data=Path(options["data"] or ".stepwell"),
+        lease_ms=options["lease_ms"],
         db=options["db"],
         db_listen=options["db_listen"],
         fresh=options["fresh"],
