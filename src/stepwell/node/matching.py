@@ -84,6 +84,7 @@ class Matching:
             Transition(events=tuple(events), jobs=(match,), blobs=transition.blobs, now=now)
         )
         assert isinstance(outcome, Committed), "accepting events depends on nothing"
+        self._turns.tally.events += len(events)
         self._world.spawn(self.match(match, events))
 
     async def match(self, job: Job, events: Sequence[Event] | None = None) -> None:

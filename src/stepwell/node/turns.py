@@ -28,6 +28,7 @@ from stepwell.model.payload import Blob, Payload, canonical, decode
 from stepwell.node.endings import end_events
 from stepwell.node.large import interned, stored
 from stepwell.node.patience import patiently
+from stepwell.node.tally import Tally
 from stepwell.node.telling import Telling
 from stepwell.store.base import (
     ClaimLost,
@@ -157,6 +158,7 @@ class Turns:
         self._cache: OrderedDict[RunId, Run] = OrderedDict()
         self._boxes: dict[RunId, list[Envelope]] = {}
         self.watch: Callable[[RunId], None] | None = None  # told of each commit of a run; see `stepwell.node.watch`
+        self.tally = Tally()
         self.refused = 0  # commits that came too late; each was decided again or proved unneeded
         self.dropped = 0  # answers whose claim somebody else has by now
 
@@ -579,8 +581,10 @@ class Turns:
         if plan.kept:
             plan.kept = [job for job in plan.kept if job not in plan.jobs]
             self.let_go(plan)
-        if self.watch is not None and plan.entries:
-            self.watch(run.id)
+        if plan.entries:
+            self.tally.add(plan.entries)
+            if self.watch is not None:
+                self.watch(run.id)
         if self._gateway is not None:
             for one in plan.effects:
                 if isinstance(one, effect.StartOffload) and one.sealed is not None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stepwell.model.job import Claim, Job, RunRow, RunStatus, Wait
     from stepwell.model.journal import Entry
     from stepwell.model.payload import Blob
+    from stepwell.store.meters import Histogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,17 @@ class Hint:
     """A service was put or removed."""
     missed: bool = False
     """There was more than fits, or the connection was lost for a while: anything may have happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Unowned jobs that were due at a moment: how many, counted up to `MOST_COUNTED`, and when the oldest was due."""
+
+    due: int = 0
+    oldest_due: Instant | None = None
+
+
+MOST_COUNTED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +362,14 @@ class Store(Protocol):
     async def stray_rows(self, limit: int) -> list[str]:
         """Jobs, waits and claims that break a rule the store can check by itself, in words: of ended or unknown
         runs, owned by unknown nodes."""
+
+    async def known_nodes(self) -> list[Node]:
+        """The nodes that had a lease in the last day, by name."""
+
+    async def backlog(self, now: Instant) -> Backlog: ...
+
+    def meters(self) -> dict[str, Histogram]:
+        """What this process measured of its commits: `commit_seconds` and `group_size`, where there are groups."""
 
     async def status(self) -> dict[str, object]:
         """Durability mode, sizes and counts, for the status page."""

@@ -18,7 +18,18 @@ from msgspec.structs import replace
 
 from stepwell.model.ids import ulid
 from stepwell.model.job import JobKind
-from stepwell.store.base import COMMITTED, ClaimLost, Duplicate, Hint, Outcome, RunMoved, StoredRun, Tidied
+from stepwell.store.base import (
+    COMMITTED,
+    MOST_COUNTED,
+    Backlog,
+    ClaimLost,
+    Duplicate,
+    Hint,
+    Outcome,
+    RunMoved,
+    StoredRun,
+    Tidied,
+)
 from stepwell.store.batch import blobs_of
 
 if TYPE_CHECKING:
@@ -32,6 +43,7 @@ if TYPE_CHECKING:
     from stepwell.model.payload import Blob
     from stepwell.store.base import EventQuery, Node, RunQuery, RunWrite, Transition, Unique
     from stepwell.store.clock import Clock
+    from stepwell.store.meters import Histogram
 
 Touched: TypeAlias = "Callable[[Transition, list[Job]], None]"
 """Called after a transition was applied, with the jobs that it removed."""
@@ -576,6 +588,16 @@ class MemoryStore:
         if row is None:
             return "unknown"
         return "ended" if row.status.final else None
+
+    async def known_nodes(self) -> list[Node]:
+        return [self.nodes[name] for name in sorted(self.nodes)]
+
+    async def backlog(self, now: Instant) -> Backlog:
+        due = [job.due for job in self.job_rows.values() if job.owner is None and job.due <= now]
+        return Backlog(min(len(due), MOST_COUNTED), min(due, default=None))
+
+    def meters(self) -> dict[str, Histogram]:
+        return {}
 
     async def status(self) -> dict[str, object]:
         return {

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from stepwell.model.ids import ulid
 from stepwell.model.job import JobKind
-from stepwell.store.base import StoredRun
+from stepwell.store.base import MOST_COUNTED, Backlog, Node, StoredRun
 from stepwell.store.batch import (
     decode_entry,
     decode_event,
@@ -354,6 +354,19 @@ _STRAYS = (
        WHERE job.owner IS NOT NULL AND NOT EXISTS (SELECT 1 FROM node WHERE node.name = job.owner)
        ORDER BY job.id LIMIT ?""",
 )
+
+
+def known_nodes(on: sqlite3.Connection) -> list[Node]:
+    return [Node(*row) for row in on.execute("SELECT name, epoch, lease_until FROM node ORDER BY name").fetchall()]
+
+
+def backlog(on: sqlite3.Connection, now: Instant) -> Backlog:
+    due, oldest = on.execute(
+        "SELECT count(*), min(due) FROM (SELECT due FROM job INDEXED BY job_due WHERE owner IS NULL AND due <= ?"
+        " ORDER BY due, id LIMIT ?)",
+        (now, MOST_COUNTED),
+    ).fetchone()
+    return Backlog(due, oldest)
 
 
 def counts(on: sqlite3.Connection) -> dict[str, object]:

@@ -22,6 +22,7 @@ from stepwell.store.base import Node, StoreUnavailable, Tidied
 from stepwell.store.batch import prepare
 from stepwell.store.clock import WallClock
 from stepwell.store.sqlite import changes, reads, removal
+from stepwell.store.sqlite.backup import last_backup
 from stepwell.store.sqlite.directory import BlobFiles, DirectoryLock, check_file_system
 from stepwell.store.sqlite.fair import FairShare
 from stepwell.store.sqlite.readers import Readers
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
     from stepwell.model.ids import EventKey, Instant, RunId, StepId
     from stepwell.model.job import Claim, Job, RunRow, Wait
     from stepwell.model.payload import Blob
-    from stepwell.store.base import EventQuery, Hint, Outcome, RunQuery, StoredRun, Transition
+    from stepwell.store.base import Backlog, EventQuery, Hint, Outcome, RunQuery, StoredRun, Transition
     from stepwell.store.batch import Prepared
     from stepwell.store.clock import Clock
+    from stepwell.store.meters import Histogram
     from stepwell.store.sqlite.statements import Point
 
 BLOB_IN_TABLE_BYTES = 256 * 1024
@@ -375,6 +377,16 @@ class SqliteStore:
     async def stray_rows(self, limit: int) -> list[str]:
         return await self._read.list(reads.stray_rows, limit)
 
+    async def known_nodes(self) -> list[Node]:
+        return await self._read.ask(reads.known_nodes)
+
+    async def backlog(self, now: Instant) -> Backlog:
+        return await self._read.list(reads.backlog, now)
+
+    def meters(self) -> dict[str, Histogram]:
+        writer = self._write
+        return {"commit_seconds": writer.commit_seconds, "group_size": writer.group_size}
+
     async def status(self) -> dict[str, object]:
         writer = self._write
         wal = self.file.with_name(f"{self.file.name}-wal")
@@ -389,5 +401,6 @@ class SqliteStore:
             "groups": writer.groups,
             "transitions": writer.transitions,
             "checkpoints": writer.checkpoints,
+            "last_backup": last_backup(self.directory),
             **await self._read.list(reads.counts),
         }

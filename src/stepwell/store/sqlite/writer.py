@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+import time
 from collections import deque
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,6 +25,7 @@ import msgspec
 
 from stepwell.store.base import StoreFull, StoreUnavailable
 from stepwell.store.batch import RUN_BODY, RUN_ENDING, RUN_SEQ, RUN_STATUS, Batch, Current, Prepared, merge, relied_on
+from stepwell.store.meters import COUNTS, SECONDS, Histogram
 from stepwell.store.sqlite.directory import disk_is_full
 from stepwell.store.sqlite.removal import mark_loose
 
@@ -86,6 +88,8 @@ class Writer:
         self.transitions = 0
         self.checkpoints = 0
         self.wal_pages = 0
+        self.commit_seconds = Histogram(SECONDS)
+        self.group_size = Histogram(COUNTS)
         self._statements = statements
         self._connection = statements.connection
         self._file = file
@@ -216,6 +220,7 @@ class Writer:
             self._checkpoint()
 
     def _write(self, group: list[_Item]) -> None:
+        began = time.perf_counter()
         try:
             self._transaction(group)
         except sqlite3.Error as err:
@@ -228,6 +233,8 @@ class Writer:
             self._roll_back()
             self._write_apart(group, err)
         else:
+            self.commit_seconds.add(time.perf_counter() - began)
+            self.group_size.add(len(group))
             self._answer(group, None)
 
     def _write_apart(self, group: list[_Item], error: Exception) -> None:
@@ -272,7 +279,10 @@ class Writer:
             pages, copied = self._copy_log("PASSIVE")
             if pages >= WAL_LIMIT_PAGES and copied < pages:
                 with self._without_readers():
+                    # Another process may read for long, a backup; its end is not waited for.
+                    self._connection.execute("PRAGMA busy_timeout = 100")
                     pages, copied = self._copy_log("TRUNCATE")
+                    self._connection.execute("PRAGMA busy_timeout = 5000")
         except sqlite3.Error as err:
             log.warning("the write-ahead log could not be copied into the database yet: %s", err)
             self._written = 0
