@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from stepwell.sdk.function import Function as Function
     from stepwell.sdk.options import Batch as Batch
     from stepwell.sdk.options import CancelOn as CancelOn
+    from stepwell.sdk.options import Checkpointing as Checkpointing
     from stepwell.sdk.options import Concurrency as Concurrency
     from stepwell.sdk.options import Debounce as Debounce
     from stepwell.sdk.options import RateLimit as RateLimit
@@ -96,7 +97,17 @@ _HOMES = {
     **dict.fromkeys(("Event", "EventType", "Trigger", "cron", "event"), "stepwell.sdk.event"),
     **dict.fromkeys(("Failure", "Function"), "stepwell.sdk.function"),
     **dict.fromkeys(
-        ("Batch", "CancelOn", "Concurrency", "Debounce", "RateLimit", "Singleton", "Throttle", "Timeouts"),
+        (
+            "Batch",
+            "CancelOn",
+            "Checkpointing",
+            "Concurrency",
+            "Debounce",
+            "RateLimit",
+            "Singleton",
+            "Throttle",
+            "Timeouts",
+        ),
         "stepwell.sdk.options",
     ),
     "outside": "stepwell.sdk.parking",

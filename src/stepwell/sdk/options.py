@@ -44,6 +44,27 @@ def duration_text(value: Duration) -> str:
     return format_duration(duration(value))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpointing:
+    """How a service that is served over HTTP goes on with a function after a step instead of answering each.
+
+    Args:
+        max_runtime: How long a call goes on starting steps; then the server makes another. A step that is running is
+            finished, so a request may take this long and one step more: keep it below what proxies and platforms allow.
+        parallel: Run steps that are simply joined in the same call. If not, each has a call of its own, which spreads
+            them over all processes that serve the functions. Functions with a `concurrency` do so in any case.
+    """
+
+    max_runtime: Duration = timedelta(seconds=10)
+    parallel: bool = True
+
+    def __post_init__(self) -> None:
+        try:
+            duration(self.max_runtime)
+        except ValueError as err:
+            raise DefinitionError(f"max_runtime: {err}") from err
+
+
 @dataclass(frozen=True, slots=True)
 class Concurrency:
     """At most `limit` steps of the function at a time, for each value of `key` (CEL) if one is given.

@@ -11,6 +11,7 @@ from stepwell.sdk.function import Failure, Function, failure_trigger
 from stepwell.sdk.options import (
     Batch,
     CancelOn,
+    Checkpointing,
     Concurrency,
     Debounce,
     Options,
@@ -70,13 +71,16 @@ class Service:
     Args:
         id: Names it on the server, and begins the slug of each of its functions.
         app_version: Shown beside its runs; your own words, such as a commit.
+        checkpointing: Whether functions served over HTTP go on after a step and report its result on the side, where
+            the server takes that. If False, each step takes a call. A worker always goes on.
     """
 
-    def __init__(self, id: str, *, app_version: str = "") -> None:
+    def __init__(self, id: str, *, app_version: str = "", checkpointing: bool | Checkpointing = True) -> None:
         if not id or id != id.strip():
             raise DefinitionError('a service needs an id, such as stepwell.Service("shop")')
         self.id = id
         self.app_version = app_version
+        self.checkpointing = Checkpointing() if checkpointing is True else checkpointing or None
         self._functions: dict[str, Function[Any, Any]] = {}
 
     @property

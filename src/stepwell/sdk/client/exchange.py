@@ -91,7 +91,7 @@ class Exchange:
 
     def run(self, flow: Flow[T]) -> T:
         """The result of `flow`."""
-        step = _Step(flow)
+        step = Step(flow)
         while not step.ended:
             match step.wants:
                 case Pause(seconds):
@@ -144,7 +144,7 @@ class AsyncExchange:
 
     async def run(self, flow: Flow[T]) -> T:
         """The result of `flow`."""
-        step = _Step(flow)
+        step = Step(flow)
         while not step.ended:
             match step.wants:
                 case Pause(seconds):
@@ -182,7 +182,7 @@ class AsyncExchange:
         await self._http.aclose()
 
 
-class _Step(Generic[T]):
+class Step(Generic[T]):
     """A flow and where it stands."""
 
     def __init__(self, flow: Flow[T]) -> None:
@@ -234,12 +234,12 @@ def _settings(address: Address, user_agent: str) -> dict[str, Any]:
         "headers": headers,
         "timeout": httpx2.Timeout(ANSWER_S, connect=CONNECT_S),
         "trust_env": not address.is_local,
-        "verify": _certificates(),
+        "verify": certificates(),
     }
 
 
 @functools.cache
-def _certificates() -> ssl.SSLContext:
+def certificates() -> ssl.SSLContext:
     """The certificates to trust, read once: it takes longer than most requests."""
     import httpx2
 

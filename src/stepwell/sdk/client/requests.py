@@ -34,6 +34,9 @@ MATCH_S = 3.0
 LONGEST_PAUSE_S = 30.0
 """Also the longest `retry-after` that is waited for."""
 
+_PASSING = frozenset({429, *range(500, 600)} - {501})
+"""What another try may change. 501 says that the server has no such thing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sent:
@@ -142,6 +145,12 @@ def register(address: Address, body: bytes, query: str, headers: Mapping[str, st
     return (yield from _authorized(address, ask))
 
 
+def checkpoint(address: Address, run_id: str, body: bytes) -> Flow[Answer]:
+    """Report finished steps of a call that is open yet. Whatever the server answers is the result."""
+    path = f"/v1/checkpoint/{quote(run_id, safe='')}/async"
+    return (yield from _authorized(address, Ask("POST", path, body, headers={"Content-Type": "application/json"})))
+
+
 def detail(address: Address, run_id: str) -> Flow[dict[str, Any]]:
     """Everything about a run, in the form of `GET /api/runs/{id}`; from a server without it, what `/v1` tells."""
     try:
@@ -215,7 +224,7 @@ def persistently(ask: Ask, asked: list[Ask] | None = None) -> Generator[Ask | Pa
                 raise
         else:
             assert answer is not None
-            if attempt == ATTEMPTS or not (answer.status >= 500 or answer.status == 429):
+            if attempt == ATTEMPTS or answer.status not in _PASSING:
                 return answer
             wait = max(pause, _retry_after(answer))
         yield Pause(min(wait, LONGEST_PAUSE_S))

@@ -1,8 +1,9 @@
 """One call request: read it, run the function again from the recorded steps, write down how far it got.
 
-The answer is one of four: the steps that were found or run (206), the result (200), an error that may be tried
-again (500) or one that may not (400). When the run has more recorded results than fit into a request, they are
-fetched from the server first (`use_api`).
+Where the server takes reports of finished steps while the call is open, the function goes on after each of them
+(`stepwell.sdk.checkpoint`). The answer is one of four: the steps that were found or run (206), the result (200), an
+error that may be tried again (500) or one that may not (400). When the run has more recorded results than fit into a
+request, they are fetched from the server first (`use_api`).
 
 Elsewhere: running and replaying (`stepwell.sdk.replay`), the JSON of it (`stepwell.wire.inngest`).
 """
@@ -16,11 +17,14 @@ from urllib.parse import quote
 from stepwell.model.errors import StepwellError
 from stepwell.model.ids import StepId
 from stepwell.model.op import StepErrored
+from stepwell.sdk.checkpoint import CheckpointExecution
 from stepwell.sdk.client.exchange import AsyncExchange
 from stepwell.sdk.client.requests import get_text, send
+from stepwell.sdk.options import duration
 from stepwell.sdk.outcome import Outcome, Raised, Replied, Returned
 from stepwell.sdk.replay import ReplayCall, ReplayExecution
 from stepwell.sdk.serve.message import Refusal
+from stepwell.sdk.serve.reporting import Reporting
 from stepwell.sdk.serve.settings import ServeSettings
 from stepwell.sdk.version import SDK
 from stepwell.wire.inngest.call import Call, InvalidCall, read_actions, read_batch, read_call, read_steps
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
 
 
 async def serve_call(
-    function: Function[Any, Any], body: bytes, target: StepId | None, settings: ServeSettings
+    function: Function[Any, Any], body: bytes, target: StepId | None, settings: ServeSettings, reporting: Reporting
 ) -> Response:
     """Run `function` for one call and answer it.
 
@@ -46,10 +50,29 @@ async def serve_call(
         raise Refusal(400, "invalid_call", str(err)) from err
     sender = _Sender(settings)
     try:
-        outcome = await ReplayExecution(function, _replay(call), send=sender).run()
+        outcome = await _execution(function, call, reporting, sender).run()
     finally:
         await sender.close()
     return answer(outcome)
+
+
+def _execution(
+    function: Function[Any, Any], call: Call, reporting: Reporting, sender: _Sender
+) -> ReplayExecution | CheckpointExecution:
+    checkpointing, report = function.service.checkpointing, None
+    # A step has the attempts of the call in which it runs. So an attempt of one is answered, and the next has its own.
+    if checkpointing is not None and not (call.target or call.disable_immediate_execution or call.attempt):
+        report = reporting.of(call)
+    if checkpointing is None or report is None:
+        return ReplayExecution(function, _replay(call), send=sender)
+    return CheckpointExecution(
+        function,
+        _replay(call),
+        report,
+        for_s=duration(checkpointing.max_runtime).total_seconds(),
+        parallel=checkpointing.parallel and function.options.concurrency is None,
+        send=sender,
+    )
 
 
 def answer(outcome: Outcome) -> Response:
@@ -60,10 +83,11 @@ def answer(outcome: Outcome) -> Response:
         case Raised(error, retry, retry_at):
             return respond_error(error, sdk=SDK, retry=retry, retry_at=retry_at)
         case Replied(ops):
-            failed = next((op for op in ops if isinstance(op, StepErrored)), None)
-            if failed is None:
-                return respond_ops(ops, sdk=SDK)
-            return respond_ops(ops, sdk=SDK, retry=failed.retry, retry_at=failed.retry_at)
+            failed = [op for op in ops if isinstance(op, StepErrored)]
+            moments = [op.retry_at for op in failed if op.retry_at is not None]
+            # Of several that failed those that must not be tried again say so themselves.
+            retry = not failed or any(op.retry for op in failed)
+            return respond_ops(ops, sdk=SDK, retry=retry, retry_at=max(moments, default=None))
         case _:
             raise Refusal(500, "stopped", "the function was stopped before it could answer; it will be called again")
 

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from stepwell.sdk.serve.calling import serve_call
 from stepwell.sdk.serve.message import Refusal, Request, respond
 from stepwell.sdk.serve.replayed import ReplayMemory
+from stepwell.sdk.serve.reporting import Reporting
 from stepwell.sdk.serve.settings import ServeSettings, serve_settings
 from stepwell.sdk.serve.syncing import answer_in_band, register
 from stepwell.sdk.version import SDK
@@ -57,6 +58,7 @@ class Handler:
         self.settings = serve_settings() if settings is None else settings
         self._now_s = now_s
         self._served = ReplayMemory()
+        self._reporting = Reporting(self.settings)
         if not self.settings.dev and not self.settings.keys:
             _log.warning("%s: %s", service.id, _NO_KEY)
 
@@ -82,6 +84,10 @@ class Handler:
             _log.exception("%s: %s %s", self.service.id, request.method, request.own_url)
             response = Refusal(500, "internal_error", f"serving failed: {type(err).__name__}: {err}").response()
         return signed(response, key=key, now_s=int(self._now_s())) if key else response
+
+    async def close(self) -> None:
+        """Close the connections to the server that this event loop has."""
+        await self._reporting.close()
 
     # Who asks
 
@@ -198,7 +204,7 @@ class Handler:
         if function is None:
             known = ", ".join(one.slug for one in self.service.functions) or "none"
             raise Refusal(500, "function_not_found", f"function {target.function} not found; there is: {known}")
-        response = await serve_call(function, request.body, target.step, self.settings)
+        response = await serve_call(function, request.body, target.step, self.settings, self._reporting)
         return Response(response.status, response.body, {**response.headers, **self._about()})
 
     # What every answer says
