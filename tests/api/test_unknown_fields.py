@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.api.api import Api
+import pytest
+
+from tests.api.api import Api, until
 from tests.api.scripted import Answer, Scripted, done, ops, returned
 from tests.api.test_checkpoint import checkpoint, open_call
 
@@ -44,3 +46,35 @@ async def test_a_run_without_unknown_fields_has_no_notes(api: Api, shop: Scripte
     await shop.register()
     run = await api.finished(await api.send("shop/plain"))
     assert (await api.get(f"/api/runs/{run['run_id']}"))["notes"] == []
+
+
+async def test_the_sessions_of_an_event_reach_the_function_and_are_shown(api: Api, shop: Scripted) -> None:
+    shop.answers["kept"] = lambda call: returned(None)
+    await shop.register()
+    event = await api.send("shop/kept", meta={"sessions": {"chat": "c1"}, "propagated_sessions": {"user": "u1"}})
+    await api.finished(event)
+    sessions = {"sessions": {"chat": "c1", "user": "u1"}}
+    assert shop.calls[0]["event"]["meta"] == sessions
+    assert (await api.get(f"/v1/events/{event}"))["data"]["meta"] == sessions
+
+
+async def test_unknown_fields_of_an_invocation_reach_the_function_and_are_logged_once(
+    api: Api, shop: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.answers["kept"] = lambda call: returned(None)
+    await shop.register()
+    for path in ("/invoke/shop-kept", "/api/functions/shop-kept/invoke"):
+        sent = {"data": {"n": 1}, "zzz": {"n": 2}, "meta": {"sessions": {"chat": "c1"}}}
+        response = await api.http.post(path, json=sent)
+        assert response.status_code in {200, 201}, response.text
+    await until(lambda: _calls(shop, 2))
+    for call in shop.calls:
+        event = call["event"]
+        assert (event["zzz"], event["meta"]) == ({"n": 2}, {"sessions": {"chat": "c1"}})
+        assert event["data"]["n"] == 1
+    (told,) = [line for line in caplog.messages if "unknown field" in line]
+    assert told.startswith("event 'inngest/function.invoked of shop-kept' has an unknown field 'zzz'; functions see it")
+
+
+async def _calls(shop: Scripted, count: int) -> bool | None:
+    return len(shop.calls) == count or None

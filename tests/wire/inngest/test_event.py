@@ -109,6 +109,65 @@ def test_unknown_fields_are_kept_and_reported() -> None:
     assert result.unknown == {("a/b", "zzz"), ("a/b", "A")}
 
 
+def meta_of(meta: object) -> object:
+    return body_of({"name": "a", "meta": meta}).get("meta", "none")
+
+
+@pytest.mark.parametrize(
+    ("meta", "kept"),
+    [
+        (None, "none"),
+        ({}, "none"),
+        ({"sessions": {}}, "none"),
+        ({"sessions": {"chat": "c1", "user": 7}}, {"sessions": {"chat": "c1", "user": "7"}}),
+        ({"propagated_sessions": {"chat": "c1"}}, {"sessions": {"chat": "c1"}}),
+        (
+            {
+                "propagated_sessions": {"chat": "c1", "user": "u1", "shop": "s1"},
+                "sessions": {"chat": "c2", "shop": None},
+            },
+            {"sessions": {"chat": "c2", "user": "u1"}},
+        ),
+        ({"propagated_sessions": {"chat": "c1"}, "sessions": None}, "none"),
+        ({"sessions": {"chat": "c1"}, "colour": "red"}, {"sessions": {"chat": "c1"}, "colour": "red"}),
+    ],
+)
+def test_the_sessions_of_an_event_are_kept_as_functions_see_them(meta: object, kept: object) -> None:
+    assert meta_of(meta) == kept
+
+
+def test_a_member_of_meta_that_no_reference_knows_is_reported() -> None:
+    result = intake({"name": "a/b", "meta": {"sessions": {"chat": "c1"}, "colour": 1}, "meta.x": 2})
+    assert result.unknown == {("a/b", "meta.colour"), ("a/b", "meta.x")}
+    (event,) = result.events
+    assert isinstance(event.body, bytes)
+    assert json.loads(event.body)["meta.x"] == 2
+
+
+@pytest.mark.parametrize(
+    ("meta", "says"),
+    [
+        ([], "meta must be a JSON object"),
+        ("x", "meta must be a JSON object"),
+        ({"sessions": []}, "must be a JSON object of names and ids"),
+        ({"propagated_sessions": "x"}, "must be a JSON object of names and ids"),
+        ({"sessions": {"chat": True}}, "'chat' must be the id of a session"),
+        ({"sessions": {"chat": {}}}, "'chat' must be the id of a session"),
+        ({"sessions": {"chat": ""}}, "'chat' must be the id of a session"),
+        ({"sessions": {"": "c1"}}, "has 0 bytes and may have 1 to 128"),
+        ({"sessions": {"ü" * 65: "c1"}}, "has 130 bytes and may have 1 to 128"),
+        ({"sessions": {"chat": "c" * 513}}, "has 513 bytes and may have 1 to 512"),
+        ({"sessions": {f"s{n}": "1" for n in range(6)}}, "has 6 sessions and may have 5"),
+        ({"notes": "x" * 33_000}, "may have 32 KiB"),
+    ],
+)
+def test_sessions_that_cannot_be_kept_are_refused_with_the_limit(meta: object, says: str) -> None:
+    error = intake({"name": "a", "meta": meta}).error
+    assert error is not None
+    assert says in str(error)
+    assert error.field == "meta"
+
+
 def test_unknown_fields_before_a_bad_event_are_reported_and_those_of_the_bad_one_are_not() -> None:
     result = intake([{"name": "a/b", "x" * 500: 1}, {"name": "", "zzz": 1}])
     assert result.unknown == {("a/b", "x" * 60 + " ...")}

@@ -21,7 +21,7 @@ from stepwell.model.errors import InvalidInput, NotFound, Overloaded, StepwellEr
 from stepwell.model.event import INVOKED
 from stepwell.model.payload import INLINE_LIMIT_BYTES
 from stepwell.node.large import stored
-from stepwell.wire.inngest.event import SEED_HEADER, invoked_event, read_event, read_events, read_seed
+from stepwell.wire.inngest.event import SEED_HEADER, invoked_event, read_event, read_events, read_seed, unknown_fields
 from stepwell.wire.inngest.text import read, write
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ log = logging.getLogger("stepwell.api")
 _SEED = SEED_HEADER.encode()
 _TYPE = (b"content-type", b"application/json")
 _REMEMBERED = 1_000
+_INVOKED = frozenset({"name", "id", "ts", "data", "user", "v"})
 
 
 def routes() -> list[Route]:
@@ -55,7 +56,6 @@ class EventIntake:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._draw = lambda _at: site.node.new_key()
-        self._told: set[tuple[str, str]] = set()
 
     async def __call__(
         self,
@@ -108,23 +108,24 @@ class EventIntake:
         if intake.events:
             await accept(site, intake.events)
         if intake.unknown:
-            self._tell(intake.unknown)
+            _tell(site, intake.unknown)
         if intake.error is None:
             return 200, answers.encode({"ids": intake.ids, "status": 200})
         site.counts["refused:event"] += 1
         return 400, answers.encode({"ids": intake.ids, "status": 400, "error": str(intake.error)})
 
-    def _tell(self, unknown: Iterable[tuple[str, str]]) -> None:
-        """Log the unknown fields that were not logged before; once there are too many to remember, none."""
-        for name, field in sorted(unknown):
-            if len(self._told) >= _REMEMBERED:
-                return
-            if (name, field) in self._told:
-                continue
-            self._told.add((name, field))
-            log.warning("event %r has an unknown field %r; functions see it, the server does not read it", name, field)
-            if len(self._told) == _REMEMBERED:
-                log.warning("%d unknown fields of events were logged; further ones are not", _REMEMBERED)
+
+def _tell(site: Site, unknown: Iterable[tuple[str, str]]) -> None:
+    """Log the unknown fields that were not logged before; once there are too many to remember, none."""
+    for name, field in sorted(unknown):
+        if len(site.told) >= _REMEMBERED:
+            return
+        if (name, field) in site.told:
+            continue
+        site.told.add((name, field))
+        log.warning("event %r has an unknown field %r; functions see it, the server does not read it", name, field)
+        if len(site.told) == _REMEMBERED:
+            log.warning("%d unknown fields of events were logged; further ones are not", _REMEMBERED)
 
 
 async def accept(site: Site, events: Sequence[Event]) -> None:
@@ -196,7 +197,9 @@ async def invoked(ask: Ask, slug: str, *, with_id: bool = True) -> Event:
         data=write(members["data"]),
         user=write(members["user"]),
         v=members.get("v"),
+        more={name: write(more) for name, more in members.items() if name not in _INVOKED},
     )
     event = msgspec.structs.replace(given, body=system.body())
     await accept(site, [event])
+    _tell(site, ((f"{INVOKED} of {slug}", field) for field in unknown_fields(value)))
     return event

@@ -135,6 +135,7 @@ def _event(found: Event, body: Mapping[str, Any]) -> dict[str, Any]:
         "user": body.get("user", {}),
         "ts": found.ts,
         "v": body.get("v"),
+        "meta": body.get("meta"),
     }
 
 

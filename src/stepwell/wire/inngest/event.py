@@ -16,8 +16,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from stepwell.model.errors import InvalidInput, TooLarge
@@ -31,15 +31,19 @@ MAX_EVENTS = 5_000
 MAX_ID_BYTES = 1024
 MAX_EVENT_BYTES = 3 * 1024 * 1024
 """Of one event, canonical. Above the nominal 512 KiB, since official SDKs send events of 1 MB (section 2.1)."""
+MAX_META_BYTES = 32 * 1024
+MAX_SESSIONS = 5
+MAX_SESSION_KEY_BYTES = 128
+MAX_SESSION_ID_BYTES = 512
+"""Of the sessions that an event belongs to (section 2.6)."""
 EARLIEST_MS = 315_532_800_000
 """1980, in milliseconds since 1970; an earlier `ts` is a mistake in the unit."""
 LATEST_MS = 4_102_444_800_000
 """2100."""
 
 _RESERVED = "inngest/"
-_FIELDS = frozenset({"name", "data", "user", "id", "ts", "v"})
-_DROPPED = frozenset({"meta"})
-"""Fields that senders add for the server and functions do not see."""
+_FIELDS = frozenset({"name", "data", "user", "id", "ts", "v", "meta"})
+_META = frozenset({"sessions", "propagated_sessions"})
 _MAX_SHOWN = 60
 _SEED = re.compile(r"([0-9]{1,15}),([A-Za-z0-9+/_=-]{1,32})")
 
@@ -135,7 +139,7 @@ def read_events(
             error = kind(f"event {position} of {len(items)}: {err}", field=err.field)
             return Intake(tuple(events), error, frozenset(unknown))
         events.append(event)
-        unknown.update((event.name, shortened(field, _MAX_SHOWN)) for field in _unknown(item))
+        unknown.update((event.name, field) for field in unknown_fields(item))
     return Intake(tuple(events), unknown=frozenset(unknown))
 
 
@@ -188,10 +192,18 @@ def read_event(
     }
     if version:
         members["v"] = _written(version, "v")
-    for field in _unknown(value):
-        shown_field = shortened(field, _MAX_SHOWN)
-        _written(field, shown_field)
-        members[field] = _written(value[field], shown_field)
+    if meta := _meta(value.get("meta")):
+        members["meta"] = _written(meta, "meta")
+        if len(members["meta"]) > MAX_META_BYTES:
+            raise TooLarge(
+                f"event meta has {size(len(members['meta']))} and may have {size(MAX_META_BYTES)}; "
+                "put what functions need into data",
+                field="meta",
+            )
+    for member in _unknown(value):
+        shown_member = shortened(member, _MAX_SHOWN)
+        _written(member, shown_member)
+        members[member] = _written(value[member], shown_member)
     body = compose(members)
     if len(body) > max_event_bytes:
         raise TooLarge(
@@ -229,10 +241,57 @@ def _name(value: object) -> str:
     return value
 
 
+def unknown_fields(value: dict[str, Any]) -> list[str]:
+    """The fields of an event that no reference knows, shortened; one inside of `meta` as `meta.` and its name."""
+    meta = value.get("meta")
+    inside = [f"meta.{field}" for field in meta if field not in _META] if isinstance(meta, dict) else []
+    return [shortened(field, _MAX_SHOWN) for field in (*_unknown(value), *inside)]
+
+
 def _unknown(value: dict[str, Any]) -> list[str]:
     if value.keys() <= _FIELDS:
         return []
-    return [field for field in value if field not in _FIELDS and field not in _DROPPED]
+    return [field for field in value if field not in _FIELDS]
+
+
+def _meta(given: object) -> dict[str, Any]:
+    """What a sender says about an event beside it, as functions see it: the sessions that it belongs to, in which those
+    that the sender gave win over those it inherited, and null takes one away, or all."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise InvalidInput('event meta must be a JSON object, such as {"sessions": {"chat": "c1"}}', field="meta")
+    kept = {field: value for field, value in given.items() if field not in _META}
+    own = given.get("sessions", {})
+    if own is None:
+        return kept
+    inherited = given.get("propagated_sessions") or {}
+    if not isinstance(own, dict) or not isinstance(inherited, dict):
+        raise InvalidInput("event meta.sessions must be a JSON object of names and ids", field="meta")
+    sessions = {name: _session(name, found) for name, found in {**inherited, **own}.items() if found is not None}
+    if len(sessions) > MAX_SESSIONS:
+        raise InvalidInput(
+            f"event meta.sessions has {len(sessions)} sessions and may have {MAX_SESSIONS}; leave some out",
+            field="meta",
+        )
+    return {**kept, "sessions": sessions} if sessions else kept
+
+
+def _session(name: str, found: object) -> str:
+    if isinstance(found, bool) or not isinstance(found, str | int | float) or found == "":
+        raise InvalidInput(
+            f"event meta.sessions {shortened(name, 60)!r} must be the id of a session, a text or a number", field="meta"
+        )
+    text = found if isinstance(found, str) else write(found).decode()
+    for what, given, most in (("name", name, MAX_SESSION_KEY_BYTES), ("id", text, MAX_SESSION_ID_BYTES)):
+        length = len(given.encode("utf-8", "surrogatepass"))
+        if not 0 < length <= most:
+            raise InvalidInput(
+                f"the {what} of the session {shortened(name, 60)!r} in event meta.sessions has {length} bytes and may "
+                f"have 1 to {most}; shorten it",
+                field="meta",
+            )
+    return text
 
 
 def _object(value: dict[str, Any], field: str) -> dict[str, Any]:
@@ -278,6 +337,7 @@ class SystemEvent:
     data: bytes
     user: bytes = EMPTY_OBJECT
     v: str | None = None
+    more: Mapping[str, bytes] = field(default_factory=dict)  # further members, canonical
 
     def body(self) -> bytes:
         """The whole event as functions see it, canonical."""
@@ -287,6 +347,7 @@ class SystemEvent:
             "ts": b"%d" % self.ts,
             "data": self.data,
             "user": self.user,
+            **self.more,
         }
         if self.v:
             members["v"] = write(self.v)
@@ -321,6 +382,7 @@ def invoked_event(
     source_service_id: str = "",
     source_function_id: str = "",
     source_function_version: int = 0,
+    more: Mapping[str, bytes] | None = None,
 ) -> SystemEvent:
     """The event that starts the run of an invoked function: the caller's data, with `_inngest` beside it.
 
@@ -334,6 +396,7 @@ def invoked_event(
         correlation_id: Of the run and step that wait; None when an API call invoked it.
         expire: When the caller stops waiting, in milliseconds since 1970.
         name: The caller's id of the step.
+        more: Further members of the event, canonical.
     """
     about: dict[str, Any] = {"fn_id": function}
     if correlation_id:
@@ -349,4 +412,5 @@ def invoked_event(
         about["source_fn_v"] = source_function_version
     content = read(data) if data != NULL else {}
     assert isinstance(content, dict), "the data of an invoke is an object; ops are read that way"
-    return SystemEvent(INVOKED, id, at, write({**content, "_inngest": about}), user if user != NULL else b"{}", v)
+    data = write({**content, "_inngest": about})
+    return SystemEvent(INVOKED, id, at, data, user if user != NULL else b"{}", v, more or {})
