@@ -125,6 +125,14 @@ def _shared() -> list[Callable[[Any], Any]]:
             help="Do not ask known services again for their functions.",
         ),
         option(
+            "--allow-address",
+            "allow_addresses",
+            multiple=True,
+            envvar="STEPWELL_ALLOW_ADDRESS",
+            metavar="HOST:PORT",
+            help="A place that is not public and that functions may have called, such as localhost:11434; repeatable.",
+        ),
+        option(
             "--poll-interval",
             type=click.FloatRange(0.2),
             default=5.0,

@@ -82,6 +82,7 @@ def start(**options: Any) -> None:
 
 
 def _settings(options: dict[str, Any], *, dev: bool) -> ServerSettings:
+    from stepwell.gateway.gateway import GatewaySettings
     from stepwell.node.retention import Keep
     from stepwell.server import ServerSettings
 
@@ -106,6 +107,7 @@ def _settings(options: dict[str, Any], *, dev: bool) -> ServerSettings:
         allowed_hosts=_split(options["allowed_hosts"]),
         event_keys=_split(options["event_keys"]),
         keep=Keep(options["keep_runs"], options["keep_events"], options["keep_runs_at_most"]),
+        gateway=GatewaySettings(allow_addresses=_split(options["allow_addresses"])),
         log_json=options["log_json"],
         unsafe_no_auth=options["unsafe_no_auth"],
     )

@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import time
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from stepwell.api.inngest.sync import ServiceSync, discovery_ports
 from stepwell.api.keys import Keys
 from stepwell.api.site import Site
 from stepwell.engine.decide import Policy
+from stepwell.gateway.gateway import HttpGateway
 from stepwell.model.errors import ConfigurationError
 from stepwell.model.function import Transport
 from stepwell.node.auditor import Auditor
@@ -88,6 +90,7 @@ class Server:
         self._web: _Web | None = None
         self._site: Site | None = None
         self._http: HttpPerformer | None = None
+        self._gateway: HttpGateway | None = None
         self._sockets: SocketPerformer | None = None
         self._performers = Performers()
         self.port = settings.port
@@ -146,14 +149,20 @@ class Server:
             site.closing = True
             site.node.drain()
             self._performers.drain()
+            if self._gateway is not None:
+                self._gateway.drain()
             if self._sockets is not None:
                 self._sockets.drain()
             site.watch.close()
             await self._drain()
             site.node.stop()
             await self._performers.close()
+            if self._gateway is not None:
+                await self._gateway.close()
             with contextlib.suppress(StoreFull, StoreUnavailable):  # then others wait for the lease to run out
                 await self._performers.give_back(site.node.store)
+                if self._gateway is not None and self._gateway.held_back:
+                    await site.node.store.release(self._gateway.held_back)
                 if site.node.shared:
                     await site.node.leave()
         await self._stack.aclose()
@@ -176,12 +185,16 @@ class Server:
         settings = self.settings
         world = AsyncioWorld()
         performers = self._performers
+        limits = settings.gateway
+        limits = replace(limits, allow_loopback=limits.allow_loopback or settings.dev)
+        gateway = self._gateway = HttpGateway(performers.deliver, limits)
         node = Node(
             _node_name() if store.shared else _NODE,
             epoch=time.time_ns() // 1_000_000,
             store=store,
             world=world,
             performer=performers,
+            gateway=gateway,
             settings=NodeSettings(
                 policy=Policy(retry_interval_ms=settings.retry_interval_ms),
                 lease_ms=settings.lease_ms,
@@ -240,6 +253,7 @@ class Server:
         # Closed in reverse: performers first, so that what they had to say is committed before tasks are ended.
         stack.push_async_callback(world.settle, _SETTLE_S)
         stack.push_async_callback(performers.close)
+        stack.push_async_callback(gateway.close)
         await node.start()
         stack.callback(node.stop)
         world.spawn(auditor.run())
@@ -311,7 +325,8 @@ class Server:
     def _in_flight(self) -> int:
         calls = self._http.in_flight if self._http is not None else 0
         live = self._sockets.in_flight if self._sockets is not None else 0
-        return calls + live + self.node.turns.busy
+        requests = self._gateway.in_flight if self._gateway is not None else 0
+        return calls + live + requests + self.node.turns.busy
 
 
 class _Protocol(HttpToolsProtocol):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from stepwell.api.body import Limits
 from stepwell.api.gate import is_loopback
+from stepwell.gateway.gateway import GatewaySettings
+from stepwell.gateway.policy import read_place
 from stepwell.model.errors import ConfigurationError
 from stepwell.node.retention import YOUNGEST_EVENT_MS, Keep
 from stepwell.wire import signature
@@ -68,6 +70,8 @@ class ServerSettings:
     """Runs kept in memory; more are loaded when they are needed."""
     limits: Limits = field(default_factory=Limits)
     """Sizes and counts of requests."""
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    """Limits of the requests that the server makes for functions, and what they may call."""
     log_json: bool = False
     """Log lines as JSON."""
     manage_logging: bool = True
@@ -109,6 +113,8 @@ class ServerSettings:
                 "run your code. Give keys (--signing-key and --event-key), listen on 127.0.0.1, or accept it with "
                 "--unsafe-no-auth"
             )
+        for place in self.gateway.allow_addresses:
+            read_place(place)
         for url in self.service_urls:
             try:
                 normal_url(url)

@@ -206,9 +206,7 @@ def test_a_single_object_is_a_list_of_one() -> None:
     assert read_ops({"op": "StepRun", "id": HASH}, now=NOW) == (StepDone(step=HASH),)
 
 
-@pytest.mark.parametrize(
-    "op", ["AIGateway", "aigateway", "Gateway", "WaitForSignal", "SyncRunComplete", "DeferAdd", "DeferAbort"]
-)
+@pytest.mark.parametrize("op", ["WaitForSignal", "SyncRunComplete", "DeferAdd", "DeferAbort"])
 def test_an_op_of_a_later_stage_is_named(op: str) -> None:
     unknown = one(op, opts={})
     assert isinstance(unknown, Unknown)

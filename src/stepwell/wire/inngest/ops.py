@@ -18,10 +18,12 @@ from stepwell.model.duration import format_duration, parse_duration, parse_time
 from stepwell.model.event import MAX_NAME_BYTES
 from stepwell.model.ids import Instant, StepId
 from stepwell.model.message import LogLine
+from stepwell.model.offload import FETCH, INFER
 from stepwell.model.op import (
     Completed,
     Discover,
     Invoke,
+    Offload,
     Op,
     Sleep,
     StepDone,
@@ -32,6 +34,7 @@ from stepwell.model.op import (
 )
 from stepwell.model.payload import NULL, Payload
 from stepwell.wire.inngest.text import EMPTY_OBJECT, array, compose, shortened, size, write
+from stepwell.wire.offload import fetch_request, infer_request
 
 MAX_OPS = 1000
 """Ops in one response (section 5.3)."""
@@ -338,6 +341,51 @@ def _invoke(item: _Object, context: _Context) -> Op:
     )
 
 
+def _gateway(item: _Object, context: _Context) -> Op:
+    opts = _opts(item)
+    body = opts.get("body")
+    if body is not None and not isinstance(body, str):
+        raise _Unreadable(f"`opts.body` is {_kind_of(body)} and must be text; encode it before the request is made")
+    request, sealed = fetch_request(
+        _url(opts),
+        method=_text(opts, "method") or "POST",
+        headers=_headers(opts),
+        body=None if body is None else body.encode(),
+    )
+    return Offload(
+        step=_step_id(item),
+        name=_display_name(item),
+        index=_index(item),
+        request=request,
+        kind=FETCH,
+        sealed=sealed,
+        race=_race(item),
+    )
+
+
+def _ai_gateway(item: _Object, context: _Context) -> Op:
+    opts = _opts(item)
+    body = opts.get("body")
+    if not isinstance(body, dict):
+        raise _Unreadable(f"`opts.body` is {_kind_of(body)} and must be the object that the provider expects")
+    request, sealed = infer_request(
+        _url(opts),
+        format=_text(opts, "format"),
+        headers=_headers(opts),
+        body=body,
+        auth_key=_text(opts, "auth_key"),
+    )
+    return Offload(
+        step=_step_id(item),
+        name=_display_name(item),
+        index=_index(item),
+        request=request,
+        kind=INFER,
+        sealed=sealed,
+        race=_race(item),
+    )
+
+
 def _discover(item: _Object, context: _Context) -> Op:
     return Discover(step=StepId(_text(item, "id")), name=_display_name(item), index=_index(item))
 
@@ -358,13 +406,15 @@ _READERS: dict[str, _Reader] = {
     "sleep": _sleep,
     "waitforevent": _wait_for_event,
     "invokefunction": _invoke,
+    "gateway": _gateway,
+    "aigateway": _ai_gateway,
     "discoveryrequest": _discover,
     "runcomplete": _run_complete,
 }
 
 _LATER = {
     name.lower(): name
-    for name in ("AIGateway", "Gateway", "WaitForSignal", "SyncRunComplete", "DeferAdd", "DeferAbort")
+    for name in ("WaitForSignal", "SyncRunComplete", "DeferAdd", "DeferAbort")
 }
 
 
@@ -472,6 +522,22 @@ def _payload_object(payload: _Object, name: str) -> bytes:
     if not isinstance(value, dict):
         raise _Unreadable(f"`opts.payload.{name}` is {_kind_of(value)} and must be an object")
     return write(value)
+
+
+def _url(opts: _Object) -> str:
+    url = opts.get("url")
+    if not isinstance(url, str) or not url:
+        raise _Unreadable("`opts.url` must be the address to request")
+    return url
+
+
+def _headers(opts: _Object) -> dict[str, str]:
+    headers = opts.get("headers")
+    if headers is None:
+        return {}
+    if not isinstance(headers, dict) or not all(isinstance(value, str | int) for value in headers.values()):
+        raise _Unreadable("`opts.headers` must be an object of texts")
+    return {name: str(value) for name, value in headers.items()}
 
 
 def _text(item: _Object, name: str) -> str:

@@ -1,0 +1,258 @@
+"""One errand: its request made, its answer read, and what both come to.
+
+A fetch has any status as its result. An inference has a 2xx as its result; every other answer is an error, made again
+when its kind says that this can help. What came of a request without an answer is unknown, so it is made again, under
+the same key for those who can tell by it that it is the same request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, ParamSpec, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from stepwell.gateway.fetch import Fetcher, Incoming, Outgoing, Timing
+from stepwell.gateway.prices import Prices
+from stepwell.model.dispatch import Errand
+from stepwell.model.ids import Instant
+from stepwell.model.offload import INFER, Exchange
+from stepwell.model.payload import canonical
+from stepwell.wire.models import dialect_for
+from stepwell.wire.models.credentials import Credentials
+from stepwell.wire.models.dialect import Answer, Dialect
+from stepwell.wire.models.errors import AnswerError, StreamFailed
+from stepwell.wire.models.failure import Failure, retry_after_ms
+from stepwell.wire.offload import FetchAnswer, Request, is_plain_header, secret_values, split, write_answer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_THREAD_BYTES = 256 * 1024  # a text that is larger is read and written beside the event loop
+_ERROR_BYTES = 1024 * 1024  # of a failing provider's answer
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a request ended: a result, an error, or an error whose answer is the result if it stays the last."""
+
+    exchange: Exchange
+    output: bytes | None = None
+    error: bytes | None = None
+    retry: bool = False
+    retry_after_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Doing:
+    """An errand in the making.
+
+    `request` and `credentials` are its two halves, `key_header` the header by which its receiver knows a repeated
+    request; `exchange` is what can be said of it so far.
+    """
+
+    errand: Errand
+    request: Request
+    credentials: Credentials
+    fetcher: Fetcher
+    prices: Prices
+    now: Callable[[], Instant]
+    max_answer_bytes: int
+    max_redirects: int
+    idempotency_headers: Mapping[str, str]
+    timing: Timing = field(default_factory=Timing)
+    exchange: Exchange = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.exchange = Exchange(job=self.errand.job, started_at=self.now(), url=self.request.url)
+
+    async def do(self) -> Outcome:
+        """Make the request and read its answer.
+
+        Raises:
+            FetchFailed: There is none.
+            ValueError: The request cannot be made as it is.
+        """
+        return await (self._infer() if self.errand.kind == INFER else self._fetch())
+
+    def told(self) -> Exchange:
+        """What can be said of the request by now."""
+        timing = self.timing
+        return msgspec.structs.replace(
+            self.exchange,
+            duration_ms=round(timing.now_ms(), 1),
+            redirects=timing.redirects,
+            received_bytes=timing.received_bytes,
+            connected_ms=_rounded(timing.connected_ms),
+            first_byte_ms=_rounded(timing.first_byte_ms),
+        )
+
+    def _note(self, **what: Any) -> None:
+        self.exchange = msgspec.structs.replace(self.exchange, **what)
+
+    # fetch
+
+    async def _fetch(self) -> Outcome:
+        request, credentials = self.request, self.credentials
+        url, headers = credentials.put_back(request.url, request.headers)
+        limit = self.max_redirects if request.max_redirects is None else min(request.max_redirects, self.max_redirects)
+        outgoing = self._outgoing(request.method, url, headers, request.body, max_redirects=limit)
+        async with self.fetcher.open(outgoing, self.timing) as incoming:
+            self._note(status=incoming.status, url=_shown(incoming.url))
+            body = await incoming.read(self.max_answer_bytes)
+            answer = FetchAnswer(_shown(incoming.url), incoming.status, incoming.reason, incoming.headers, body)
+        output = await beside(len(body), write_answer, answer, exact=request.exact)
+        if answer.status not in request.retry_statuses:
+            return Outcome(self.told(), output)
+        asked = retry_after_ms(dict(answer.headers), now_ms=self.now())
+        self._note(retry_after_ms=asked)
+        text = f"{_host(answer.url)} answered with status {answer.status}"
+        return Outcome(self.told(), output, self.error(text, "http_status"), retry=True, retry_after_ms=asked)
+
+    # infer
+
+    async def _infer(self, *, stream: bool = True) -> Outcome:
+        request, credentials = self.request, self.credentials
+        dialect = dialect_for(request.format, request.url)
+        asked = await beside(
+            len(request.body or b""),
+            dialect.request,
+            request.url,
+            headers=request.headers,
+            body=request.body or b"{}",
+            credentials=credentials,
+            stream=stream,
+        )
+        prompt = dialect.prompt(request.url, asked.body)
+        self._note(provider=dialect.provider, model=prompt.model)
+        outgoing = self._outgoing("POST", asked.url, asked.headers, asked.body, max_redirects=self.max_redirects)
+        async with self.fetcher.open(outgoing, self.timing) as incoming:
+            self._note(status=incoming.status, url=_shown(incoming.url))
+            if not 200 <= incoming.status < 300:
+                body = credentials.hide(await incoming.beginning(_ERROR_BYTES))
+                failure = dialect.failure(incoming.status, dict(incoming.headers), body, now_ms=self.now())
+                if failure.stream_refused and stream:
+                    return await self._infer(stream=False)
+                return self._refused(failure, body)
+            return await self._answered(dialect, incoming)
+
+    async def _answered(self, dialect: Dialect, incoming: Incoming) -> Outcome:
+        content_type = {name.lower(): value for name, value in incoming.headers}.get("content-type", "")
+        reader = dialect.reader(content_type, limit_bytes=self.max_answer_bytes)
+        try:
+            async for chunk in incoming.chunks():
+                if reader.feed(chunk) and self.exchange.first_token_ms is None:
+                    self._note(first_token_ms=_rounded(self.timing.now_ms()))
+                if reader.done:
+                    break
+            answered = await beside(self.timing.received_bytes, reader.finish)
+        except StreamFailed as err:
+            await self._account(dialect, reader.answer_so_far())
+            return self._refused(err.failure, canonical({"message": err.failure.message}))
+        except AnswerError as err:
+            await self._account(dialect, reader.answer_so_far())
+            text = f"{_host(self.exchange.url)}: {err}"
+            return Outcome(self.told(), error=self.error(text, err.code.lower()), retry=err.retryable)
+        await self._account(dialect, answered.answer)
+        body = self.credentials.hide(answered.body)
+        if dialect.raw:
+            body = _as_json(body)
+        return Outcome(self.told(), await beside(len(body), _canonical, body))
+
+    async def _account(self, dialect: Dialect, answer: Answer) -> None:
+        """Take note of what was used, and what it costs."""
+        usage, model = answer.usage, answer.model or self.exchange.model
+        self._note(model=model, response_id=answer.response_id, finish=", ".join(answer.finish_reasons))
+        if usage is None:
+            return
+        self._note(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_read_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+        )
+        await asyncio.to_thread(self.prices.load)
+        cost = self.prices.cost(dialect.provider, self.request.url, model, usage, at=datetime.now(UTC))
+        if cost is not None:
+            self._note(cost_usd=str(cost.usd), prices=cost.version)
+
+    def _refused(self, failure: Failure, body: bytes) -> Outcome:
+        """An answer of a provider that is an error. The message is that of the protocol, section 5.5."""
+        self._note(retry_after_ms=failure.retry_after_ms)
+        text = body.decode("utf-8", "replace")
+        error = {
+            "name": "AIGatewayError",
+            "message": f"Error making AI request: unsuccessful status code: {failure.status}",
+            "data": text,
+            "stack": text,
+        }
+        return Outcome(
+            self.told(), error=canonical(error), retry=failure.retryable, retry_after_ms=failure.retry_after_ms
+        )
+
+    # both
+
+    def _outgoing(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, max_redirects: int
+    ) -> Outgoing:
+        credentials, sent = self.credentials, dict(headers)
+        self._note(sent_bytes=len(body or b""))
+        name = self.idempotency_headers.get(urlsplit(url).netloc.rpartition("@")[2].lower())
+        own = {"idempotency-key", "x-idempotency-key", (name or "").lower()}
+        if name is not None and method.upper() not in {"GET", "HEAD"} and not own & {each.lower() for each in sent}:
+            sent[name] = self.errand.key
+        return Outgoing(
+            method=method,
+            url=url,
+            headers=sent,
+            body=body,
+            secret=frozenset(name.lower() for name in sent if not is_plain_header(name)),
+            secrets=secret_values(credentials),
+            max_redirects=max_redirects,
+        )
+
+    def error(self, text: str, code: str) -> bytes:
+        """An error that the function can read, without credentials."""
+        return self.credentials.hide(own_error(self.errand.kind, text, code))
+
+
+def own_error(kind: str, text: str, code: str) -> bytes:
+    """An error of a request that was not answered."""
+    name = "AIGatewayError" if kind == INFER else "GatewayError"
+    return canonical({"name": name, "message": text, "code": code})
+
+
+async def beside(size_bytes: int, what: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """Do something with that much text, off the event loop if it is much."""
+    return await asyncio.to_thread(what, *args, **named) if size_bytes > _THREAD_BYTES else what(*args, **named)
+
+
+def _canonical(body: bytes) -> bytes:
+    return canonical(msgspec.json.decode(body))
+
+
+def _as_json(body: bytes) -> bytes:
+    """The answer of a provider of which nothing is known: JSON, or its text."""
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return canonical(body.decode("utf-8", "replace"))
+    return body
+
+
+def _shown(url: str) -> str:
+    shown, _, _ = split(url, {}, "")
+    return shown
+
+
+def _host(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _rounded(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else round(milliseconds, 1)

@@ -1,0 +1,361 @@
+"""One request over the network: redirects followed one by one, limits kept, times measured.
+
+Whatever comes back is handed on as it arrived, except that gzip and deflate are undone. The addresses of each hop are
+checked by the policy where its socket is opened; credentials go to the origin that the caller named, and to no other.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
+
+import aiohttp
+import yarl
+
+from stepwell.gateway.policy import Policy, aim
+from stepwell.gateway.unpack import ACCEPTED, TornBody, Unpacker
+from stepwell.wire.models.credentials import is_credential_header
+
+MAX_REDIRECTS = 5
+_LONGEST_URL = 16 * 1024
+_KEEP_ALIVE_S = 15.0
+_PIECE_BYTES = 256 * 1024
+_METHOD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,32}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OURS = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade"}
+)
+_SHORTEST_SECRET = 6
+
+
+class FetchFailed(Exception):
+    """No answer. `final`: the same request can have no other end. The message shows no credential."""
+
+    def __init__(self, code: str, text: str, *, final: bool = False) -> None:
+        super().__init__(text)
+        self.code = code
+        self.final = final
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Outgoing:
+    """A request, with all its credentials: neither stored nor shown.
+
+    `secret` are the names, in lower case, of the headers that go to the first origin only; `secrets` the values that
+    no other origin may see in its address.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None = None
+    secret: frozenset[str] = frozenset()
+    secrets: tuple[str, ...] = ()
+    max_redirects: int = MAX_REDIRECTS
+
+
+@dataclass(slots=True)
+class Timing:
+    """What is measured of a request, in milliseconds from its beginning."""
+
+    begun: float = field(default_factory=time.monotonic)
+    redirects: int = 0
+    connected_ms: float | None = None
+    first_byte_ms: float | None = None
+    received_bytes: int = 0
+
+    def now_ms(self) -> float:
+        return (time.monotonic() - self.begun) * 1000
+
+
+class Incoming:
+    """An answer whose body is still to be read."""
+
+    def __init__(self, url: str, response: aiohttp.ClientResponse, timing: Timing) -> None:
+        self.url = url
+        self.status = response.status
+        self.reason = response.reason or ""
+        self._response = response
+        self._timing = timing
+        self._unpacker = Unpacker(response.headers.get("Content-Encoding", ""))
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """As they came, except those that tell of a compression that `read` undoes."""
+        gone = {"content-encoding", "content-length"} if self._unpacker.undone else set()
+        return tuple((name, value) for name, value in self._response.headers.items() if name.lower() not in gone)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body, unpacked.
+
+        Raises:
+            FetchFailed: It ended early.
+        """
+        try:
+            async for chunk in self._response.content.iter_any():
+                self._timing.received_bytes += len(chunk)
+                for piece in self._unpacker.feed(chunk):
+                    yield piece
+            self._unpacker.finish()
+        except TornBody as err:
+            raise FetchFailed("truncated_response", f"{_where(self.url)}: {err}") from err
+        except (aiohttp.ClientPayloadError, aiohttp.ClientOSError, OSError) as err:
+            if isinstance(err, TimeoutError):
+                raise
+            raise FetchFailed("truncated_response", f"{_where(self.url)} did not send all of its answer") from err
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            FetchFailed: It ended early, or is larger.
+        """
+        pieces: list[bytes] = []
+        total = 0
+        async for piece in self.chunks():
+            total += len(piece)
+            if total > limit_bytes:
+                raise FetchFailed(
+                    "response_too_large",
+                    f"the answer of {_where(self.url)} has more than {limit_bytes} bytes, the limit; ask for less, or "
+                    "fetch it in a step of your own and keep it elsewhere",
+                    final=True,
+                )
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def beginning(self, limit_bytes: int) -> bytes:
+        """As much of the body as is needed to understand an error."""
+        text = b""
+        async for piece in self.chunks():
+            text += piece
+            if len(text) >= limit_bytes:
+                break
+        return text[:limit_bytes]
+
+
+class Fetcher:
+    """Makes requests over one shared pool of connections.
+
+    Args:
+        policy: Which addresses may be called.
+        connect_timeout_s: For one connection, name and TLS included.
+        per_host: Connections to one host at a time; requests beyond them wait.
+    """
+
+    def __init__(self, policy: Policy, *, connect_timeout_s: float = 10.0, per_host: int = 100) -> None:
+        self._policy = policy
+        self._connect_timeout_s = connect_timeout_s
+        self._per_host = per_host
+        self._session: aiohttp.ClientSession | None = None
+
+    @asynccontextmanager
+    async def open(self, request: Outgoing, timing: Timing) -> AsyncIterator[Incoming]:
+        """Make a request and follow its redirects.
+
+        Raises:
+            FetchFailed: There is no answer, or it leads where it must not.
+        """
+        method, url, body = request.method.upper(), request.url, request.body
+        headers = _sendable(request.headers)
+        _check(method, url)
+        while True:
+            try:
+                response = await self._send(method, url, headers, body, timing)
+            except (aiohttp.ClientError, OSError, ValueError) as err:
+                if isinstance(err, TimeoutError) and not isinstance(err, aiohttp.ServerTimeoutError):
+                    raise
+                raise self._failure(url, err) from err
+            timing.first_byte_ms = timing.now_ms()
+            location = response.headers.get("Location", "")
+            redirected = response.status in {301, 302, 303, 307, 308} and location and request.max_redirects > 0
+            if not redirected:
+                break
+            status = response.status
+            response.close()  # whatever it says beside the address does not matter
+            if timing.redirects >= min(request.max_redirects, MAX_REDIRECTS):
+                limit = min(request.max_redirects, MAX_REDIRECTS)
+                text = f"{_where(request.url)} redirected the request more than {limit} times, the limit"
+                raise FetchFailed("too_many_redirects", text, final=True)
+            timing.redirects += 1
+            target = _target(url, location)
+            if _origin(target) != _origin(url):
+                headers, target = _without_credentials(headers, target, request)
+            if status == 303 or (status in {301, 302} and method == "POST"):
+                method, body = ("HEAD" if method == "HEAD" else "GET"), None
+                headers = {name: value for name, value in headers.items() if not name.lower().startswith("content-")}
+            url = target
+        try:
+            yield Incoming(url, response, timing)
+        finally:
+            response.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    async def _send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timing: Timing
+    ) -> aiohttp.ClientResponse:
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        target = aim(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+        if parts.username is not None and not any(name.lower() == "authorization" for name in headers):
+            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers = {**headers, "Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"}
+        bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
+        traced = SimpleNamespace(timing=timing)
+        try:
+            return await self._client().request(
+                method,
+                yarl.URL(bare, encoded=True),
+                headers={**headers, "Content-Length": str(len(body))} if body is not None else headers,
+                data=_pieces(body) if body is not None and len(body) > _PIECE_BYTES else body,
+                allow_redirects=False,
+                trace_request_ctx=traced,
+            )
+        except (aiohttp.ClientError, OSError) as err:
+            if target.refusal:
+                raise FetchFailed("address_refused", target.refusal, final=True) from err
+            raise
+
+    def _failure(self, url: str, err: Exception) -> FetchFailed:
+        where = _where(url)
+        match err:
+            case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError() | ssl.SSLError():
+                return FetchFailed("tls_error", f"{where} has no valid TLS certificate or speaks no TLS", final=True)
+            case aiohttp.ClientConnectorDNSError():
+                return FetchFailed("unknown_host", f"{where} has no address; check the host name")
+            case aiohttp.ServerTimeoutError():
+                return FetchFailed("unreachable", f"{where} took no connection within {self._connect_timeout_s:g} s")
+            case aiohttp.ClientConnectorError():
+                return FetchFailed("unreachable", f"{where} cannot be connected to: {err.os_error.strerror or err}")
+            case aiohttp.InvalidURL() | ValueError():
+                return FetchFailed("invalid_url", "the URL cannot be requested", final=True)
+            case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | OSError():
+                return FetchFailed("connection_lost", f"{where} closed the connection before it had answered")
+            case _:
+                return FetchFailed(
+                    "invalid_http", f"{where} answered with something that is not HTTP, or with too many headers"
+                )
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            trace = aiohttp.TraceConfig()
+            trace.on_connection_create_end.append(_note_connection)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0,
+                    limit_per_host=self._per_host,
+                    keepalive_timeout=_KEEP_ALIVE_S,
+                    socket_factory=self._policy.socket,
+                ),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                trace_configs=[trace],
+                skip_auto_headers=("Content-Type",),
+            )
+        return self._session
+
+
+async def _note_connection(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+    if context.trace_request_ctx is not None:
+        timing: Timing = context.trace_request_ctx.timing
+        timing.connected_ms = timing.now_ms()
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    """A large body, so that it is not copied into the socket's buffer at once."""
+    view = memoryview(body)
+    for start in range(0, len(body), _PIECE_BYTES):
+        yield bytes(view[start : start + _PIECE_BYTES])
+
+
+def _check(method: str, url: str) -> None:
+    """Raise `FetchFailed` for what cannot be requested at all."""
+    if not _METHOD.fullmatch(method) or method in {"CONNECT", "TRACE"}:
+        raise FetchFailed("invalid_request", f"{method[:40]!r} is not a method that can be requested", final=True)
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme.lower() in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole or len(url) > _LONGEST_URL or any(ord(letter) <= 32 for letter in url):
+        raise FetchFailed(
+            "invalid_url",
+            f"the URL cannot be requested: it must begin with http:// or https://, name a host, have no blanks and at "
+            f"most {_LONGEST_URL} letters",
+            final=True,
+        )
+
+
+def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
+    """The caller's headers without those that the connection decides on."""
+    sent = {name: value for name, value in headers.items() if name.lower() not in _OURS}
+    for name, value in sent.items():
+        if not _HEADER_NAME.fullmatch(name) or any(ord(letter) < 32 and letter != "\t" for letter in value):
+            raise FetchFailed("invalid_request", f"the header {name[:40]!r} cannot be sent", final=True)
+    lowered = {name.lower() for name in sent}
+    if "accept-encoding" not in lowered:
+        sent["Accept-Encoding"] = ACCEPTED
+    if "user-agent" not in lowered:
+        sent["User-Agent"] = "stepwell"
+    return sent
+
+
+def _target(url: str, location: str) -> str:
+    try:
+        target = urlsplit(urljoin(url, location))
+        target = target._replace(path=quote(target.path, safe="/%:@!$&'()*+,;=~-._"), fragment="")
+        text = urlunsplit(target)
+    except ValueError:
+        text = ""
+    try:
+        _check("GET", text)
+    except FetchFailed as err:
+        text = f"{_where(url)} redirected the request to something that is no http or https address"
+        raise FetchFailed("invalid_redirect", text, final=True) from err
+    return text
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    return parts.scheme.lower(), parts.hostname or "", parts.port or (443 if parts.scheme.lower() == "https" else 80)
+
+
+def _without_credentials(headers: Mapping[str, str], target: str, request: Outgoing) -> tuple[dict[str, str], str]:
+    """What may go to another origin. Raises `FetchFailed` if its address holds a credential of the first one."""
+    parts = urlsplit(target)
+    target = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    if any(form in target for form in _forms(request.secrets)):
+        text = f"{_where(request.url)} redirected the request to {_where(target)} with a credential in the address"
+        raise FetchFailed("invalid_redirect", text, final=True)
+    kept = {
+        name: value
+        for name, value in headers.items()
+        if name.lower() not in request.secret and not is_credential_header(name)
+    }
+    return kept, target
+
+
+def _forms(secrets: Iterable[str]) -> set[str]:
+    """The secrets as they may stand in an address."""
+    long = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+    return {form for secret in long for form in (secret, quote(secret), quote(secret, safe=""))}
+
+
+def _where(url: str) -> str:
+    """Scheme and host of a URL: the part of it that may be shown."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
