@@ -147,14 +147,25 @@ class Program:
 
 
 class Server:
-    """`stepwell dev` with SQLite in its own folder."""
+    """`stepwell dev` with SQLite in its own folder, or as one of several nodes on a database.
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    Args:
+        db: URL of the database; the other nodes have the same.
+        environment: Of its process.
+        name: Of its log.
+    """
+
+    def __init__(
+        self, folder: Path, *options: str, db: str = "", environment: Mapping[str, str] = {}, name: str = "server"
+    ) -> None:
+        self.name = name
+        self.db = db
+        self._environment = environment
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data = folder / "data"
         self.http = httpx2.AsyncClient(base_url=self.url, timeout=30)
-        self.log = folder / "server.log"
+        self.log = folder / f"{name}.log"
         self.kills: list[float] = []  # when; by the wall clock, as the ledger is
         self.ready_s = 0.0  # how long the last start took
         self._options = options
@@ -171,9 +182,10 @@ class Server:
 
     def begin(self, *options: str) -> Program:
         """Start it and do not wait."""
-        command = [sys.executable, "-m", "stepwell.cli", "dev", "--port", str(self.port), "--data", str(self.data)]
+        command = [sys.executable, "-m", "stepwell.cli", "dev", "--port", str(self.port)]
+        command += ["--db", self.db] if self.db else ["--data", str(self.data)]
         command += ["--no-discovery", "--no-poll", "--retry-interval", "1", *self._options, *options]
-        self._program = Program("the server", command, self.log)
+        self._program = Program(f"the {self.name}", command, self.log, self._environment)
         return self._program
 
     async def start(self, *options: str, within: float = 30) -> None:

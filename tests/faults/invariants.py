@@ -16,11 +16,16 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from stepwell.model import journal
+from stepwell.model.event import DEV_ENV
 from stepwell.model.ids import RunId
+from stepwell.model.job import Job, Wait
 from stepwell.node.auditor import audit_run
+from stepwell.store.base import RunQuery, StoredRun
 from stepwell.store.batch import decode_entry
+from stepwell.store.postgres import PostgresStore
 from stepwell.store.sqlite import reads
 from tests.faults.harness import Line
 
@@ -81,13 +86,37 @@ def entries_of(data: Path, run: str) -> list[journal.Entry]:
     return [decode_entry(body) for (body,) in bodies]
 
 
+async def tally_shared(store: PostgresStore, *, quiet: bool = False) -> Tally:
+    """The same of a store that several nodes share, by its interface. Runs may not move meanwhile."""
+    found = Tally()
+    before: RunId | None = None
+    while page := await store.runs(RunQuery(env=DEV_ENV, before=before, limit=500)):
+        for row in page:
+            stored = await store.load_run(row.id)
+            assert stored is not None
+            _count(stored, stored.entries, await store.jobs_of(row.id), await store.waits_of(row.id), found)
+        before = page[-1].id
+    found.findings += [f"no ghost work: {text}" for text in await store.stray_rows(100)]
+    if quiet:
+        if found.live:
+            found.findings.append(f"{found.live} runs are still live")
+        counted = await store.status()
+        found.findings += [f"{counted[name]} {name} are left" for name in ("jobs", "waits") if counted[name]]
+    return found
+
+
 def _look_at(on: sqlite3.Connection, run: RunId, found: Tally) -> None:
     stored = reads.load_run(on, run, 0)
     assert stored is not None
-    found.runs += 1
-    found.live += not stored.row.status.final
     bodies = on.execute("SELECT body FROM entry WHERE run = ? ORDER BY seq", (run,)).fetchall()
     entries = [decode_entry(body) for (body,) in bodies]
+    _count(stored, entries, reads.jobs_of(on, run), reads.waits_of(on, run), found)
+
+
+def _count(stored: StoredRun, entries: Sequence[Any], jobs: Sequence[Job], waits: Sequence[Wait], found: Tally) -> None:
+    run = stored.row.id
+    found.runs += 1
+    found.live += not stored.row.status.final
     if len(entries) != stored.row.seq:
         found.findings.append(f"run {run}: {len(entries)} entries, and its row says {stored.row.seq}")
     results = Counter(entry.step for entry in entries if isinstance(entry, _RESULTS))
@@ -102,7 +131,7 @@ def _look_at(on: sqlite3.Connection, run: RunId, found: Tally) -> None:
     found.lost_calls += sum(isinstance(entry, journal.CallEnded) and entry.outcome == "lost" for entry in entries)
     names = {entry.step: entry.name for entry in entries if getattr(entry, "name", "")}
     found.results_of[run] = {names.get(step, step) for step in results}
-    audited = audit_run(stored.row, stored.entries, reads.jobs_of(on, run), reads.waits_of(on, run))
+    audited = audit_run(stored.row, stored.entries, jobs, waits)
     found.findings += [str(finding) for finding in audited]
 
 

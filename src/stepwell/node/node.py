@@ -282,7 +282,7 @@ class Node:
         for run in hint.runs:
             self.turns.moved(run)
             if self.watch is not None:
-                self.watch.moved(run)
+                self.watch.moved_elsewhere(run)
         if hint.missed or (hint.routes and self._serves(hint.routes)):
             self._wake_at(self.world.now())
         if hint.missed or hint.services:

@@ -9,7 +9,8 @@ The journal is the truth and its entries are numbered, so a follower that is slo
 broke, misses nothing and sees nothing twice, and nothing is queued here for it. A follower begins to listen before it
 reads, so what is committed between the two wakes it.
 
-`Watch.listener` is told of every run that moves on; the terminal of `stepwell dev` is the one who asks for that.
+`Watch.listener` is told of every run that this process moves on; the terminal of `stepwell dev` is the one who asks
+for that.
 """
 
 from __future__ import annotations
@@ -38,14 +39,18 @@ class Watch:
         return sum(map(len, self._followers.values()))
 
     def moved(self, run: RunId) -> None:
-        """Something of this run was committed."""
-        for follower in self._followers.get(run, ()):
-            follower.wake()
+        """Something of this run was committed by this node."""
+        self.moved_elsewhere(run)
         if self.listener is not None:
             self.listener(run)
 
+    def moved_elsewhere(self, run: RunId) -> None:
+        """Something of this run was committed by another node, which tells its own listener."""
+        for follower in self._followers.get(run, ()):
+            follower.wake()
+
     def anything_moved(self) -> None:
-        """Any run may have moved; those who listen to all runs are not told."""
+        """Any run may have moved."""
         for followers in self._followers.values():
             for follower in followers:
                 follower.wake()
