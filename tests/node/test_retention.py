@@ -19,6 +19,7 @@ from stepwell.node.retention import YOUNGEST_EVENT_MS, Keep, Retention
 from stepwell.store.base import EventQuery, RunQuery, RunWrite, StoredRun, Transition
 from stepwell.store.clock import WallClock
 from stepwell.store.memory import MemoryStore
+from stepwell.store.postgres import PostgresStore
 from stepwell.store.sqlite import SqliteStore
 from stepwell.store.sqlite.removal import BUDGET_S
 from tests.store.cases import a_job, an_event, store_all
@@ -47,9 +48,15 @@ class World(AsyncioWorld):
         await asyncio.sleep(0)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made: Store = MemoryStore(WallClock()) if request.param == "memory" else SqliteStore(tmp_path)
+    made: Store
+    if request.param == "memory":
+        made = MemoryStore(WallClock())
+    elif request.param == "sqlite":
+        made = SqliteStore(tmp_path)
+    else:
+        made = PostgresStore(request.getfixturevalue("postgres_url"))
     await made.open()
     try:
         yield made

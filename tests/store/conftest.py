@@ -28,8 +28,6 @@ def clock() -> Clock:
 @pytest.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Store]:
     if request.param == "postgres":
-        if "test_removal" in str(request.node.path):
-            pytest.skip("the PostgreSQL store removes nothing yet")
         opened = cast("Store", PostgresStore(request.getfixturevalue("postgres_url"), clock))
     else:
         opened = make_store(request.param, tmp_path, clock)

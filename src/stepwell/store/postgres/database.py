@@ -101,8 +101,9 @@ class Patience:
 class Database:
     """One database. `pooler` is known after `probe`."""
 
-    def __init__(self, address: Address, patience_s: float) -> None:
+    def __init__(self, address: Address, patience_s: float, statement_s: float = STATEMENT_S) -> None:
         self.address = address
+        self.statement_s = statement_s
         self.pooler = address.pooler
         self.patience = Patience(patience_s)
         self.closing = False
@@ -190,15 +191,16 @@ class Database:
                     self.address,
                 )
 
-    async def ask(self, connection: Connection, sql: str, *values: Any, timeout_s: float = STATEMENT_S) -> list[Any]:
+    async def ask(self, connection: Connection, sql: str, *values: Any, timeout_s: float | None = None) -> list[Any]:
         """The rows of one statement, which is a transaction."""
         rows: list[Any] = await self.alone(connection, "fetch", sql, *values, timeout_s=timeout_s)
         return rows
 
     async def alone(
-        self, connection: Connection, how: str, sql: str, *values: Any, timeout_s: float = STATEMENT_S
+        self, connection: Connection, how: str, sql: str, *values: Any, timeout_s: float | None = None
     ) -> Any:
         """One statement as one transaction; behind a pooler that has to be said."""
+        timeout_s = timeout_s or self.statement_s
         method = getattr(connection, how)
         if not self.pooler:
             return await method(sql, *values, timeout=timeout_s)
@@ -272,10 +274,10 @@ def _words(err: BaseException) -> str:
 class Connections:
     """A few connections that are handed out one question at a time, made when they are needed."""
 
-    def __init__(self, database: Database, count: int, *, hot: bool, timeout_s: float) -> None:
+    def __init__(self, database: Database, count: int, *, hot: bool) -> None:
         self._database = database
         self._hot = hot
-        self._timeout_s = timeout_s
+        self._timeout_s = database.statement_s if hot else LIST_S
         self._idle: deque[Connection] = deque()
         self._places = asyncio.Semaphore(count)
 

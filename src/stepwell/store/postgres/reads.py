@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from stepwell.store.base import StoredRun
+from stepwell.model.ids import ulid
+from stepwell.model.job import JobKind
+from stepwell.store.base import MOST_COUNTED, Backlog, Node, StoredRun
 from stepwell.store.batch import (
     decode_entry,
     decode_event,
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from stepwell.model.event import Event
     from stepwell.model.function import Service
-    from stepwell.model.ids import EventKey, RunId, StepId
+    from stepwell.model.ids import EventKey, Instant, RunId, StepId
     from stepwell.model.job import Job, RunRow, Wait
     from stepwell.model.payload import Blob
     from stepwell.store.base import EventQuery, RunQuery
@@ -277,7 +279,65 @@ async def waits_of(on: Connections, run: RunId) -> list[Wait]:
     return [decode_wait(body) for (body,) in found]
 
 
+# retention
+
+
+async def ended_runs(on: Connections, after: RunId | None, until: RunId | None, limit: int) -> list[RunRow]:
+    found = await on.ask(
+        "SELECT body FROM stepwell.run WHERE id > $1 AND ($2::text IS NULL OR id < $2) AND ending IS NOT NULL"
+        " ORDER BY id LIMIT $3",
+        after or "",
+        until,
+        limit,
+    )
+    return [decode_run(body) for (body,) in found]
+
+
+async def ended_run_before(on: Connections, newer: int) -> RunId | None:
+    sql = "SELECT id FROM stepwell.run WHERE ending IS NOT NULL ORDER BY id DESC LIMIT 1 OFFSET $1"
+    found = await on.ask(sql, newer)
+    return found[0][0] if found else None
+
+
+async def awaited_events(on: Connections) -> tuple[set[EventKey], Instant | None]:
+    keys: set[EventKey] = set()
+    since: Instant | None = None
+    for (body,) in await on.ask("SELECT body FROM stepwell.job WHERE run IS NULL OR id LIKE '%.look'"):
+        job = decode_job(body)
+        keys.update(job.keys)
+        if job.kind is JobKind.LOOK:
+            since = job.since if since is None else min(since, job.since)
+    return keys, since
+
+
+async def old_events(on: Connections, after: EventKey | None, until: Instant, limit: int) -> list[EventKey]:
+    found = await on.ask(
+        "SELECT key FROM stepwell.event WHERE key > $1 AND key < $2 AND received_at < $3 ORDER BY key LIMIT $4",
+        after or "",
+        ulid(max(0, until), 0),
+        until,
+        limit,
+    )
+    return [key for (key,) in found]
+
+
 # for the auditor and for operators
+
+
+async def known_nodes(on: Connections) -> list[Node]:
+    found = await on.ask("SELECT name, epoch, lease_until FROM stepwell.node ORDER BY name")
+    return [Node(*row) for row in found]
+
+
+async def backlog(on: Connections, now: Instant | None) -> Backlog:
+    found = await on.ask(
+        "SELECT count(*), min(due) FROM (SELECT due FROM stepwell.job"
+        " WHERE owner IS NULL AND due <= coalesce($1, stepwell.clock_ms()) LIMIT $2) AS counted",
+        now,
+        MOST_COUNTED,
+    )
+    due, oldest = found[0]
+    return Backlog(due, oldest)
 
 
 async def live_runs(on: Connections, after: RunId | None, limit: int) -> list[RunRow]:

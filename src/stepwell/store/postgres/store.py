@@ -18,12 +18,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from stepwell.model.ids import shard_of
-from stepwell.store.base import COMMITTED, StoreUnavailable
+from stepwell.store.base import COMMITTED, StoreUnavailable, Tidied
 from stepwell.store.batch import encode, prepare
 from stepwell.store.migrations import migrations
 from stepwell.store.postgres import reads
 from stepwell.store.postgres.database import (
-    LIST_S,
     PATIENCE_S,
     STATEMENT_S,
     Address,
@@ -43,14 +42,20 @@ if TYPE_CHECKING:
     from stepwell.model.ids import EventKey, Instant, RunId, StepId
     from stepwell.model.job import Claim, Job, RunRow, Wait
     from stepwell.model.payload import Blob
-    from stepwell.store.base import EventQuery, Hint, Node, Outcome, RunQuery, StoredRun, Transition
+    from stepwell.store.base import Backlog, EventQuery, Hint, Node, Outcome, RunQuery, StoredRun, Transition
     from stepwell.store.batch import Prepared
     from stepwell.store.clock import Clock
+    from stepwell.store.meters import Histogram
 
 READERS = 4
 LISTERS = 2
 FORGET_NODE_MS = 24 * 3_600_000
 FORGET_WRITER_MS = 7 * 24 * 3_600_000
+REMOVAL_MS = 10
+"""How long one call may remove runs; the transaction is to stay below 50 ms."""
+ENTRIES_AT_ONCE = 500
+KEYS_AT_ONCE = 500
+BLOBS_AT_ONCE = 50
 
 
 class PostgresStore:
@@ -61,6 +66,7 @@ class PostgresStore:
         *,
         listen_url: str | None = None,
         patience_s: float = PATIENCE_S,
+        statement_s: float = STATEMENT_S,
         lanes: int = LANES,
     ) -> None:
         """
@@ -71,6 +77,7 @@ class PostgresStore:
             listen_url: Where to listen for hints when `url` leads to such a pooler, which cannot pass them on. Without
                 it nothing is heard there, and everything is found by looking.
             patience_s: How long a database that cannot be reached is tried again before callers hear of it.
+            statement_s: How long a short statement may take until its connection counts as dead.
             lanes: How many groups may be written at the same time.
         """
         self.url = url
@@ -78,6 +85,7 @@ class PostgresStore:
         self._listen_address = Address(listen_url) if listen_url is not None else None
         self._clock = clock
         self._patience_s = patience_s
+        self._statement_s = statement_s
         self._lanes = lanes
         self._epochs: dict[str, int] = {}  # of the nodes that live here
         self._origin = origin()
@@ -97,7 +105,7 @@ class PostgresStore:
         return True
 
     async def open(self) -> None:
-        database = Database(self.address, self._patience_s)
+        database = Database(self.address, self._patience_s, self._statement_s)
         connection = await database.probe()
         try:
             await database.persist(partial(migrate, connection, migrations("postgres")))
@@ -105,10 +113,10 @@ class PostgresStore:
         finally:
             connection.terminate()
         self._database = database
-        self._asked = Connections(database, READERS, hot=True, timeout_s=STATEMENT_S)
-        self._listed = Connections(database, LISTERS, hot=False, timeout_s=LIST_S)
+        self._asked = Connections(database, READERS, hot=True)
+        self._listed = Connections(database, LISTERS, hot=False)
         self._teller = Teller(database, self._origin)
-        self._writer = Writer(database, self._written, self._lanes)
+        self._writer = Writer(database, self._written, self._lanes, self._clock)
         self._claims = Lane(database, "claim")
         self._listen()
         await self._ask_time()
@@ -197,13 +205,10 @@ class PostgresStore:
         if self._database is None or lane is None:
             raise StoreUnavailable("the store is not open")
         async with self._claiming:
-            try:
-                found = await lane.call(
-                    "fetch", _CLAIM, node.name, node.epoch, self._judged_at(now), limit, _routes(routes)
-                )
-            except StoreUnavailable:
-                lane.abandon()
-                raise
+            # If the last search failed and nobody knows whether it was made, this is its answer.
+            found = await lane.call(
+                "fetch", _CLAIM, node.name, node.epoch, self._judged_at(now), limit, _routes(routes)
+            )
         return [reads.read_job(body, node.name, fence) for fence, body in found]
 
     async def next_due(self, routes: Collection[str] | None = None) -> Instant | None:
@@ -308,7 +313,46 @@ class PostgresStore:
     async def waits_of(self, run: RunId) -> list[Wait]:
         return await reads.waits_of(self._ask, run)
 
+    # retention
+
+    async def ended_runs(self, after: RunId | None, until: RunId | None, limit: int) -> list[RunRow]:
+        return await reads.ended_runs(self._list, after, until, limit)
+
+    async def ended_run_before(self, newer: int) -> RunId | None:
+        return await reads.ended_run_before(self._list, newer)
+
+    async def remove_runs(self, runs: Sequence[RunId], now: Instant) -> tuple[list[RunId], int]:
+        sql = "SELECT run_id, removed FROM stepwell.remove_runs_1($1, $2, $3, $4)"
+        looked_at = await self._list.ask(sql, list(runs), now, REMOVAL_MS, ENTRIES_AT_ONCE)
+        return [run for run, removed in looked_at if removed], len(looked_at)
+
+    async def awaited_events(self) -> tuple[set[EventKey], Instant | None]:
+        return await reads.awaited_events(self._list)
+
+    async def remove_events(
+        self, after: EventKey | None, until: Instant, kept: Collection[EventKey], limit: int, now: Instant
+    ) -> tuple[int, EventKey | None]:
+        keys = await reads.old_events(self._list, after, until, limit)
+        gone = [key for key in keys if key not in kept]
+        count: int = (await self._list.ask("SELECT stepwell.remove_events_1($1, $2)", gone, now))[0][0] if gone else 0
+        return count, keys[-1] if len(keys) == limit else None
+
+    async def tidy(self, now: Instant, loose_before: Instant) -> Tidied:
+        sql = "SELECT entries, keys, blobs, more FROM stepwell.tidy_1($1, $2, $3, $4, $5)"
+        (found,) = await self._list.ask(sql, now, loose_before, ENTRIES_AT_ONCE, KEYS_AT_ONCE, BLOBS_AT_ONCE)
+        return Tidied(*found)
+
     # for the auditor and for operators
+
+    async def known_nodes(self) -> list[Node]:
+        return await reads.known_nodes(self._ask)
+
+    async def backlog(self, now: Instant) -> Backlog:
+        return await reads.backlog(self._list, self._judged_at(now))
+
+    def meters(self) -> dict[str, Histogram]:
+        writer = self._writer
+        return {} if writer is None else {"commit_seconds": writer.commit_seconds, "group_size": writer.group_size}
 
     async def live_runs(self, after: RunId | None, limit: int) -> list[RunRow]:
         return await reads.live_runs(self._list, after, limit)

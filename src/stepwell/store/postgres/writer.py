@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -30,6 +31,7 @@ import asyncpg
 from stepwell.model.errors import StepwellError
 from stepwell.store.base import COMMITTED, StoreUnavailable
 from stepwell.store.batch import RUN_BODY, RUN_ENDING, RUN_SEQ, RUN_STATUS, Current, merge, relied_on
+from stepwell.store.meters import COUNTS, SECONDS, Histogram
 from stepwell.store.postgres.database import breaks, shut
 from stepwell.store.postgres.text import indexed, plain, plainly
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from stepwell.store.base import Outcome
     from stepwell.store.batch import Batch, Prepared, Row
+    from stepwell.store.clock import Clock
     from stepwell.store.postgres.database import Connection, Database
 
 LANES = 2
@@ -48,6 +51,8 @@ WAITING_BYTES = 64 << 20
 WAITING_FOR_ROOM = 20_000
 CHANGED = "SW001"
 """The SQLSTATE of a group that relied on something which is not so."""
+UNKNOWN = "SW002"
+"""That of a call by a lane whose row is not there, or not where it should be."""
 
 log = logging.getLogger(__name__)
 
@@ -67,22 +72,31 @@ class Lane:
     async def call(self, how: str, sql: str, *values: Any) -> Any:
         """A function that takes the lane's id and the number of this call first.
 
+        After `StoreUnavailable` the next call has the same number, and if this one was done it gets this one's answer.
+
         Raises:
             StoreUnavailable: For too long nothing was heard. It may have been done, if it was sent.
             asyncpg.PostgresError: It was not done, and would not be if it was asked for again.
         """
-        number = self._number + 1
-        result = await self._database.persist(lambda: self._attempt(how, sql, number, values))
-        self._number = number
+        result = await self._database.persist(lambda: self._attempt(how, sql, values))
+        self._number += 1
         return result
 
-    async def _attempt(self, how: str, sql: str, number: int, values: tuple[Any, ...]) -> Any:
+    async def _attempt(self, how: str, sql: str, values: tuple[Any, ...]) -> Any:
         connection = await self._connected()
+        alone = self._database.alone
         try:
-            if not self._known:
-                await self._database.alone(connection, "execute", _REGISTER, self.id)
-                self._known = True
-            return await self._database.alone(connection, how, sql, self.id, number, *values)
+            while True:
+                if not self._known:
+                    await alone(connection, "execute", _REGISTER, self.id)
+                    self._known = True
+                try:
+                    return await alone(connection, how, sql, self.id, self._number + 1, *values)
+                except asyncpg.PostgresError as err:
+                    if err.sqlstate != UNKNOWN:
+                        raise
+                    log.warning("the database has forgotten what was written last; was it restored, or failed over?")
+                    self.abandon()  # it does not know this call either
         except BaseException as err:
             self._drop(connection, err)
             raise
@@ -119,7 +133,7 @@ class Lane:
             self._connection = None
 
     def abandon(self) -> None:
-        """After a call whose end nobody knows: go on as somebody else."""
+        """Go on as somebody else, who does not ask how the last call ended."""
         self.id = f"{self.id.partition(':')[0]}:{uuid4().hex}"
         self._number = 0
         self._known = False
@@ -156,10 +170,14 @@ class _Item:
 class Writer:
     """Takes transitions and hands them to its lanes in groups.
 
-    `written` is called for each group that was committed, with its outcomes.
+    `written` is called for each group that was committed, with its outcomes. `clock` says when a text was stored
+    that nothing refers to, in place of the database's.
     """
 
-    def __init__(self, database: Database, written: Written, lanes: int = LANES) -> None:
+    def __init__(self, database: Database, written: Written, lanes: int = LANES, clock: Clock | None = None) -> None:
+        self.commit_seconds = Histogram(SECONDS)
+        self.group_size = Histogram(COUNTS)
+        self._clock = clock
         self.groups = 0
         self.transitions = 0
         self.replays = 0
@@ -221,8 +239,13 @@ class Writer:
 
     def _start(self) -> None:
         self._starting = False
-        while self._idle and (group := self._take()):
-            task = self._loop.create_task(self._serve(self._idle.popleft(), group))
+        while self._idle and self._queue:
+            lane = self._idle.popleft()
+            group = self._take()
+            if not group:
+                self._idle.appendleft(lane)
+                break
+            task = self._loop.create_task(self._serve(lane, group))
             self._busy.add(task)
             task.add_done_callback(self._busy.discard)
 
@@ -261,6 +284,7 @@ class Writer:
 
     async def _write(self, lane: Lane, group: list[_Item]) -> None:
         prepared = [item.prepared for item in group]
+        began = time.perf_counter()
         try:
             outcomes = await self._settle(lane, prepared)
         except StepwellError as err:
@@ -273,6 +297,8 @@ class Writer:
             for item in group:  # somebody in it has a bug; the others shall not suffer
                 await self._write(lane, [item])
         else:
+            self.commit_seconds.add(time.perf_counter() - began)
+            self.group_size.add(len(group))
             self.groups += 1
             self.transitions += len(group)
             for item, outcome in zip(group, outcomes, strict=True):
@@ -297,7 +323,10 @@ class Writer:
             if values is None:
                 return batch.outcomes
             try:
-                await lane.call("fetchval", _WRITE, *values)
+                if batch.uses or batch.blobs:
+                    await lane.call("fetchval", _WRITE_AND_NOTE, *values, *self._noted(batch))
+                else:
+                    await lane.call("fetchval", _WRITE, *values)
             except asyncpg.UniqueViolationError:
                 if collided:
                     raise
@@ -309,6 +338,13 @@ class Writer:
                 return batch.outcomes
             self.replays += 1
             current = await lane.look(*relied_on(group))
+
+    def _noted(self, batch: Batch) -> tuple[Any, ...]:
+        """The arguments of `note_uses_1`: holders, hashes and shards; the hashes of what is stored, and the time."""
+        rows = sorted(batch.uses.values())
+        columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], []]
+        now = None if self._clock is None else self._clock.now()
+        return (*columns, sorted(blob.hash for blob in batch.blobs), now)
 
     def refuse(self) -> None:
         """Take no more. What is queued will be written."""
@@ -460,3 +496,6 @@ def _wait(row: Row) -> Row:
 
 _ARGUMENTS = 70
 _WRITE = f"SELECT stepwell.write_group_1({', '.join(f'${number}' for number in range(1, _ARGUMENTS + 1))})"
+_WRITE_AND_NOTE = (
+    f"{_WRITE} FROM stepwell.note_uses_1({', '.join(f'${number}' for number in range(_ARGUMENTS + 1, _ARGUMENTS + 6))})"
+)
