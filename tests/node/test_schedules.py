@@ -16,6 +16,7 @@ from stepwell.model.ids import Instant
 from stepwell.model.job import JobKind
 from stepwell.model.message import Returned
 from stepwell.node.node import NodeSettings
+from stepwell.store.base import Outcome, StoreUnavailable, Transition
 from stepwell.store.memory import MemoryStore
 from stepwell.testing.node import InMemoryNode
 from stepwell.testing.world import Scheduler
@@ -384,3 +385,54 @@ def test_an_environment_has_schedules_of_its_own() -> None:
     node = node_with(service, other)
     node.pass_time(hours=1)
     assert sorted(run.env for run in node.runs()) == sorted([service.env, "other"])
+
+
+class Counting(MemoryStore):
+    """Counts who asks for the services."""
+
+    asked = 0
+
+    async def services(self) -> list[Service]:
+        self.asked += 1
+        return await super().services()
+
+
+def test_many_functions_on_one_schedule_start_together_and_read_the_services_once() -> None:
+    functions = tuple(
+        Function(slug=f"f{n}", name="f", service="shop", triggers=(Trigger(cron="*/10 * * * *"),)) for n in range(700)
+    )
+    scheduler = Scheduler(MORNING)
+    store = Counting(Clock(scheduler))
+    node = InMemoryNode(
+        Service(name="shop", transport=Transport.HTTP, functions=functions),
+        scheduler=scheduler,
+        store=store,
+        settings=SHARING,
+    )
+    node.pass_time(minutes=10, milliseconds=-1)
+    before = store.asked
+    node.pass_time(milliseconds=1)
+    assert len(node.runs()) == 700
+    assert store.asked - before < 5
+
+
+def test_what_a_store_refuses_is_made_with_the_next_beat(caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing(MemoryStore):
+        down = False
+
+        async def commit(self, transition: Transition) -> Outcome:
+            if self.down:
+                raise StoreUnavailable("it is restarting")
+            return await super().commit(transition)
+
+    scheduler = Scheduler(MORNING)
+    store = Refusing(Clock(scheduler))
+    node = InMemoryNode(scheduler=scheduler, store=store)
+    node.pass_time(minutes=1)
+    node.node.registry.put(scheduled("*/10 * * * *"))  # as if another node had taken the registration
+    store.down = True
+    node.pass_time(minutes=1)
+    assert "could not see to its schedules: it is restarting" in caplog.text
+    store.down = False
+    node.pass_time(minutes=9)
+    assert started(node) == ["01T08:10"]

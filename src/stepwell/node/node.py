@@ -208,7 +208,7 @@ class Node:
                     self._wake_at(self.world.now())
                 if self.shared:
                     await self.registry.refresh(self.store, self.world.now())
-                await self.schedules.mend()
+                self.schedules.mend_soon()
             except (StoreFull, StoreUnavailable) as err:
                 log.warning("node %s could not renew its lease: %s", self.name, err)
                 if self.shared:

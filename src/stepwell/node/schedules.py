@@ -22,9 +22,9 @@ from stepwell.engine.cron import Schedule, ScheduleError, parse
 from stepwell.model.event import TICK, Event, event_body, occurrence_text, tick_data
 from stepwell.model.ids import EventKey, JobId, derived_fraction, derived_ulid, shard_of
 from stepwell.model.job import Claim, Job, JobKind
-from stepwell.node.matching import REGISTRY_MS
+from stepwell.node.matching import CHUNK, REGISTRY_MS
 from stepwell.node.patience import patiently
-from stepwell.store.base import COMMITTED, Duplicate, Transition, Unique
+from stepwell.store.base import COMMITTED, Duplicate, StoreFull, StoreUnavailable, Transition, Unique
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from stepwell.engine.run import Run
     from stepwell.model.function import Function, Trigger
     from stepwell.model.ids import Instant
-    from stepwell.node.clock import World
+    from stepwell.node.clock import Gate, World
     from stepwell.node.registry import Registry
     from stepwell.store.base import Store
 
@@ -65,13 +65,30 @@ class Schedules:
         self._perform_job = perform_job
         self._alarm = alarm
         self._shared = shared
+        self._mending = False
+        self._reading: Gate | None = None
         self._made: dict[tuple[str, str, str], tuple[Instant, Instant]] = {}
         """Of each schedule, a time and the occurrence after it, the tick of which is known to have been made."""
+
+    def mend_soon(self) -> None:
+        """Mend beside whatever else goes on. What the store refuses is tried again when this is asked for again."""
+        if not self._mending:
+            self._mending = True
+            self._world.spawn(self._mend_beside())
+
+    async def _mend_beside(self) -> None:
+        try:
+            await self.mend()
+        except (StoreFull, StoreUnavailable) as err:
+            log.warning("node %s could not see to its schedules: %s", self._node, err)
+        finally:
+            self._mending = False
 
     async def mend(self) -> None:
         """See to it that each schedule has its next tick. Raises `StoreFull` or `StoreUnavailable`."""
         now = self._world.now()
         made: dict[tuple[str, str, str], tuple[Instant, Instant]] = {}
+        ticks: list[Job] = []
         for function, trigger in self._registry.scheduled():
             assert trigger.cron is not None
             key = (function.env, function.slug, trigger.cron)
@@ -84,11 +101,34 @@ class Schedules:
             if due is None:
                 made[key] = (now, now + TOLD_MS)
                 continue
-            tick = _tick(*key, due)
-            await self._store.commit(Transition(jobs=(tick,), unique=(_once(tick),), now=now))
+            ticks.append(_tick(*key, due))
             made[key] = (now, due)
-            self._alarm(due)
+        for start in range(0, len(ticks), CHUNK):
+            await self._make(ticks[start : start + CHUNK], now)
         self._made = made
+
+    async def _make(self, ticks: Sequence[Job], now: Instant) -> None:
+        """Store ticks side by side, for a store that commits many at once; those that exist already stay."""
+        gate, left = self._world.gate(), len(ticks)
+        refused: list[StoreFull | StoreUnavailable] = []
+
+        async def make(tick: Job) -> None:
+            nonlocal left
+            try:
+                await self._store.commit(Transition(jobs=(tick,), unique=(_once(tick),), now=now))
+            except (StoreFull, StoreUnavailable) as err:
+                refused.append(err)
+            left -= 1
+            if not left:
+                gate.open()
+
+        for tick in ticks:
+            self._world.spawn(make(tick))
+        await gate.passed()
+        if refused:
+            raise refused[0]
+        for tick in ticks:
+            self._alarm(tick.due)
 
     async def come(self, tick: Job) -> None:
         """Do a tick that is ours."""
@@ -145,13 +185,25 @@ class Schedules:
         """Whose schedule it is; None if nobody's any more, as the store has it."""
         for longest_ms in (REGISTRY_MS, 0):
             if self._shared and self._world.now() - self._registry.refreshed_at > longest_ms:
-                await self._registry.refresh(self._store, self._world.now())
+                await self._refresh()
             function = self._registry.function(tick.env, tick.function)
             if function is not None and not function.archived:
                 for trigger in function.triggers:
                     if trigger.cron == tick.cron:
                         return function, trigger
         return None
+
+    async def _refresh(self) -> None:
+        """Know the services as the store has them. Many ticks come at one moment: they read once."""
+        if self._reading is not None:
+            await self._reading.passed()
+            return
+        self._reading = gate = self._world.gate()
+        try:
+            await self._registry.refresh(self._store, self._world.now())
+        finally:
+            self._reading = None
+            gate.open()
 
     def _event(self, function: Function, trigger: Trigger, cron: str, occurrence: Instant, now: Instant) -> Event:
         name = occurrence_text(occurrence)
