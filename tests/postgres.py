@@ -48,6 +48,8 @@ _SETTINGS = {
 }
 _QUICK = {"fsync": "off", "full_page_writes": "off", "wal_level": "minimal", "max_wal_senders": "0"}
 _READY_S = 60.0
+LOCKED = "locked"
+"""A user who needs a password, once a test has made it."""
 _USERS = ("postgres", "nobody")
 
 
@@ -75,6 +77,8 @@ class Cluster:
         initdb = [str(self.bin / "initdb"), "-D", str(self.data), "-U", "stepwell", "-A", "trust", "-E", "UTF8", "-N"]
         done = subprocess.run([*initdb, "--locale=C"], user=self._user, capture_output=True, text=True, cwd="/")
         assert done.returncode == 0, done.stdout + done.stderr
+        trusted = (self.data / "pg_hba.conf").read_text()
+        (self.data / "pg_hba.conf").write_text(f"host all {LOCKED} all scram-sha-256\n{trusted}")
         self.start()
 
     @property
@@ -154,8 +158,13 @@ def postgres_url() -> Iterator[str]:
     cluster = shared_cluster()
     url = cluster.spare.pop() if cluster.spare else cluster.database()
     yield url
-    away(_ask(url, _EMPTY))
+    empty(url)
     cluster.spare.append(url)
+
+
+def empty(url: str) -> None:
+    """Remove all rows, and everybody who is connected."""
+    away(_ask(url, _EMPTY))
 
 
 _EMPTY = """

@@ -10,7 +10,7 @@ import asyncio
 import tempfile
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,7 +24,9 @@ from stepwell.model.job import Claim, RunStatus
 from stepwell.model.payload import blob_of
 from stepwell.store.base import EventQuery, Node, RunQuery, Transition, Unique
 from stepwell.store.memory import MemoryStore
+from stepwell.store.postgres import PostgresStore
 from stepwell.store.sqlite import SqliteStore
+from tests.postgres import empty
 from tests.store.cases import (
     Clock,
     a_job,
@@ -47,16 +49,18 @@ if TYPE_CHECKING:
 
 RUNS = range(1, 5)
 ENVS = (DEV_ENV, "other")
-PATHS = (None, "data.a", "data.b")
+PATHS = (None, "data.a", "data.\0", "b" * 2000)
 
 numbers = st.sampled_from(RUNS)
 steps = st.integers(1, 30)
 paths = st.sampled_from(PATHS)
-values = st.sampled_from([None, "1"])
+VALUES = (None, "1", "a\0\1", "é" * 2000)  # some are not fit for every database's indexes
+values = st.sampled_from(VALUES)
 envs = st.sampled_from(ENVS)
 names = st.sampled_from(["alpha", "beta"])
 statuses = st.sampled_from([RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.COMPLETED, RunStatus.FAILED])
 moments = st.integers(0, 60)
+routes = st.sampled_from([None, (), ("r",), ("s", "r")])
 
 
 class SameHistory(RuleBasedStateMachine):
@@ -66,7 +70,7 @@ class SameHistory(RuleBasedStateMachine):
         self.directory = tempfile.TemporaryDirectory()
         self.clock = Clock()
         self.memory = MemoryStore(self.clock)
-        self.sqlite = SqliteStore(self.directory.name, self.clock)
+        self.other = self.make()
         self.fresh = 0
         self.at = 0
         self.endings: dict[int, RunStatus] = {}
@@ -74,20 +78,24 @@ class SameHistory(RuleBasedStateMachine):
         self.claims: list[Claim] = []
         self.waits: list[tuple[int, int]] = []
         self.seqs: dict[int, int] = {}
-        self.do(self.sqlite.open())
+        self.do(self.other.open())
 
     def teardown(self) -> None:
         if hasattr(self, "loop"):
-            self.do(self.sqlite.close())
+            self.do(self.other.close())
             self.directory.cleanup()
             self.loop.close()
+
+    def make(self) -> Store:
+        """The store that is compared, empty and closed."""
+        raise NotImplementedError
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)
 
     def both(self, ask: Callable[[Store], Awaitable[Any]]) -> Any:
         async def compared() -> Any:
-            expected, got = await ask(self.memory), await ask(self.sqlite)
+            expected, got = await ask(self.memory), await ask(self.other)
             assert got == expected
             return expected
 
@@ -110,7 +118,8 @@ class SameHistory(RuleBasedStateMachine):
         for _ in range(draw(st.integers(0, 2))):
             self.fresh += 1
             owner = draw(st.sampled_from([None, None, "alpha", "beta"]))
-            job = a_job(f"j{self.fresh}", draw(st.none() | numbers), due=draw(moments), owner=owner)
+            route = draw(st.sampled_from([None, None, "r", "s"]))
+            job = a_job(f"j{self.fresh}", draw(st.none() | numbers), due=draw(moments), owner=owner, route=route)
             jobs.append(job)
         self.jobs += [job.id for job in jobs]
         self.claims += [Claim(job.id, 1) for job in jobs]
@@ -160,7 +169,7 @@ class SameHistory(RuleBasedStateMachine):
         expected = [self.commit_to_memory(transition) for transition in group]
 
         async def commit() -> list[Any]:
-            return await asyncio.gather(*map(self.sqlite.commit, group), return_exceptions=True)
+            return await asyncio.gather(*map(self.other.commit, group), return_exceptions=True)
 
         got = [AssertionError if isinstance(found, AssertionError) else found for found in self.do(commit())]
         assert got == expected
@@ -168,9 +177,10 @@ class SameHistory(RuleBasedStateMachine):
             row = self.memory.run_rows.get(run_id(number))
             self.seqs[number] = 0 if row is None else row.seq
 
-    @rule(name=names, epoch=st.integers(1, 2), now=moments, limit=st.integers(1, 4))
-    def claim(self, name: str, epoch: int, now: int, limit: int) -> None:
-        claimed = self.both(lambda store: store.claim_due(Node(name, epoch, 0), now, limit))
+    @rule(name=names, epoch=st.integers(1, 2), now=moments, limit=st.integers(1, 4), routes=routes)
+    def claim(self, name: str, epoch: int, now: int, limit: int, routes: tuple[str, ...] | None) -> None:
+        self.both(lambda store: store.next_due(routes))
+        claimed = self.both(lambda store: store.claim_due(Node(name, epoch, 0), now, limit, routes))
         self.claims += [Claim(job.id, job.fence) for job in claimed]
 
     @rule(name=names, epoch=st.integers(1, 2), until=moments)
@@ -220,12 +230,12 @@ class SameHistory(RuleBasedStateMachine):
     def find_waits(self, env: str, after: tuple[int, int] | None) -> None:
         place = None if after is None else (run_id(after[0]), step(after[1]))
         self.both(lambda store: store.wait_paths(env, "order/paid"))
-        for path, value in product(PATHS, (None, "1")):
+        for path, value in product(PATHS, VALUES):
             self.both(partial(_waits_for, env, path, value, place))
 
     @invariant()
     def the_same_rows(self) -> None:
-        if hasattr(self, "sqlite"):
+        if hasattr(self, "other"):
             self.both(lambda store: contents(store, [run_id(number) for number in RUNS], ENVS))
 
 
@@ -242,12 +252,35 @@ QUICK = settings(
 LONG = settings(max_examples=300, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def test_sqlite_and_memory_agree() -> None:
-    SameHistory.TestCase.settings = QUICK
-    SameHistory.TestCase("runTest").runTest()
+class SqliteHistory(SameHistory):
+    def make(self) -> Store:
+        return SqliteStore(self.directory.name, self.clock)
+
+
+class PostgresHistory(SameHistory):
+    url: str
+
+    def make(self) -> Store:
+        empty(self.url)
+        return cast("Store", PostgresStore(self.url, self.clock))
+
+
+@pytest.fixture
+def history(request: pytest.FixtureRequest) -> type[SameHistory]:
+    if request.param == "sqlite":
+        return SqliteHistory
+    PostgresHistory.url = request.getfixturevalue("postgres_url")
+    return PostgresHistory
+
+
+@pytest.mark.parametrize("history", ["sqlite", "postgres"], indirect=True)
+def test_it_agrees_with_memory(history: type[SameHistory]) -> None:
+    history.TestCase.settings = QUICK
+    history.TestCase("runTest").runTest()
 
 
 @pytest.mark.long
-def test_sqlite_and_memory_agree_for_long() -> None:
-    SameHistory.TestCase.settings = LONG
-    SameHistory.TestCase("runTest").runTest()
+@pytest.mark.parametrize("history", ["sqlite", "postgres"], indirect=True)
+def test_it_agrees_with_memory_for_long(history: type[SameHistory]) -> None:
+    history.TestCase.settings = LONG
+    history.TestCase("runTest").runTest()
