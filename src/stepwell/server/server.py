@@ -126,7 +126,7 @@ class Server:
         if settings.manage_logging:
             logs.set_up(as_json=settings.log_json)
         async with contextlib.AsyncExitStack() as stack:
-            sockets = listen(settings.host, settings.port)
+            sockets = listen(settings.host, settings.port, beside_others=settings.beside_others)
             for one in sockets:
                 stack.callback(one.close)
             self.port = sockets[0].getsockname()[1]
