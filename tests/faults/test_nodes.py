@@ -73,7 +73,7 @@ class Load:
     async def post(self, names: Sequence[str], pause_s: float) -> None:
         """Post each event until a node acknowledges it; always with the same id, so that it counts once."""
         draw = random.Random(1)
-        async with httpx2.AsyncClient(timeout=3) as http:
+        async with httpx2.AsyncClient(timeout=1) as http:
             for number in itertools.count():
                 if self.enough.is_set():
                     return

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,9 @@ import click
 from stepwell.cli.console import Console
 from stepwell.cli.options import check_foreign, fallback_option, keys_from_environment, server_options
 from stepwell.cli.output import bold, dim, say
+from stepwell.cli.processes import READY, Processes, own_command
 from stepwell.cli.target import NOT_LOADED, watched_folder
+from stepwell.cli.worker import die_with_parent
 from stepwell.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -74,11 +77,27 @@ def dev(target: str | None, no_reload: bool, **options: Any) -> None:
     metavar="KEY",
     help="Accept events only with this key; repeatable  [$STEPWELL_EVENT_KEY]",
 )
-def start(**options: Any) -> None:
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    envvar="STEPWELL_PROCESSES",
+    metavar="N",
+    help="Server processes that share the port and the database; with --db only.",
+)
+@click.option("--child", is_flag=True, hidden=True)
+def start(processes: int, child: bool, **options: Any) -> None:
     """Run a server for production. It needs a signing key and at least one event key."""
     options["event_keys"] = keys_from_environment(options["event_keys"], "STEPWELL_EVENT_KEY", "INNGEST_EVENT_KEY")
     settings = _settings(options, dev=False)
-    _run(lambda: _start(settings))
+    if child:
+        die_with_parent()
+        _run(lambda: _start_child(replace(settings, beside_others=True)))
+    elif processes > 1:
+        sys.exit(asyncio.run(Processes(settings, processes, own_command()).run()))
+    else:
+        _run(lambda: _start(settings))
 
 
 def _settings(options: dict[str, Any], *, dev: bool) -> ServerSettings:
@@ -140,6 +159,20 @@ async def _start(settings: ServerSettings) -> None:
     _banner(server, settings, "start")
     await stopped.wait()
     say("stopping: what is in flight may still finish", mark="■")
+    await server.stop()
+
+
+async def _start_child(settings: ServerSettings) -> None:
+    """One of several, for `Processes`."""
+    from stepwell.server import Server, spare_collector
+
+    server = Server(settings)
+    await server.start()
+    spare_collector()
+    stopped = _on_signals()
+    sys.stdout.buffer.write(READY)
+    sys.stdout.flush()
+    await stopped.wait()
     await server.stop()
 
 

@@ -34,7 +34,7 @@ def worker(target: str, url: str, key: str | None, concurrency: int | None, chil
     Ctrl+C, and what it is running is finished or handed back first.
     """
     if child:
-        _die_with_parent()
+        die_with_parent()
         _leave_ctrl_c_to_parent()
     api_key = credential(key) if key else None
     try:
@@ -100,8 +100,8 @@ def _show_users_error(target: str) -> None:
     click.echo("".join(traceback.format_exception(kind, error, trace)), err=True)
 
 
-def _die_with_parent() -> None:
-    """A worker started by `stepwell dev` ends when that process ends, however it ends."""
+def die_with_parent() -> None:
+    """A process started by `stepwell dev` or `start` ends when that process ends, however it ends."""
     parent = os.getppid()
     if sys.platform == "linux":
         pr_set_pdeathsig = 1

@@ -1,0 +1,115 @@
+"""`stepwell start --processes N`: several servers behind one port, kept running by one parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from stepwell.store.postgres import PostgresStore
+from tests.faults.harness import ROOT, Program, free_port, until
+from tests.postgres import shared_cluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes")]
+
+KEYS = ["--signing-key", "a" * 32, "--event-key", "an-event-key"]
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    cluster = shared_cluster()
+    url = cluster.database()
+    yield url
+    cluster.drop(url)
+
+
+class Parent(Program):
+    """The parent, on a port of its own."""
+
+    def __init__(self, folder: Path, url: str, count: int) -> None:
+        self.port = free_port()
+        options = ["--processes", str(count), "--db", url, "--port", str(self.port), *KEYS]
+        command = [sys.executable, "-m", "stepwell.cli", "start", *options]
+        super().__init__("the parent", command, folder / "parent.log", {"STEPWELL_LEASE_MS": "3000"})
+
+    def children(self) -> list[int]:
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [int(one) for one in found.split()]
+
+    async def send(self) -> bool:
+        """Whether an event is accepted, over a connection of its own, so by any of the processes."""
+        async with httpx2.AsyncClient(timeout=5) as http:
+            try:
+                answer = await http.post(f"http://127.0.0.1:{self.port}/e/an-event-key", json={"name": "a/b"})
+            except httpx2.TransportError:
+                return False
+            return answer.status_code == 200
+
+
+@pytest.fixture
+async def parent(tmp_path: Path, url: str) -> AsyncIterator[Parent]:
+    made = Parent(tmp_path, url, 2)
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+async def _nodes(url: str) -> int:
+    store = PostgresStore(url)
+    await store.open()
+    try:
+        found = (await store.status())["nodes"]
+        assert isinstance(found, int)
+        return found
+    finally:
+        await store.close()
+
+
+async def test_processes_share_a_port_and_are_kept_running(parent: Parent, url: str) -> None:
+    async def two() -> bool:
+        assert parent.running, parent.tail()
+        return await _nodes(url) == 2
+
+    await until("two nodes", two, 60, parent.tail)
+    await until("an accepted event", parent.send, 30, parent.tail)
+    assert "2 processes" in parent.tail(), "one line says it all"
+    killed, kept = parent.children()
+    os.kill(killed, signal.SIGKILL)
+    await until("a new process", lambda: _replaced(parent, killed, kept), 60, parent.tail)
+    for _ in range(20):
+        await until("an accepted event", parent.send, 5, parent.tail)
+    parent.process.send_signal(signal.SIGTERM)
+    await until("the end", lambda: not parent.running, 30, parent.tail)
+    assert parent.process.returncode == 0, parent.tail()
+    store = PostgresStore(url)
+    await store.open()
+    rows = await store.status()
+    await store.close()
+    assert rows["nodes"] == 0, "who leaves takes his lease along; that of the killed one ran out"
+
+
+def _replaced(parent: Parent, killed: int, kept: int) -> bool:
+    found = parent.children()
+    return len(found) == 2 and kept in found and killed not in found
+
+
+def test_a_data_folder_is_for_one_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "stepwell.cli", "start", "--processes", "2", *KEYS, "--data", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "--db postgresql://" in done.stderr
+
+
+def test_a_parent_says_why_its_processes_cannot_start(tmp_path: Path) -> None:
+    db = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
+    command = [sys.executable, "-m", "stepwell.cli", "start", "--processes", "2", *KEYS, "--db", db, "--port", "0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90)
+    assert done.returncode != 0
+    assert "127.0.0.1" in done.stderr
