@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import WebSocketRoute
 
-from stepwell.api import health, runs, services
+from stepwell.api import health, metrics, runs, services, status
 from stepwell.api.answers import JSON, encode
 from stepwell.api.inngest import checkpoint, dev, gql, later, register, state
 from stepwell.api.inngest import v1 as inngest_v1
@@ -38,6 +38,8 @@ def table(site: Site) -> list[Route]:
     """Every route of every surface."""
     return [
         *health.routes(),
+        *status.routes(),
+        *metrics.routes(site),
         *event_routes(),
         *register.routes(),
         *state.routes(),

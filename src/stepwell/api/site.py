@@ -7,6 +7,7 @@ refusals by reason) is about this process alone.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -66,6 +67,19 @@ class SyncControl(Protocol):
         """Stop asking at that URL. False: it was not asked."""
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The line before the workers of a service: how many are connected here, and calls that wait for one."""
+
+    service: str
+    workers: int
+    waiting: int
+
+
+def nobody_in_line() -> Sequence[Line]:
+    return ()
+
+
 @dataclass(slots=True, kw_only=True)
 class Site:
     """The surroundings of every surface.
@@ -89,6 +103,9 @@ class Site:
     sync: SyncControl | None = None
     auditor: Auditor | None = None
     retention: Retention | None = None
+    lines: Callable[[], Sequence[Line]] = nobody_in_line
+    settings: Mapping[str, object] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
     registering: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change of a service after the other
     sending_states: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(16))  # of runs, to SDKs
     closing: bool = False
@@ -100,6 +117,10 @@ class Site:
 
     def __post_init__(self) -> None:
         self.bodies = Bodies(self.limits)
+
+    @property
+    def uptime_s(self) -> float:
+        return time.monotonic() - self.began
 
     @property
     def state(self) -> str:

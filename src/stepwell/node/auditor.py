@@ -223,7 +223,8 @@ class Auditor:
     every_ms: int = EVERY_MS
     latest: Report | None = None
     stopped: bool = False
-    _known: set[Finding] = field(default_factory=set)
+    seen_since: dict[Finding, Instant] = field(default_factory=dict)
+    """When each of the latest findings was made first."""
 
     async def run(self) -> None:
         """Audit until `stop`."""
@@ -255,9 +256,9 @@ class Auditor:
             after = page[-1].id
         report = self.latest = Report(checked_at, runs, skipped, tuple(findings[:MOST_FINDINGS]))
         for finding in report.findings:
-            if finding not in self._known:
+            if finding not in self.seen_since:
                 log.error("broken invariant: %s", finding)
-        self._known = set(report.findings)
+        self.seen_since = {finding: self.seen_since.get(finding, checked_at) for finding in report.findings}
         return report
 
     async def _strays(self) -> list[str]:

@@ -82,6 +82,8 @@ class Retention:
     every_ms: int = EVERY_MS
     loose_ms: int = LOOSE_MS
     latest: Swept | None = None
+    removed: dict[str, int] = field(default_factory=lambda: {"runs": 0, "events": 0, "texts": 0})
+    """By this node since it started."""
     stopped: bool = False
 
     async def run(self) -> None:
@@ -112,6 +114,8 @@ class Retention:
         await self._leftovers(swept)
         swept.ended_at = self.world.now()
         self.latest = swept
+        for kind, count in (("runs", swept.runs), ("events", swept.events), ("texts", swept.blobs)):
+            self.removed[kind] += count
         if swept.runs or swept.events or swept.blobs:
             log.info(
                 "removed %d runs, %d events and %d texts that were old enough",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stepwell.model import journal
-from stepwell.store.meters import Histogram
+from stepwell.store.meters import Histogram as Histogram  # for those who may not see the store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

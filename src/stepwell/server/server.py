@@ -32,7 +32,7 @@ from stepwell.api.gate import Gate, is_loopback
 from stepwell.api.inngest.register import keep
 from stepwell.api.inngest.sync import ServiceSync, discovery_ports
 from stepwell.api.keys import Keys
-from stepwell.api.site import Site
+from stepwell.api.site import Line, Site
 from stepwell.engine.decide import Policy
 from stepwell.gateway.gateway import HttpGateway
 from stepwell.model.errors import ConfigurationError
@@ -47,6 +47,7 @@ from stepwell.node.watch import Watch
 from stepwell.server import logs
 from stepwell.server.listening import listen
 from stepwell.server.performers import Performers
+from stepwell.server.settings import shown
 from stepwell.store.base import StoreFull, StoreUnavailable
 from stepwell.store.clock import WallClock
 from stepwell.store.memory import MemoryStore
@@ -126,7 +127,7 @@ class Server:
         if settings.manage_logging:
             logs.set_up(as_json=settings.log_json)
         async with contextlib.AsyncExitStack() as stack:
-            sockets = listen(settings.host, settings.port, beside_others=settings.beside_others)
+            sockets = listen(settings.host, settings.port)
             for one in sockets:
                 stack.callback(one.close)
             self.port = sockets[0].getsockname()[1]
@@ -247,6 +248,16 @@ class Server:
             shared=node.shared,
         )
         site.connect = sockets.connect
+        site.settings = shown(settings)
+
+        def lines() -> list[Line]:
+            known = [one for one in node.registry.services() if one.transport is Transport.SOCKET]
+            return [
+                Line(one.name, len(sockets.workers(one.env, one.name)), sockets.waiting(one.env, one.name))
+                for one in known
+            ]
+
+        site.lines = lines
         site.running = performers.running
         auditor = site.auditor = Auditor(store, world)
         retention = site.retention = Retention(store, node.world, node.name, settings.keep)
@@ -406,7 +417,7 @@ def _node_name() -> str:
 
 def _store(settings: ServerSettings) -> Store:
     if settings.db is not None:
-        return postgres_store(settings.db, settings.db_listen)  # type: ignore[return-value]  # removes nothing yet
+        return postgres_store(settings.db, settings.db_listen)
     if settings.data is None:
         return MemoryStore(WallClock())
     if settings.fresh:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from stepwell.api.body import Limits
@@ -29,8 +29,6 @@ class ServerSettings:
     """Address to listen on. A loopback address listens on IPv4 and IPv6, since `localhost` may be either."""
     port: int = 8288
     """Port to listen on; 0 takes a free one."""
-    beside_others: bool = False
-    """Share the port with other server processes on this machine; they need one database."""
     data: Path | None = Path(".stepwell")
     """Folder for all state; None keeps it in memory, for tests, and forgets it at the end."""
     db: str | None = field(default=None, repr=False)
@@ -159,3 +157,33 @@ def _check_signing_key(name: str, key: str) -> None:
             f"{name}: fewer than {_SHORTEST_KEY_DIGITS} hex digits could be guessed; "
             "make one with `openssl rand -hex 32`"
         )
+
+
+def shown(settings: ServerSettings) -> dict[str, object]:
+    """The settings for the status page: of secrets only whether, or how many, there are."""
+    seen: dict[str, object] = {}
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        match one.name:
+            case "db" | "db_listen" | "signing_key" | "signing_key_fallback":
+                seen[one.name] = "set" if value is not None else None
+            case "event_keys":
+                seen[one.name] = len(value)
+            case "service_urls":
+                seen[one.name] = [_without_password(url) for url in value]
+            case "limits":
+                continue  # shown by themselves
+            case "keep":
+                seen |= {f"keep_{name.name}": getattr(value, name.name) for name in fields(value)}
+            case _:
+                seen[one.name] = value if isinstance(value, (bool, int, float, tuple)) else _text(value)
+    return seen
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _without_password(url: str) -> str:
+    before, at, after = url.rpartition("@")
+    return f"{before.partition('://')[0]}://…@{after}" if at else url
