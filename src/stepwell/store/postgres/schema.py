@@ -68,7 +68,8 @@ INSERT INTO stepwell.meta VALUES (0, 0);
 async def _versions(connection: Connection) -> tuple[int, int]:
     """The number of the last file applied, and what a program must know at least."""
     async with connection.transaction():
-        if await connection.fetchval("SELECT to_regclass('stepwell.meta') IS NULL"):
+        # Not to_regclass: after waiting for the lock it may remember that there was none.
+        if not await connection.fetchval("SELECT count(*) FROM pg_tables WHERE schemaname = 'stepwell'"):
             return 0, 0
         row = await connection.fetchrow("SELECT schema, usable_from FROM stepwell.meta")
         return int(row[0]), int(row[1])
