@@ -63,10 +63,10 @@ class Cluster:
 
     def __init__(self, *, synced: bool = False, **settings: str) -> None:
         self.bin = binaries()
-        self.port = _free_port()
+        self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="stepwell-postgres-"))
         self._settings = _SETTINGS | ({} if synced else _QUICK) | settings | {"port": str(self.port)}
-        self._user = next((name for name in _USERS if _exists(name)), None) if os.geteuid() == 0 else None
+        self._user = quiet_user()
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = itertools.count(1)
         self._template: str | None = None
@@ -243,6 +243,11 @@ def binaries() -> Path:
     return package / "pginstall" / "bin"
 
 
+def quiet_user() -> str | None:
+    """Whom to be for programs that refuse to run as root; None when we are not root."""
+    return next((name for name in _USERS if _exists(name)), None) if os.geteuid() == 0 else None
+
+
 def _exists(user: str) -> bool:
     try:
         pwd.getpwnam(user)
@@ -251,7 +256,7 @@ def _exists(user: str) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
