@@ -78,7 +78,7 @@ class ChatWriter:
             message["tool_calls"] = [self._call(called, asked, place) for place, called in enumerate(said.calls)]
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._finish(said)}
         if self.flavour == "azure-openai":
-            choice["content_filter_results"] = _FILTERED
+            choice["content_filter_results"] = _FILTERED if said.text else {}
         head = self._head(said, asked, "chat.completion")
         return {**head, "choices": [choice], "usage": self._usage(said, asked), **self._tail()}
 

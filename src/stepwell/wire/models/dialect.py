@@ -27,7 +27,7 @@ from stepwell.wire.models.errors import AnswerMalformed, AnswerTooLarge, StreamC
 from stepwell.wire.models.failure import Failure
 from stepwell.wire.models.sse import EventStream
 
-STREAM_OVERHEAD = 64
+STREAM_OVERHEAD = 256
 """A stream may be that many times as large as the answer that it carries: each event repeats names and ids."""
 
 _EVENT_STREAM = "text/event-stream"
@@ -173,6 +173,7 @@ class Budget:
         return Budget(self._limit_bytes)
 
     def spend(self, size: int) -> None:
+        """Keep something of that size; a negative one gives back what is kept no longer."""
         self._left -= size
         if self._left < 0:
             raise AnswerTooLarge("the provider's answer", self._limit_bytes)
@@ -183,12 +184,13 @@ class Text:
 
     def __init__(self, budget: Budget, beginning: str = "") -> None:
         self._budget = budget
+        self.size = 0
         self._text = StringIO()
         self.add(beginning)
 
     def add(self, piece: str) -> None:
         self._budget.spend(len(piece))
-        self._text.write(piece)
+        self.size += self._text.write(piece)
 
     def __str__(self) -> str:
         return self._text.getvalue()
@@ -340,8 +342,8 @@ class AnswerReader:
         self._events: EventStream | None = None
         self._assembler: Assembler | None = None
         kind = content_type.partition(";")[0].strip().lower()
-        self._decided = kind in (_EVENT_STREAM, "application/json")
-        if kind == _EVENT_STREAM:
+        self._decided = dialect.raw or kind == "application/json"
+        if kind == _EVENT_STREAM and not dialect.raw:
             self._begin_stream()
 
     @property
@@ -368,7 +370,7 @@ class AnswerReader:
             self._decided = True
             chunk = bytes(self._plain)
             self._plain.clear()
-            if beginning not in _JSON_BEGINNINGS and not self._dialect.raw:
+            if beginning not in _JSON_BEGINNINGS:
                 self._begin_stream()
         if self._events is None or self._assembler is None:
             self._plain += chunk
@@ -388,9 +390,9 @@ class AnswerReader:
         if self._events is None or self._assembler is None:
             body = bytes(self._plain)
             return Answered(body, self._dialect.answer(self._read_plain(body)))
-        stray = bytes(self._events.stray)
         try:
             self._take(self._events.close())
+            stray = bytes(self._events.stray)
             if not self._assembler.complete and stray.lstrip(_BLANK)[:1] in _JSON_BEGINNINGS:
                 self._take([("", stray)])  # an error written into the stream without its form
         except AnswerMalformed as err:

@@ -250,10 +250,10 @@ def rate_limits(headers: Mapping[str, str], *, now_ms: Instant) -> tuple[RateLim
     found: dict[str, dict[str, str]] = {}
     for header, value in headers.items():
         if (match := _LIMIT_HEADER.match(header)) is not None:
-            found.setdefault(match["a"] or match["b"], {})[(match["x"] or match["y"]).lower()] = value.strip()
+            found.setdefault((match["a"] or match["b"]).lower(), {})[(match["x"] or match["y"]).lower()] = value.strip()
     return tuple(
         RateLimit(
-            name.lower(),
+            name,
             limit=_count(values.get("limit")),
             remaining=_count(values.get("remaining")),
             reset_ms=_reset_ms(values.get("reset", ""), now_ms),

@@ -139,9 +139,9 @@ class _Events(Assembler):
             if item.get("type") in _CALLS:
                 return [Delta(DeltaKind.TOOL_CALL, index=place, name=text(item.get("name")))]
         elif kind == "response.output_item.done":
-            self._budget.spend(len(data))
+            said = self._texts.pop(place, None)
+            self._budget.spend(len(data) - (said.size if said is not None else 0))
             self._items[place] = members(event.get("item"))
-            self._texts.pop(place, None)
         elif (shown := _DELTAS.get(kind)) is not None and (piece := text(event.get("delta"))):
             if shown is DeltaKind.TEXT:
                 self._texts.setdefault(place, Text(self._budget)).add(piece)
