@@ -31,6 +31,7 @@ from tests.postgres import Cluster, shared_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes")]
 
+CLIENTS = 4
 LEASE_S = LEASE_MS / 1000
 TAKE_OVER_S = LEASE_S + 5
 """With the real lease of 10 s, 15 s."""
@@ -64,21 +65,21 @@ class Load:
     runs: int = 0
     longest_s: float = 0.0  # from an event to its acknowledgement
     enough: asyncio.Event = field(default_factory=asyncio.Event)
-    posting: asyncio.Task[None] | None = None
+    posting: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
     def ledger(self) -> list[Line]:
         return read_ledger(self.folder / "ledger")
 
-    async def post(self, names: Sequence[str], pause_s: float) -> None:
+    async def post(self, client: int, names: Sequence[str], pause_s: float) -> None:
         """Post each event until a node acknowledges it; always with the same id, so that it counts once."""
-        draw = random.Random(1)
+        draw = random.Random(client)
         async with httpx2.AsyncClient(timeout=1) as http:
             for number in itertools.count():
                 if self.enough.is_set():
                     return
                 name = draw.choice(names)
-                event = {"id": f"{id(self)}-{number}", "name": name, "data": {"steps": 6}}
+                event = {"id": f"{client}-{number}", "name": name, "data": {"steps": 6}}
                 with timed() as took:
                     for attempt in itertools.count(draw.randrange(10)):
                         node = self.nodes[attempt % len(self.nodes)]
@@ -106,8 +107,7 @@ class Load:
     async def stop(self) -> None:
         """No more events; the last is acknowledged on return."""
         self.enough.set()
-        if self.posting is not None:
-            await self.posting
+        await asyncio.gather(*self.posting)
 
     async def end(self, seconds: float = 60) -> None:
         """Stop posting; wait until all runs have ended."""
@@ -146,7 +146,7 @@ async def load(
     try:
         for node in nodes.all:
             await node.serves("storm-short")
-        made.posting = asyncio.create_task(made.post(names, pause_s))
+        made.posting = [asyncio.create_task(made.post(client, names, pause_s)) for client in range(CLIENTS)]
         await until("the first steps", lambda: len(made.ledger) > 20, 30, nodes.explain)
         yield made
     finally:

@@ -12,14 +12,16 @@ Two nodes share a store when the second is given the store and the scheduler of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from zlib import crc32
 
+from stepwell.model.dispatch import Opening
 from stepwell.model.event import DEV_ENV, Event, event_body
 from stepwell.model.ids import EventKey, IdSource, RunId
+from stepwell.model.job import route_of
 from stepwell.node.node import Node, NodeSettings
 from stepwell.store.memory import MemoryStore
 from stepwell.testing.world import Scheduler, VirtualWorld
@@ -42,7 +44,14 @@ MakePerformer: TypeAlias = "Callable[[VirtualWorld, Deliver], Performer]"
 
 @dataclass(slots=True)
 class RecordingWorker:
-    """A `Performer` that only writes down what it is asked; the test answers for it."""
+    """A `Performer` that only writes down what it is asked; the test answers for it.
+
+    On a shared store it is also a `Reach`: a worker is connected here that serves `functions` and takes so many calls
+    at a time. Who changes that tells the node, by `Node.room`.
+    """
+
+    functions: tuple[str, ...] = ()
+    capacity: int = 1_000
 
     calls: list[Dispatch] = field(default_factory=list)
     """Calls that nobody has answered or stopped."""
@@ -52,6 +61,15 @@ class RecordingWorker:
     stopped: list[tuple[JobId, str]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     """All of it in order, in words."""
+
+    def places(self, env: str, service: str, function: str) -> int:
+        return max(0, self.capacity - len(self.calls)) if function in self.functions else 0
+
+    def openings(self) -> Sequence[Opening]:
+        if not self.functions:
+            return ()
+        places = max(0, self.capacity - len(self.calls))
+        return [Opening(DEV_ENV, "shop", places, tuple(route_of(DEV_ENV, one) for one in self.functions))]
 
     def perform(self, dispatch: Dispatch) -> None:
         self.calls.append(dispatch)
@@ -94,6 +112,8 @@ class InMemoryNode:
         performer: Makes the worker; a `RecordingWorker` without it.
         settings: Of the node.
         epoch: Which life of that name this is.
+        connected: Functions of the service `shop` that a worker serves which is connected to this node, of several;
+            None for workers that every node reaches.
     """
 
     def __init__(
@@ -106,11 +126,12 @@ class InMemoryNode:
         settings: NodeSettings | None = None,
         epoch: int = 1,
         wrap: Callable[[MemoryStore, VirtualWorld], Store] | None = None,
+        connected: Sequence[str] | None = None,
     ) -> None:
         self.scheduler = scheduler or Scheduler()
         self.world = VirtualWorld(self.scheduler)
         self.store = store or MemoryStore(_Clock(self.scheduler))
-        self.worker = RecordingWorker()
+        self.worker = RecordingWorker(functions=tuple(connected or ()))
         used: Store = wrap(self.store, self.world) if wrap is not None else self.store
         self.node = Node(
             name,
@@ -120,6 +141,7 @@ class InMemoryNode:
             performer=performer(self.world, self._deliver) if performer is not None else self.worker,
             ids=IdSource(crc32(f"{name} {epoch}".encode())),
             settings=settings or NodeSettings(),
+            reach=self.worker if connected is not None else None,
         )
         for service in services:
             self.do(self.store.put_service(service))
