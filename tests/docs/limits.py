@@ -106,6 +106,8 @@ TABLES: dict[str, list[Row]] = {
     "Names and numbers": [
         Row("events in a request", f"{wire_event.MAX_EVENTS:,}", FIXED, "400; our clients send several requests"),
         Row("the name of an event", f"{event.MAX_NAME_BYTES} bytes", FIXED, "400"),
+        Row("sessions of an event", f"{wire_event.MAX_SESSIONS}; a name of {wire_event.MAX_SESSION_KEY_BYTES} bytes, an id of {wire_event.MAX_SESSION_ID_BYTES}", FIXED, "400"),
+        Row("`meta` of an event", size(wire_event.MAX_META_BYTES), FIXED, "400"),
         Row("the sender's id of an event", f"{wire_event.MAX_ID_BYTES:,} bytes", FIXED, "400"),
         Row("the name of a service, function or trigger", str(register.MAX_NAME_LETTERS), FIXED, "refused at registration"),
         Row("triggers of a function", str(register.MAX_TRIGGERS), FIXED, "refused at registration"),
