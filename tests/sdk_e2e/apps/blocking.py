@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -204,7 +205,14 @@ def large(ctx: Ctx) -> Any:
 @service.function(on=f"{APP}/steps")
 def steps(ctx: Ctx) -> Any:
     entered(ctx)
-    return sum([ctx.step.run(f"step-{i}", noted, ctx, f"step-{i}", i) for i in range(ctx.event.data["count"])])
+
+    def one(i: int) -> int:
+        noted(ctx, f"step-{i}")
+        while i == ctx.event.data.get("hold") and not os.path.exists(os.environ["LEDGER"] + ".go"):
+            time.sleep(0.02)
+        return i
+
+    return sum([ctx.step.run(f"step-{i}", one, i) for i in range(ctx.event.data["count"])])
 
 
 @service.function(on=f"{APP}/relay")

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 IDLE_S = 4.0
 """How long a connection is kept without use; servers close theirs after five seconds."""
-MOST_IDLE = 64
+MOST_IDLE = 256
 MAX_ANSWER_BYTES = 1024 * 1024
 _MAX_HEAD_BYTES = 64 * 1024
 
