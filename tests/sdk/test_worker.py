@@ -357,6 +357,61 @@ async def test_a_closing_server_gets_its_calls_back_and_is_left() -> None:
         pass
 
 
+async def test_a_server_that_goes_away_is_left_at_once_and_what_it_waits_for_is_finished() -> None:
+    elsewhere = asyncio.Event()
+
+    async def first(line: Line) -> None:
+        await line.welcome()
+        await line.call("slow")
+        await asyncio.wait_for(is_blocked.wait(), 5)
+        await line.send(wire.Closing(reason="update"))
+        await asyncio.wait_for(elsewhere.wait(), 5)  # the next connection is there while a step runs over this one
+        go.set()
+        report = await line.receive(wire.Report)
+        assert [op.name for op in report.ops] == ["blocked"]
+        await line.send(wire.Ack(call=JobId("c1"), number=1, news=1))
+        assert await line.receive(wire.Declined) == wire.Declined(call=JobId("c1"), reason="draining")
+        await line.send(wire.Ended(call=JobId("c1")))
+        with pytest.raises(ConnectionClosed):
+            await line.receive(wire.Hello)
+
+    async def second(line: Line) -> None:
+        await line.welcome()
+        elsewhere.set()
+        await line.call("one-step", "c2")
+        await line.receive(wire.Report)
+
+    async with served(first, second):
+        pass
+    assert "next" not in ran
+
+
+async def test_of_several_addresses_one_that_answers_is_used(unused_tcp_port: int) -> None:
+    reached = asyncio.Event()
+
+    async def accept(socket: ServerConnection) -> None:
+        await socket.recv(decode=False)
+        reached.set()
+        await socket.wait_closed()
+
+    async with serve(accept, "127.0.0.1", 0, compression=None) as server:
+        there = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for addresses in (f"127.0.0.1:{unused_tcp_port}, {there}", [there, f"127.0.0.1:{unused_tcp_port}"]):
+            reached.clear()
+            worker = Worker(service, addresses)
+            task = asyncio.create_task(worker.run())
+            await asyncio.wait_for(reached.wait(), 5)
+            assert worker.url == f"ws://{there}/worker"
+            worker.drain()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def test_no_address_is_refused() -> None:
+    with pytest.raises(ValueError, match="write http://host:8288"):
+        Worker(service, " , ")
+
+
 @pytest.mark.parametrize(
     ("url", "expected"),
     [

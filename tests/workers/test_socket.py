@@ -12,10 +12,12 @@ import msgspec
 import pytest
 
 from stepwell.model import message
-from stepwell.model.dispatch import Memo
+from stepwell.model.dispatch import Memo, Opening
 from stepwell.model.errors import InvalidInput
+from stepwell.model.event import DEV_ENV
 from stepwell.model.function import Service, Transport
 from stepwell.model.ids import Instant, JobId, RunId, StepId
+from stepwell.model.job import route_of
 from stepwell.model.op import Completed, Invoke, Op, Sleep, StepDone, StepErrored, Unknown, WaitForEvent
 from stepwell.model.payload import Blob
 from stepwell.wire import worker as frames
@@ -848,3 +850,68 @@ async def test_f76_a_state_that_no_frame_can_hold_fails_the_run(world: World) ->
     (raised,) = await world.mailbox.wait()
     assert isinstance(raised, message.Raised)
     assert (raised.retry, raised.code) == (False, "state_too_large")
+
+
+# many nodes
+
+
+def routes(*slugs: str) -> tuple[str, ...]:
+    return tuple(route_of(DEV_ENV, slug) for slug in slugs)
+
+
+async def test_where_others_have_workers_too_no_call_waits_here() -> None:
+    async with a_world(shared=True) as world:
+        world.performer.perform(a_dispatch())
+        (lost,) = world.messages
+        assert isinstance(lost, message.CallLost)
+        assert (lost.code, lost.free) == ("declined", True)
+        assert "no worker of 'shop' has room at node n1" in error_of(lost)
+        assert world.performer.in_flight == 0
+        worker = await world.worker(concurrency=1)
+        world.performer.perform(a_dispatch(job=K))
+        world.performer.perform(a_dispatch(job=JobId("L")))
+        await settle()
+        assert [call.call for call in worker.heard(frames.Call)] == [K]
+        assert len(world.messages) == 2
+
+
+async def test_room_is_counted_by_function_and_told() -> None:
+    told: list[tuple[str, str]] = []
+    async with a_world(shared=True, on_room=lambda *service: told.append(service)) as world:
+        assert list(world.performer.openings()) == []
+        await world.worker("shop-a", "shop-b", concurrency=3)
+        assert told == [(DEV_ENV, "shop")]
+        second = await world.worker("shop-b", concurrency=1, worker="w2")
+        assert world.performer.places(DEV_ENV, "shop", "shop-a") == 3
+        assert world.performer.places(DEV_ENV, "shop", "shop-b") == 4
+        assert world.performer.places(DEV_ENV, "shop", "shop-c") == 0
+        for number in range(3):
+            world.performer.perform(a_dispatch(job=JobId(f"a{number}"), slug="shop-a"))
+        assert list(world.performer.openings()) == [Opening(DEV_ENV, "shop", 1, routes("shop-b"), routes("shop-a"))]
+        world.performer.perform(a_dispatch(job=K, slug="shop-b"))
+        await settle()
+        assert list(world.performer.openings()) == [Opening(DEV_ENV, "shop", 0, (), routes("shop-a", "shop-b"))]
+        told.clear()
+        await second.says(frames.Returned(call=K, output=b"1"))
+        assert told == [(DEV_ENV, "shop")]
+        assert world.performer.places(DEV_ENV, "shop", "shop-b") == 1
+
+
+async def test_a_server_that_drains_sends_workers_elsewhere_and_takes_what_they_finish(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    world.performer.drain()
+    await settle()
+    assert worker.heard(frames.Closing) == [frames.Closing(reason="the server goes away")]
+    assert worker.closed == []
+    late = await world.worker(worker="w2")
+    assert (late.told, late.closed) == (
+        [frames.Closing(reason="the server goes away")],
+        [(1001, "the server goes away")],
+    )
+    assert world.performer.places(DEV_ENV, "shop", "shop-a") == 0
+    await worker.says(frames.Returned(call=J, output=b"1"))
+    assert isinstance(world.messages[0], message.Returned)
+    assert world.performer.in_flight == 1, "not committed yet"
+    world.performer.ended(J)
+    assert world.performer.in_flight == 0
