@@ -1,0 +1,96 @@
+"""The same tests on a store that several server processes share.
+
+    STEPWELL_TEST_STORE=postgres   servers of the suites that run real ones keep their state in PostgreSQL
+    STEPWELL_TEST_NODES=2          so many processes for each of these servers
+
+A server's address stays one: a balancer stands there and gives each new connection to the next process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+
+
+def nodes_wanted() -> int:
+    """How many processes a server is to have; 0 for one with SQLite."""
+    if os.environ.get("STEPWELL_TEST_STORE", "sqlite") != "postgres":
+        return 0
+    return int(os.environ.get("STEPWELL_TEST_NODES", "2"))
+
+
+def new_database() -> str:
+    """The URL of an empty database, of the cluster of this session."""
+    from tests.postgres import shared_cluster
+
+    return shared_cluster().database()
+
+
+def drop_database(url: str) -> None:
+    from tests.postgres import shared_cluster
+
+    shared_cluster().drop(url)
+
+
+class Balancer:
+    """Listens on both loopbacks, in a thread of its own; each connection goes to the next port that answers."""
+
+    def __init__(self, port: int, ports: Sequence[int]) -> None:
+        self._port = port
+        self._ports = list(ports)
+        self._next = 0
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._run, name="balancer", daemon=True)
+        self._thread.start()
+        assert self._ready.wait(10), "the balancer does not listen"
+
+    def close(self) -> None:
+        with suppress(RuntimeError):  # it is closed
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        for host in ("127.0.0.1", "::1"):
+            with suppress(OSError):  # no IPv6 on this machine
+                self._loop.run_until_complete(asyncio.start_server(self._pass, host, self._port))
+        self._ready.set()
+        self._loop.run_forever()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            for _ in self._ports:
+                port = self._ports[self._next % len(self._ports)]
+                self._next += 1
+                with suppress(OSError):
+                    inside, out = await asyncio.open_connection("127.0.0.1", port)
+                    break
+            else:
+                return
+            for one in (writer, out):
+                one.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await asyncio.gather(_carry(reader, out), _carry(inside, writer))
+        finally:
+            writer.close()
+
+
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Until one side ends; its end is passed on, as is a connection that breaks."""
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+    except OSError:
+        writer.close()
