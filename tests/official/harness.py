@@ -23,6 +23,8 @@ from typing import Any, Literal, TypeVar
 import httpx2
 import inngest
 
+from tests.fleet import Balancer, drop_database, new_database, nodes_wanted
+
 ROOT = Path(__file__).resolve().parents[2]
 TYPESCRIPT = Path(__file__).parent / "typescript"
 FUNCTION = "(function)"  # the ledger's name for each entry into a function's body, so for each request
@@ -149,44 +151,60 @@ class Program:
 
 
 class Server:
-    """`stepwell dev` on its own port and data folder; both stay the same over restarts."""
+    """`stepwell dev` on its own port and data folder; both stay the same over restarts. Or several of them on one
+    database, behind that port; see `tests.fleet`."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx2.Client(base_url=self.url, timeout=30)
+        self._ports = [free_port() for _ in range(nodes_wanted())]
+        self._db = new_database() if self._ports else None
+        self._balancer = Balancer(self.port, self._ports) if self._ports else None
+        # Each request is to reach another node.
+        limits = httpx2.Limits(max_keepalive_connections=0) if self._ports else httpx2.Limits()
+        self.http = httpx2.Client(base_url=self.url, timeout=30, limits=limits)
         self._sdk = inngest.Inngest(
             app_id="tests", is_production=False, api_base_url=self.url, event_api_base_url=self.url
         )
         self._folder = folder
         self._options = options
         self.program: Program | None = None
+        self.programs: list[Program] = []
         self.services: list[Service] = []
 
     def start(self, *options: str) -> None:
-        self.program = Program(
-            "stepwell",
-            [
-                *(sys.executable, "-m", "stepwell.cli", "dev", "--port", str(self.port)),
-                *("--data", str(self._folder / "data"), "--no-discovery", "--retry-interval", "1"),
-                *(*self._options, *options),
-            ],
-            # The source tree comes first, so that the tests need no installation.
-            {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))},
-            self._folder / "server.log",
-            ROOT,
-        )
-        self.wait("the server answers", 30, self._answers)
+        store = ["--db", self._db] if self._db is not None else ["--data", str(self._folder / "data")]
+        self.programs = [
+            Program(
+                "stepwell",
+                [
+                    *(sys.executable, "-m", "stepwell.cli", "dev", "--port", str(port)),
+                    *(*store, "--no-discovery", "--retry-interval", "1"),
+                    *(*self._options, *options),
+                ],
+                # The source tree comes first, so that the tests need no installation.
+                {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))},
+                self._folder / f"server{number or ''}.log",
+                ROOT,
+            )
+            for number, port in enumerate(self._ports or [self.port])
+        ]
+        self.program = self.programs[0]
+        self.wait("the server answers", 60 if self._ports else 30, self._all_answer)
 
     def kill(self) -> None:
         """End the server as a power cut would."""
-        assert self.program is not None
-        self.program.stop(signal.SIGKILL)
+        for program in self.programs:
+            program.stop(signal.SIGKILL)
 
     def close(self) -> None:
-        if self.program is not None:
-            self.program.stop()
+        for program in self.programs:
+            program.stop()
         self.http.close()
+        if self._balancer is not None:
+            self._balancer.close()
+        if self._db is not None:
+            drop_database(self._db)
         self._sdk._http_client._http_client_sync.close()  # the SDK has no way to close a client
 
     def wait(self, what: str, seconds: float, look: Callable[[], T | None], run: str | None = None) -> T:
@@ -198,8 +216,7 @@ class Server:
             if run is not None:
                 parts += [f"  {line}" for line in service.ledger(run)[-20:]]
             parts.append(service.program.tail())
-        if self.program is not None:
-            parts.append(self.program.tail())
+        parts += [program.tail() for program in self.programs]
         return "\n".join(parts)
 
     # Events.
@@ -301,12 +318,13 @@ class Server:
 
     # Private.
 
-    def _answers(self) -> Literal[True] | None:
-        assert self.program is not None
-        assert self.program.process.poll() is None, self.explain()
+    def _all_answer(self) -> Literal[True] | None:
+        assert all(program.process.poll() is None for program in self.programs), self.explain()
         with contextlib.suppress(httpx2.TransportError):
-            if self.http.get("/health", timeout=2).status_code == 200:
-                return True
+            for port in self._ports or [self.port]:
+                if self.http.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code != 200:
+                    return None
+            return True
         return None
 
     def _get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
