@@ -139,7 +139,7 @@ async def noted(
     try:
         figures = await taken
     except (TimeoutError, RuntimeError, OSError, EOFError) as err:
-        record.add(**where, error=f"{type(err).__name__}: {err}"[:1000])
+        record.add(**where, error=f"{type(err).__name__}: {str(err)[-1000:]}")
         say(f"{workload} {target.name}: {err!r}\n")
         return False
     others = {"foreign_cores": foreign.cores()} if foreign.complete else {}
