@@ -293,6 +293,7 @@ class TestPlainPages:
             await client.get("/http/drop")
 
 
+@pytest.mark.slow
 def test_it_runs_alone() -> None:
     command = [sys.executable, "-u", "-m", "stepwell.testing.provider"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
