@@ -164,17 +164,25 @@ def postgres_url() -> Iterator[str]:
 
 def empty(url: str) -> None:
     """Remove all rows, and everybody who is connected."""
-    away(_ask(url, _EMPTY))
+    away(_ask(url, _DISCONNECT))
+    away(forget_rows(url))
 
 
-_EMPTY = """
+async def forget_rows(url: str) -> None:
+    await _ask(url, _FORGET_ROWS)
+
+
+_DISCONNECT = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+_FORGET_ROWS = """
 DO $$
 DECLARE
     _table text;
 BEGIN
-    PERFORM pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid();
-    FOR _table IN SELECT tablename FROM pg_tables WHERE schemaname = 'stepwell' AND tablename <> 'meta' LOOP
+    FOR _table IN
+        SELECT tablename FROM pg_tables WHERE schemaname = 'stepwell' AND tablename NOT IN ('meta', 'writer')
+    LOOP
         EXECUTE format('DELETE FROM stepwell.%I', _table);
     END LOOP;
 END

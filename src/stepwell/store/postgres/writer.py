@@ -315,10 +315,12 @@ class Writer:
 
     async def _settle(self, lane: Lane, group: Sequence[Prepared]) -> list[Outcome]:
         """Outcomes that are true and durable."""
-        current = assumed(group)
+        batch = merge(group, assumed(group))
+        if any(outcome is not COMMITTED for outcome in batch.outcomes):
+            # Who is refused for what the others of the group do may be late for another reason as well.
+            batch = merge(group, await lane.look(*relied_on(group)))
         collided = False
         while True:
-            batch = merge(group, current)
             values = arguments(group, batch)
             if values is None:
                 return batch.outcomes
@@ -337,7 +339,7 @@ class Writer:
             else:
                 return batch.outcomes
             self.replays += 1
-            current = await lane.look(*relied_on(group))
+            batch = merge(group, await lane.look(*relied_on(group)))
 
     def _noted(self, batch: Batch) -> tuple[Any, ...]:
         """The arguments of `note_uses_1`: holders, hashes and shards; the hashes of what is stored, and the time."""
