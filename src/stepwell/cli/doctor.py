@@ -34,7 +34,7 @@ _db_option = click.option(
 @click.option("--port", default=8288, envvar="STEPWELL_PORT", help="Port to try.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(data: str, db: str | None, port: int, as_json: bool) -> None:
-    """Check this machine and the state in the data folder or database. Exit 1 if something is wrong."""
+    """Check this machine and the stored state. Exit 1 if something is wrong."""
     state = _store(Path(data)) if db is None else _database(db)
     findings = [*_python(), *_packages(), *_sqlite(), *_port(port), *state]
     if as_json:
