@@ -22,6 +22,7 @@ __version__: str
 TYPE_CHECKING = False  # as checkers understand it; `typing` would be most of the import's time
 
 if TYPE_CHECKING:
+    from stepwell import ai as ai
     from stepwell import serve as serve
     from stepwell import testing as testing
     from stepwell.model.errors import InvalidInput as InvalidInput
@@ -115,7 +116,7 @@ _HOMES = {
     "step": "stepwell.sdk.step",
 }  # fmt: skip
 
-_MODULES = ("serve", "testing")
+_MODULES = ("ai", "serve", "testing")
 
 
 def __getattr__(name: str) -> object:

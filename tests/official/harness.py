@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -197,6 +198,11 @@ class Server:
         for program in self.programs:
             program.stop(signal.SIGKILL)
 
+    def files(self) -> list[Path]:
+        """All that the server has written: its state and its log."""
+        written = [self._folder / "server.log", *(self._folder / "data").rglob("*")]
+        return [path for path in written if path.is_file()]
+
     def close(self) -> None:
         for program in self.programs:
             program.stop()
@@ -367,8 +373,15 @@ class Service:
             command, cwd = [node(), script], TYPESCRIPT
         else:
             command, cwd = [sys.executable, "-m", f"tests.official.python.services.{kind}_app"], ROOT
-        self.program = Program(kind, command, environment, folder / f"{kind}-{self.port}.log", cwd)
+        self._begin = partial(Program, kind, command, environment, folder / f"{kind}-{self.port}.log", cwd)
+        self.program = self._begin()
         until(f"{kind} answers", 60, self._answers, self.program.tail)
+
+    def restart(self) -> None:
+        """End the service as a power cut would, and start it again."""
+        self.program.stop(signal.SIGKILL)
+        self.program = self._begin()
+        until(f"{self.kind} answers", 60, self._answers, self.program.tail)
 
     def event(self, name: str) -> str:
         return f"{self.kind}/{name}"

@@ -14,6 +14,7 @@ from stepwell.api import answers
 from stepwell.api.answers import Raw, instant
 from stepwell.api.inngest.state import run_id
 from stepwell.api.inngest.v1 import run_row, time_of
+from stepwell.api.model_calls import model_lines
 from stepwell.api.routes import Ask, Route
 from stepwell.model import journal
 from stepwell.model.errors import InvalidInput, NotFound, Overloaded
@@ -229,7 +230,7 @@ async def run_lines(ask: Ask) -> Response:
     trace = await run_trace(site.node.store, site.env, wanted, site.running)
     if trace is None:
         raise NotFound(f"no run {wanted}")
-    found = lines(trace, site.node.world.now())
+    found = [*lines(trace, site.node.world.now()), *await model_lines(site.node.store, trace)]
     return answers.json({"lines": [[[piece.role.value, piece.text] for piece in line] for line in found]})
 
 
@@ -324,6 +325,8 @@ def _change(entry: Entry) -> dict[str, Any] | None:
             return _step(entry.step, entry.name, "WAITING", until=instant(entry.until), event=entry.event)
         case journal.InvokeStarted():
             return _step(entry.step, entry.name, "INVOKING", until=instant(entry.until), function=entry.function)
+        case journal.OffloadStarted():
+            return _step(entry.step, entry.name, "REQUESTING")
         case journal.CallEnded() if entry.outcome in {"failed", "lost"}:
             return {"type": "call", "outcome": entry.outcome, "status": entry.status}
         case journal.Noted():

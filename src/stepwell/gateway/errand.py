@@ -51,8 +51,8 @@ class Outcome:
 class Doing:
     """An errand in the making.
 
-    `request` and `credentials` are its two halves, `key_header` the header by which its receiver knows a repeated
-    request; `exchange` is what can be said of it so far.
+    `request` and `credentials` are its two halves, `load_prices` begins to load the price list if nobody has yet, and
+    `exchange` is what can be said of the request so far.
     """
 
     errand: Errand
@@ -60,6 +60,7 @@ class Doing:
     credentials: Credentials
     fetcher: Fetcher
     prices: Prices
+    load_prices: Callable[[], asyncio.Future[None]]
     now: Callable[[], Instant]
     max_answer_bytes: int
     max_redirects: int
@@ -104,7 +105,14 @@ class Doing:
         async with self.fetcher.open(outgoing, self.timing) as incoming:
             self._note(status=incoming.status, url=_shown(incoming.url))
             body = await incoming.read(self.max_answer_bytes)
-            answer = FetchAnswer(_shown(incoming.url), incoming.status, incoming.reason, incoming.headers, body)
+            answer = FetchAnswer(
+                _shown(incoming.url),
+                incoming.status,
+                incoming.reason,
+                incoming.headers,
+                body,
+                round(self.timing.now_ms()),
+            )
         output = await beside(len(body), write_answer, answer, exact=request.exact)
         if answer.status not in request.retry_statuses:
             return Outcome(self.told(), output)
@@ -118,6 +126,7 @@ class Doing:
     async def _infer(self, *, stream: bool = True) -> Outcome:
         request, credentials = self.request, self.credentials
         dialect = dialect_for(request.format, request.url)
+        self.load_prices()
         asked = await beside(
             len(request.body or b""),
             dialect.request,
@@ -161,7 +170,33 @@ class Doing:
         body = self.credentials.hide(answered.body)
         if dialect.raw:
             body = _as_json(body)
+        if self.request.exact:
+            return Outcome(self.told(), await beside(len(body), self._told_exactly, body, answered.answer))
         return Outcome(self.told(), await beside(len(body), _canonical, body))
+
+    def _told_exactly(self, body: bytes, answer: Answer) -> bytes:
+        """The answer with what was read from it, so that nobody has to know the dialect."""
+        exchange, hide = self.exchange, self.credentials.hide
+        told = {
+            "text": answer.text,
+            "model": exchange.model,
+            "tool_calls": [
+                {"id": call.id, "name": call.name, "arguments": call.arguments} for call in answer.tool_calls
+            ],
+            "finish_reasons": list(answer.finish_reasons),
+            "reasoning": answer.reasoning,
+            "refusal": answer.refusal,
+            "usage": None
+            if answer.usage is None
+            else {
+                "input_tokens": answer.usage.input_tokens,
+                "output_tokens": answer.usage.output_tokens,
+                "cached_tokens": answer.usage.cached_read_tokens,
+                "reasoning_tokens": answer.usage.reasoning_tokens,
+            },
+            "cost_usd": exchange.cost_usd,
+        }
+        return canonical({**msgspec.json.decode(hide(canonical(told))), "response": msgspec.json.decode(body)})
 
     async def _account(self, dialect: Dialect, answer: Answer) -> None:
         """Take note of what was used, and what it costs."""
@@ -175,7 +210,7 @@ class Doing:
             cached_tokens=usage.cached_read_tokens,
             reasoning_tokens=usage.reasoning_tokens,
         )
-        await asyncio.to_thread(self.prices.load)
+        await asyncio.shield(self.load_prices())
         cost = self.prices.cost(dialect.provider, self.request.url, model, usage, at=datetime.now(UTC))
         if cost is not None:
             self._note(cost_usd=str(cost.usd), prices=cost.version)

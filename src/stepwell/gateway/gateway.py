@@ -117,6 +117,7 @@ class HttpGateway:
         self._places = asyncio.Semaphore(settings.requests)
         self._sealed: OrderedDict[tuple[RunId, StepId], Sealed] = OrderedDict()
         self._flights: dict[tuple[RunId, StepId], _Flight] = {}
+        self._priced: asyncio.Future[None] | None = None
         self._closed = self._draining = False
         self.held_back: list[Claim] = []
         """The jobs of requests that were not made any more."""
@@ -196,6 +197,12 @@ class HttpGateway:
         )
         self._deliver(errand.run, errand.job, errand.fence, message)
 
+    def _load_prices(self) -> asyncio.Future[None]:
+        """Begin to load the price list, which takes half a second the first time."""
+        if self._priced is None:
+            self._priced = asyncio.create_task(asyncio.to_thread(self._prices.load), name="price list")
+        return self._priced
+
     async def _outcome(self, errand: Errand, sealed: Sealed | None) -> Outcome:
         """Make the request. Whatever happens becomes an outcome."""
         settings = self._settings
@@ -214,6 +221,7 @@ class HttpGateway:
             credentials=credentials,
             fetcher=self._fetcher,
             prices=self._prices,
+            load_prices=self._load_prices,
             now=self._clock,
             max_answer_bytes=settings.max_answer_bytes,
             max_redirects=settings.max_redirects,

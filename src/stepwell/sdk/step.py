@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
@@ -19,9 +19,11 @@ from stepwell.model.duration import parse_time
 from stepwell.model.ids import derived_uuid
 from stepwell.model.op import Invoke, Sleep, WaitForEvent
 from stepwell.model.payload import canonical
+from stepwell.sdk.ai import Model, Reply, infer_step
 from stepwell.sdk.errors import DefinitionError, EventNotValid, FunctionError, SyncStepInAsync
 from stepwell.sdk.event import Event, EventType, read_event
 from stepwell.sdk.execution import Execution, in_function
+from stepwell.sdk.fetch import RETRIED_STATUSES, Headers, Seconds, fetch_step
 from stepwell.sdk.options import Duration, condition_of, duration, milliseconds
 from stepwell.sdk.outcome import milliseconds as instant
 from stepwell.sdk.request import Body, Request, run_request
@@ -29,6 +31,7 @@ from stepwell.sdk.types import GIVEN, decode_result, encode_result, type_name
 from stepwell.wire.inngest.ops import MAX_WAIT_MS
 
 if TYPE_CHECKING:
+    import httpx2
     from typing_extensions import TypeForm
 
     from stepwell.sdk.function import Function
@@ -43,6 +46,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+AsyncF = TypeVar("AsyncF", bound=Callable[..., Awaitable[Any]])
 
 
 class Steps:
@@ -156,6 +160,62 @@ class Steps:
         """
         return await self._execution.perform(_invoke(id, function, data, output, timeout))
 
+    async def fetch(
+        self,
+        id: str,
+        url: str | httpx2.URL,
+        /,
+        *,
+        method: str = "GET",
+        params: Mapping[str, Any] | Sequence[tuple[str, Any]] | str | None = None,
+        headers: Headers | None = None,
+        cookies: Mapping[str, str] | None = None,
+        content: str | bytes | None = None,
+        data: Mapping[str, Any] | None = None,
+        files: Any = None,
+        json: Any = None,
+        auth: tuple[str, str] | None = None,
+        timeout: Seconds | None = None,
+        follow_redirects: bool = False,
+        retry_statuses: Collection[int] = RETRIED_STATUSES,
+    ) -> httpx2.Response:
+        """Have the server make a request; the function holds nothing meanwhile. The arguments are those of
+        `httpx2.request`, the response is one of httpx2, and its body can be read at any time.
+
+        Args:
+            timeout: In seconds, or text such as `"2m"`; the server's limit, 15 minutes, if not given.
+            retry_statuses: Answers after which the request is made again, by the function's retries, as it is when no
+                answer came; the last one is the result whatever it is.
+
+        Raises:
+            StepError: No answer came, or its address may not be called.
+            DefinitionError: The request cannot be made.
+        """
+        _refuse_bad_id(id)
+        request = fetch_step(
+            id,
+            url,
+            method=method,
+            params=params,
+            headers=headers,
+            cookies=cookies,
+            content=content,
+            data=data,
+            files=files,
+            json=json,
+            auth=auth,
+            timeout=timeout,
+            follow_redirects=follow_redirects,
+            retry_statuses=retry_statuses,
+        )
+        response: httpx2.Response = await self._execution.perform(request)
+        return response
+
+    @property
+    def ai(self) -> Ai:
+        """Models of AI providers."""
+        return Ai(self._execution)
+
     async def send_event(self, id: str, /, *events: Event[Any]) -> list[str]:
         """Send events, once: those without an id get one that a second attempt of this step repeats.
 
@@ -254,13 +314,164 @@ class SyncSteps:
         """As `Steps.invoke`."""
         return self._execution.perform_blocking(_invoke(id, function, data, output, timeout))
 
+    def fetch(
+        self,
+        id: str,
+        url: str | httpx2.URL,
+        /,
+        *,
+        method: str = "GET",
+        params: Mapping[str, Any] | Sequence[tuple[str, Any]] | str | None = None,
+        headers: Headers | None = None,
+        cookies: Mapping[str, str] | None = None,
+        content: str | bytes | None = None,
+        data: Mapping[str, Any] | None = None,
+        files: Any = None,
+        json: Any = None,
+        auth: tuple[str, str] | None = None,
+        timeout: Seconds | None = None,
+        follow_redirects: bool = False,
+        retry_statuses: Collection[int] = RETRIED_STATUSES,
+    ) -> httpx2.Response:
+        """As `Steps.fetch`."""
+        _refuse_bad_id(id)
+        request = fetch_step(
+            id,
+            url,
+            method=method,
+            params=params,
+            headers=headers,
+            cookies=cookies,
+            content=content,
+            data=data,
+            files=files,
+            json=json,
+            auth=auth,
+            timeout=timeout,
+            follow_redirects=follow_redirects,
+            retry_statuses=retry_statuses,
+        )
+        response: httpx2.Response = self._execution.perform_blocking(request)
+        return response
+
+    @property
+    def ai(self) -> SyncAi:
+        """Models of AI providers."""
+        return SyncAi(self._execution)
+
     def send_event(self, id: str, /, *events: Event[Any]) -> list[str]:
         """As `Steps.send_event`."""
         sent = self._execution.perform_blocking(_send(id, events, self._execution))
         return sent  # type: ignore[no-any-return]
 
 
+class Ai:
+    """`ctx.step.ai` of an async function."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+
+    @overload
+    async def infer(
+        self,
+        id: str,
+        /,
+        *,
+        model: Model,
+        body: Mapping[str, Any],
+        output: TypeForm[R],
+        timeout: Seconds | None = None,
+    ) -> Reply[R]: ...
+    @overload
+    async def infer(
+        self, id: str, /, *, model: Model, body: Mapping[str, Any], timeout: Seconds | None = None
+    ) -> Reply[str]: ...
+    async def infer(
+        self, id: str, /, *, model: Model, body: Mapping[str, Any], output: Any = None, timeout: Seconds | None = None
+    ) -> Reply[Any]:
+        """Have the server ask a model; the function holds nothing meanwhile.
+
+        Args:
+            model: Such as `ai.openai("gpt-4o-mini")`.
+            body: The provider's own request, without the model's name.
+            output: The type of the answer. Its schema is sent where the provider takes one; `reply.output` is of it.
+            timeout: In seconds, or text such as `"2m"`; the server's limit, 15 minutes, if not given.
+
+        Raises:
+            StepError: The provider refused, or did not answer, until the attempts were used up.
+            DefinitionError: The request cannot be made.
+        """
+        _refuse_bad_id(id)
+        request = infer_step(id, model=model, body=body, output=output, timeout=timeout)
+        reply: Reply[Any] = await self._execution.perform(request)
+        return reply
+
+    @overload
+    def wrap(self, id: str, fn: AsyncF, /) -> AsyncF: ...
+    @overload
+    def wrap(self, id: str, fn: Callable[P, R], /) -> Callable[P, Awaitable[R]]: ...
+    def wrap(self, id: str, fn: Callable[..., Any], /) -> Callable[..., Any]:
+        """A call of a model's own client as a step: `await step.ai.wrap("draft", client.messages.create)(model=...)`.
+
+        What comes back takes the arguments of `fn`, overloads included, and runs it once; a plain `def` in a thread.
+        """
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await self._execution.perform(_wrap(id, fn, args, kwargs))
+
+        return call
+
+
+class SyncAi:
+    """`ctx.step.ai` of a plain `def` function. See `Ai`; these block."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+
+    @overload
+    def infer(
+        self,
+        id: str,
+        /,
+        *,
+        model: Model,
+        body: Mapping[str, Any],
+        output: TypeForm[R],
+        timeout: Seconds | None = None,
+    ) -> Reply[R]: ...
+    @overload
+    def infer(
+        self, id: str, /, *, model: Model, body: Mapping[str, Any], timeout: Seconds | None = None
+    ) -> Reply[str]: ...
+    def infer(
+        self, id: str, /, *, model: Model, body: Mapping[str, Any], output: Any = None, timeout: Seconds | None = None
+    ) -> Reply[Any]:
+        """As `Ai.infer`."""
+        _refuse_bad_id(id)
+        request = infer_step(id, model=model, body=body, output=output, timeout=timeout)
+        reply: Reply[Any] = self._execution.perform_blocking(request)
+        return reply
+
+    def wrap(self, id: str, fn: F, /) -> F:
+        """As `Ai.wrap`."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._execution.perform_blocking(_wrap(id, fn, args, kwargs))
+
+        return call  # type: ignore[return-value]
+
+
 # Requests
+
+
+def _wrap(id: str, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
+    _refuse_bad_id(id)
+    if not callable(fn):
+        raise DefinitionError(
+            f'step.ai.wrap("{id}", ...) needs a callable and got a {type(fn).__name__}; '
+            f'write step.ai.wrap("{id}", client.messages.create)(...)'
+        )
+    return run_request(id, Body(fn, args, kwargs, kind="step.ai.wrap"))
 
 
 def _run(id: str, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:

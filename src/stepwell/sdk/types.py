@@ -146,6 +146,20 @@ def _resolved(function: Any, parameter: str) -> Any:
     return hint
 
 
+def json_schema(annotation: Any) -> dict[str, Any] | None:
+    """The JSON Schema of a type, for a model that is to fill it; None if there is none."""
+    try:
+        if _involves_pydantic(annotation, set()):
+            from pydantic import TypeAdapter
+
+            return TypeAdapter(annotation).json_schema()
+        schema: dict[str, Any] = msgspec.json.schema(annotation)
+    except Exception:
+        # A type that cannot say what it looks like is read all the same.
+        return None
+    return schema
+
+
 def return_type(function: Callable[..., Any]) -> Any:
     """What awaiting or calling `function` gives, or `UNTYPED` if its annotation does not say it."""
     while isinstance(function, functools.partial):

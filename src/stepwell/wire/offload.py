@@ -5,7 +5,8 @@
 
 and what a fetch answers: `{"url", "status_code", "headers", "body"}`, as the official SDKs expect it, or with `exact`
 `{"url", "status_code", "reason", "headers": [[name, value], ...], "body" | "body_base64"}`, where nothing is lost: not
-a repeated header, not a byte.
+a repeated header, not a byte. An inference answers the provider's JSON, or with `exact` `{"response": that JSON,
+"text", "model", "tool_calls", "finish_reasons", "usage", "cost_usd", ...}`, read from it.
 
 Of the headers only those are kept that are known to hold no secret; any other value may be one. Of the URL it is the
 user, and the parameters whose names say so.
@@ -132,6 +133,7 @@ def infer_request(
     headers: Mapping[str, str],
     body: Mapping[str, Any],
     auth_key: str = "",
+    exact: bool = False,
     timeout_ms: int | None = None,
 ) -> tuple[bytes, Sealed | None]:
     """The same of a request to an AI provider. `auth_key` goes where the provider's dialect wants it.
@@ -140,6 +142,8 @@ def infer_request(
         InvalidRequest: It is too large.
     """
     members: dict[str, Any] = {"format": format, "body": body}
+    if exact:
+        members["exact"] = True
     if timeout_ms is not None:
         members["timeout_ms"] = timeout_ms
     return _written(members, url, headers, auth_key)
@@ -247,6 +251,7 @@ class FetchAnswer:
     reason: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    elapsed_ms: int = 0
 
 
 def write_answer(answer: FetchAnswer, *, exact: bool) -> bytes:
@@ -264,6 +269,7 @@ def write_answer(answer: FetchAnswer, *, exact: bool) -> bytes:
         "url": answer.url,
         "status_code": answer.status,
         "reason": answer.reason,
+        "elapsed_ms": answer.elapsed_ms,
         "headers": [list(pair) for pair in answer.headers],
     }
     try:
@@ -282,7 +288,14 @@ def read_answer(value: Any) -> FetchAnswer:
     try:
         headers = tuple((str(name), str(text)) for name, text in value["headers"])
         body = _unpacked(value["body_base64"]) or b"" if "body_base64" in value else str(value["body"]).encode()
-        return FetchAnswer(str(value["url"]), int(value["status_code"]), str(value.get("reason", "")), headers, body)
+        return FetchAnswer(
+            str(value["url"]),
+            int(value["status_code"]),
+            str(value.get("reason", "")),
+            headers,
+            body,
+            int(value.get("elapsed_ms", 0)),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise InvalidRequest(f"the result is not the answer of a fetch: {err!r}") from err
 

@@ -4,7 +4,7 @@
 import { createHash } from "node:crypto";
 import { createServer } from "node:http";
 
-import { Inngest, NonRetriableError, RetryAfterError, StepError, cron, referenceFunction } from "inngest";
+import { Inngest, NonRetriableError, RetryAfterError, StepError, cron, fetch, referenceFunction, step } from "inngest";
 import { serve } from "inngest/node";
 
 import { FUNCTION, note } from "./ledger.mjs";
@@ -172,6 +172,53 @@ const relay = define("relay", {}, async (ctx) => {
   return sent.ids;
 });
 
+const AI_KEY = "sk-canary-of-the-sample-service";
+
+function model(dialect, provider) {
+  const { models } = step.ai;
+  if (dialect === "anthropic") {
+    const defaultParameters = { max_tokens: 100 };
+    return models.anthropic({ model: "claude-sonnet-4-5", apiKey: AI_KEY, baseUrl: `${provider}/v1/`, defaultParameters });
+  }
+  if (dialect === "gemini") return models.gemini({ model: "gemini-2.5-flash", apiKey: AI_KEY, baseUrl: `${provider}/v1beta/` });
+  return models.openai({ model: "gpt-4o-mini", apiKey: AI_KEY, baseUrl: `${provider}/v1/` });
+}
+
+function prompt(dialect, text) {
+  if (dialect === "gemini") return { contents: [{ role: "user", parts: [{ text }] }] };
+  return { messages: [{ role: "user", content: text }] };
+}
+
+const ask = define("ask", {}, async (ctx) => {
+  const { dialect, provider } = ctx.event.data;
+  const reply = await ctx.step.ai.infer("ask", { model: model(dialect, provider), body: prompt(dialect, "Hello") });
+  return ctx.step.run("use", noted(ctx, "use", reply));
+});
+
+const askMany = define("ask-many", {}, async (ctx) => {
+  const openai = model("openai", ctx.event.data.provider);
+  const one = (number) => ctx.step.ai.infer(`ask ${number}`, { model: openai, body: prompt("openai", `number ${number}`) });
+  return Promise.all([one(1), one(2), one(3), ctx.step.run("beside", noted(ctx, "beside", "done"))]);
+});
+
+const wrapped = define("wrapped", {}, async (ctx) => {
+  const call = async ({ question }) => ({ answer: `${question}!` });
+  return ctx.step.ai.wrap("wrap", call, { question: "really" });
+});
+
+// The `fetch` of the SDK, which a library would be given as well.
+const fetching = define("fetching", {}, async (ctx) => {
+  const { base } = ctx.event.data;
+  const headers = { authorization: `Bearer ${AI_KEY}`, "content-type": "text/plain" };
+  const [echo, missing] = await Promise.all([
+    fetch(`${base}/http/echo?q=1`, { method: "POST", headers, body: "grüße" }),
+    fetch(`${base}/http/status/404?body=missing`),
+  ]);
+  const { method, text: body } = await echo.json();
+  const text = await missing.text();
+  return ctx.step.run("use", noted(ctx, "use", { method, body, status: missing.status, text }));
+});
+
 const schedules = [cron(process.env.SCHEDULE ?? "@daily"), { cron: "TZ=Europe/Berlin 0 9 29 2 *", jitter: "30s" }];
 const clock = client.createFunction({ id: "clock", triggers: schedules }, async (ctx) => {
   note(ctx, FUNCTION, { event: ctx.event.name });
@@ -181,7 +228,7 @@ const clock = client.createFunction({ id: "clock", triggers: schedules }, async 
 const functions = [
   ...(process.env.SCHEDULE ? [clock] : []),
   linear, repeated, parallel, naps, wait, child, parent, retried, caught, failing, nonRetriable, retryAfter,
-  cancellable, large, steps, relay,
+  cancellable, large, steps, relay, ask, askMany, wrapped, fetching,
 ];
 const inngest = serve({ client, functions });
 

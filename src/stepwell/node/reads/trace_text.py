@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from stepwell.engine.span import Note, Request, Span, Trace
     from stepwell.model.ids import Instant
+    from stepwell.model.offload import Exchange
     from stepwell.model.payload import Payload
 
 _LONGEST_NAME = 48
@@ -182,11 +183,34 @@ def _details(span: Span) -> str:
         case None:
             if span.kind is SpanKind.STEP and span.step_kind not in ("", "step.run"):
                 facts.append(span.step_kind.removeprefix("step."))
+    if span.exchange is not None:
+        facts += _exchanged(span.exchange)
     if span.attempts is not None and span.attempts > 1 and span.kind is not SpanKind.RUN:
         facts.append(f"{span.attempts} attempts")
     if span.queue_ms is not None and span.queue_ms >= 1000 and span.kind is not SpanKind.RUN:
         facts.append(f"queued {duration_text(span.queue_ms)}")
     return "".join(f"  {fact}" if number == 0 else f" · {fact}" for number, fact in enumerate(facts))
+
+
+def _exchanged(exchange: Exchange) -> Iterator[str]:
+    """What a request that the server made came to."""
+    if exchange.model:
+        yield exchange.model
+    if exchange.status and not exchange.model:
+        yield f"status {exchange.status}"
+    if exchange.redirects:
+        yield _count(exchange.redirects, "redirect")
+    if exchange.input_tokens is not None and exchange.output_tokens is not None:
+        cached = f" ({exchange.cached_tokens} cached)" if exchange.cached_tokens else ""
+        yield f"{exchange.input_tokens}{cached} → {exchange.output_tokens} tokens"
+    if exchange.cost_usd is not None:
+        yield f"${exchange.cost_usd}"
+    if exchange.first_token_ms is not None:
+        yield f"first token {duration_text(round(exchange.first_token_ms))}"
+    elif exchange.received_bytes:
+        yield _count(exchange.received_bytes, "byte")
+    if exchange.retry_after_ms is not None:
+        yield f"asked to wait {duration_text(exchange.retry_after_ms)}"
 
 
 def _failure(span: Span) -> str:

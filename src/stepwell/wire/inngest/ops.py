@@ -9,6 +9,7 @@ Protocol: sections 5.2, 5.3 and 5.5 of the Inngest wire protocol.
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,7 +33,7 @@ from stepwell.model.op import (
     Unknown,
     WaitForEvent,
 )
-from stepwell.model.payload import NULL, Payload
+from stepwell.model.payload import NULL, Payload, decode
 from stepwell.wire.inngest.text import EMPTY_OBJECT, array, compose, shortened, size, write
 from stepwell.wire.offload import fetch_request, infer_request
 
@@ -58,7 +59,8 @@ _MEMBERS = frozenset(
 )
 _OPTS = frozenset(
     "type input parallelMode stackLine duration event timeout if function_id payload "
-    "url method headers body auth_key format signal conflict fn_slug meta target_hashed_id".split()
+    "url method headers body auth_key format signal conflict fn_slug meta target_hashed_id "
+    "body_base64 exact timeout_ms max_redirects retry_statuses auto_tool_call".split()
 )
 _PAYLOAD = frozenset("data user v name id ts".split())
 """Of an invocation; the last three mean nothing there."""
@@ -350,7 +352,11 @@ def _gateway(item: _Object, context: _Context) -> Op:
         _url(opts),
         method=_text(opts, "method") or "POST",
         headers=_headers(opts),
-        body=None if body is None else body.encode(),
+        body=b64decode(_text(opts, "body_base64")) if "body_base64" in opts else None if body is None else body.encode(),
+        exact=opts.get("exact") is True,
+        timeout_ms=_count(opts, "timeout_ms"),
+        max_redirects=_count(opts, "max_redirects"),
+        retry_statuses=[one for one in opts.get("retry_statuses") or () if isinstance(one, int)],
     )
     return Offload(
         step=_step_id(item),
@@ -374,6 +380,8 @@ def _ai_gateway(item: _Object, context: _Context) -> Op:
         headers=_headers(opts),
         body=body,
         auth_key=_text(opts, "auth_key"),
+        exact=opts.get("exact") is True,
+        timeout_ms=_count(opts, "timeout_ms"),
     )
     return Offload(
         step=_step_id(item),
@@ -531,6 +539,13 @@ def _url(opts: _Object) -> str:
     return url
 
 
+def _count(opts: _Object, name: str) -> int | None:
+    value = opts.get(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise _Unreadable(f"`opts.{name}` is {_kind_of(value)} and must be a whole number")
+    return value
+
+
 def _headers(opts: _Object) -> dict[str, str]:
     headers = opts.get("headers")
     if headers is None:
@@ -624,6 +639,9 @@ def _write_op(op: Op) -> bytes:
                 payload["v"] = write(op.v)
             opts["payload"] = compose(payload)
             opts["timeout"] = write(_written_deadline(op.for_ms, op.until))
+        case Offload():
+            members["op"] = b'"Gateway"' if op.kind == FETCH else b'"AIGateway"'
+            opts.update(_written_request(op))
         case Discover():
             members["op"] = b'"DiscoveryRequest"'
         case Completed():
@@ -636,6 +654,16 @@ def _write_op(op: Op) -> bytes:
     if opts:
         members["opts"] = compose(opts)
     return compose(members)
+
+
+def _written_request(op: Offload) -> dict[str, bytes]:
+    """The options of a request, with its credentials: this is the one way that they have to travel."""
+    members = decode(_inline(op.request))
+    if op.sealed is not None:
+        members |= {"url": op.sealed.url, "headers": dict(op.sealed.headers)}
+        if op.sealed.auth_key:
+            members["auth_key"] = op.sealed.auth_key
+    return {name: write(value) for name, value in members.items()} | {"type": write(op.kind)}
 
 
 def _inline(payload: Payload) -> bytes:

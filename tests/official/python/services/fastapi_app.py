@@ -14,16 +14,37 @@ from typing import cast
 
 import fastapi
 import inngest
+import inngest.experimental.ai.anthropic
+import inngest.experimental.ai.gemini
+import inngest.experimental.ai.openai
 import inngest.fast_api
 import uvicorn
+from inngest.experimental import ai
 
 from tests.official.python.services.ledger import FUNCTION, note
 
 APP = "fastapi"
+AI_KEY = "sk-canary-of-the-sample-service"
 LARGE = 4 * 1024 * 1024 - 1024  # of the 4 MiB that one step may return, minus what JSON and the envelope add
 
 client = inngest.Inngest(app_id=APP, is_production=False)
 app = fastapi.FastAPI()
+
+
+def adapter(dialect: str, provider: str) -> ai.BaseAdapter:
+    """The SDK's own adapter for a provider at that address."""
+    if dialect == "anthropic":
+        return ai.anthropic.Adapter(auth_key=AI_KEY, base_url=f"{provider}/v1", model="claude-sonnet-4-5")
+    if dialect == "gemini":
+        return ai.gemini.Adapter(auth_key=AI_KEY, base_url=f"{provider}/v1beta/", model="gemini-2.5-flash")
+    return ai.openai.Adapter(auth_key=AI_KEY, base_url=f"{provider}/v1", model="gpt-4o-mini")
+
+
+def prompt(dialect: str, text: str) -> dict[str, object]:
+    if dialect == "gemini":
+        return {"contents": [{"role": "user", "parts": [{"text": text}]}]}
+    limit: dict[str, object] = {"max_tokens": 100} if dialect == "anthropic" else {}
+    return {"messages": [{"role": "user", "content": text}], **limit}
 
 
 async def noted(ctx: inngest.Context, step: str, result: inngest.JSON = None, **facts: object) -> inngest.JSON:
@@ -243,6 +264,30 @@ async def relay(ctx: inngest.Context) -> object:
     return await ctx.step.send_event("pass on", inngest.Event(name=f"{APP}/linear", data={"echo": ctx.run_id}))
 
 
+@client.create_function(fn_id="ask", trigger=inngest.TriggerEvent(event=f"{APP}/ask"))
+async def ask(ctx: inngest.Context) -> object:
+    """Has the server ask a model, and uses the answer in a step; `provider` says where, `dialect` how."""
+    note(ctx.run_id, FUNCTION, ctx.attempt)
+    dialect, provider = str(ctx.event.data["dialect"]), str(ctx.event.data["provider"])
+    reply = await ctx.step.ai.infer("ask", adapter=adapter(dialect, provider), body=prompt(dialect, "Hello"))
+    return await ctx.step.run("use", lambda: noted(ctx, "use", cast(inngest.JSON, reply)))
+
+
+@client.create_function(fn_id="ask-many", trigger=inngest.TriggerEvent(event=f"{APP}/ask-many"))
+async def ask_many(ctx: inngest.Context) -> object:
+    """Three questions side by side, and a step beside them."""
+    note(ctx.run_id, FUNCTION, ctx.attempt)
+    openai = adapter("openai", str(ctx.event.data["provider"]))
+
+    async def one(number: int) -> object:
+        return await ctx.step.ai.infer(f"ask {number}", adapter=openai, body=prompt("openai", f"number {number}"))
+
+    async def beside() -> object:
+        return await ctx.step.run("beside", lambda: noted(ctx, "beside", "done"))
+
+    return list(await ctx.group.parallel((lambda: one(1), lambda: one(2), lambda: one(3), beside)))
+
+
 SCHEDULE = os.environ.get("SCHEDULE")
 
 
@@ -280,6 +325,8 @@ inngest.fast_api.serve(
         large,
         steps,
         relay,
+        ask,
+        ask_many,
     ],
 )
 

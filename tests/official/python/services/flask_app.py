@@ -11,15 +11,36 @@ from typing import cast
 
 import flask
 import inngest
+import inngest.experimental.ai.anthropic
+import inngest.experimental.ai.gemini
+import inngest.experimental.ai.openai
 import inngest.flask
+from inngest.experimental import ai
 
 from tests.official.python.services.ledger import FUNCTION, note
 
 APP = "flask"
+AI_KEY = "sk-canary-of-the-sample-service"
 LARGE = 4 * 1024 * 1024 - 1024
 
 client = inngest.Inngest(app_id=APP, is_production=False)
 app = flask.Flask(__name__)
+
+
+def adapter(dialect: str, provider: str) -> ai.BaseAdapter:
+    """The SDK's own adapter for a provider at that address."""
+    if dialect == "anthropic":
+        return ai.anthropic.Adapter(auth_key=AI_KEY, base_url=f"{provider}/v1", model="claude-sonnet-4-5")
+    if dialect == "gemini":
+        return ai.gemini.Adapter(auth_key=AI_KEY, base_url=f"{provider}/v1beta/", model="gemini-2.5-flash")
+    return ai.openai.Adapter(auth_key=AI_KEY, base_url=f"{provider}/v1", model="gpt-4o-mini")
+
+
+def prompt(dialect: str, text: str) -> dict[str, object]:
+    if dialect == "gemini":
+        return {"contents": [{"role": "user", "parts": [{"text": text}]}]}
+    limit: dict[str, object] = {"max_tokens": 100} if dialect == "anthropic" else {}
+    return {"messages": [{"role": "user", "content": text}], **limit}
 
 
 def noted(ctx: inngest.ContextSync, step: str, result: inngest.JSON = None, **facts: object) -> inngest.JSON:
@@ -222,6 +243,30 @@ def relay(ctx: inngest.ContextSync) -> object:
     return ctx.step.send_event("pass on", inngest.Event(name=f"{APP}/linear", data={"echo": ctx.run_id}))
 
 
+@client.create_function(fn_id="ask", trigger=inngest.TriggerEvent(event=f"{APP}/ask"))
+def ask(ctx: inngest.ContextSync) -> object:
+    """Has the server ask a model, and uses the answer in a step; `provider` says where, `dialect` how."""
+    note(ctx.run_id, FUNCTION, ctx.attempt)
+    dialect, provider = str(ctx.event.data["dialect"]), str(ctx.event.data["provider"])
+    reply = ctx.step.ai.infer("ask", adapter=adapter(dialect, provider), body=prompt(dialect, "Hello"))
+    return ctx.step.run("use", lambda: noted(ctx, "use", cast(inngest.JSON, reply)))
+
+
+@client.create_function(fn_id="ask-many", trigger=inngest.TriggerEvent(event=f"{APP}/ask-many"))
+def ask_many(ctx: inngest.ContextSync) -> object:
+    """Three questions side by side, and a step beside them."""
+    note(ctx.run_id, FUNCTION, ctx.attempt)
+    openai = adapter("openai", str(ctx.event.data["provider"]))
+
+    def one(number: int) -> object:
+        return ctx.step.ai.infer(f"ask {number}", adapter=openai, body=prompt("openai", f"number {number}"))
+
+    def beside() -> object:
+        return ctx.step.run("beside", lambda: noted(ctx, "beside", "done"))
+
+    return list(ctx.group.parallel((lambda: one(1), lambda: one(2), lambda: one(3), beside)))
+
+
 SCHEDULE = os.environ.get("SCHEDULE")
 
 
@@ -258,6 +303,8 @@ inngest.flask.serve(
         large,
         steps,
         relay,
+        ask,
+        ask_many,
     ],
 )
 

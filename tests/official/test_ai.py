@@ -1,0 +1,216 @@
+"""`step.ai.infer` and `fetch` of the official SDKs, unmodified: the server makes their requests."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from stepwell.testing.provider import Provider, drop, fail, held, say
+from stepwell.wire.models.dialect import Usage
+from tests.official.harness import Kind, Run, Server, Service
+
+pytestmark = pytest.mark.official
+
+KEY = "sk-canary-of-the-sample-service"  # of the services
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with Provider() as provider:
+        yield provider
+
+
+def text_of(dialect: str, reply: Any) -> str:
+    """What the model said, where the dialect has it."""
+    match dialect:
+        case "anthropic":
+            return str(reply["content"][0]["text"])
+        case "gemini":
+            return str(reply["candidates"][0]["content"]["parts"][0]["text"])
+        case _:
+            return str(reply["choices"][0]["message"]["content"])
+
+
+def key_is_nowhere(server: Server, run: Run) -> None:
+    """No file of the server has the key, and no answer about a run either (S22)."""
+    for path in server.files():
+        assert KEY.encode() not in path.read_bytes(), path
+    for what in ("", "/lines"):
+        answer = server.http.get(f"/api/runs/{run.id}{what}")
+        assert answer.status_code == 200, answer.text
+        assert KEY not in answer.text
+
+
+class OfficialAi:
+    kind: ClassVar[Kind]
+
+    @pytest.mark.parametrize("dialect", ["openai", "anthropic", "gemini"])
+    def test_a_model_is_asked_by_the_server_and_its_answer_is_the_result(
+        self, dialect: str, server: Server, service: Service, provider: Provider
+    ) -> None:
+        provider.answer(say("Good day", usage=Usage(input_tokens=12, output_tokens=34)))
+        event = server.send(service.event("ask"), {"dialect": dialect, "provider": provider.url})
+        run = server.completed(event)
+        (asked,) = provider.calls
+
+        assert text_of(dialect, run.output) == "Good day"
+        assert KEY in json.dumps([asked.headers, asked.query])
+        assert service.ran(run.id) == ["use"]
+        span = server.trace(run.id).child("ask")
+        assert (span.status, span.step_op) == ("COMPLETED", "AI_GATEWAY")
+        key_is_nowhere(server, run)
+
+    def test_no_request_to_the_service_is_open_while_the_model_thinks(
+        self, server: Server, service: Service, provider: Provider
+    ) -> None:
+        provider.answer(held(say("at last")))
+        event = server.send(service.event("ask"), {"dialect": "openai", "provider": provider.url})
+        run = server.started(event)
+        provider.wait()
+        server.waits_at(run.id, "ask")
+        calls = service.calls(run.id)
+        provider.release()
+
+        assert text_of("openai", server.completed(event).output) == "at last"
+        assert calls == 1
+        assert service.calls(run.id) <= 3
+
+    def test_questions_side_by_side_are_asked_side_by_side(
+        self, server: Server, service: Service, provider: Provider
+    ) -> None:
+        provider.answer(held(say("one")), held(say("one")), held(say("one")))
+        event = server.send(service.event("ask-many"), {"provider": provider.url})
+        assert len(provider.wait(3)) == 3
+        provider.release(3)
+        run = server.completed(event)
+
+        assert [text_of("openai", reply) for reply in run.output[:3]] == ["one"] * 3
+        assert run.output[3] == "done"
+        assert service.ran(run.id) == ["beside"]
+        assert len(provider.calls) == 3
+
+    def test_a_busy_provider_is_asked_again_when_it_says(
+        self, server: Server, service: Service, provider: Provider
+    ) -> None:
+        provider.answer(fail(429, retry_after_s=2), drop(), say("third time"))
+        event = server.send(service.event("ask"), {"dialect": "openai", "provider": provider.url})
+        run = server.completed(event)
+
+        assert text_of("openai", run.output) == "third time"
+        assert len(provider.calls) == 3
+        assert server.trace(run.id).child("ask").attempts == 3
+        assert service.ran(run.id) == ["use"]
+
+    def test_a_refusal_is_an_error_of_the_step(self, server: Server, service: Service, provider: Provider) -> None:
+        provider.answer(fail(400, f"no such model; your key is {KEY}"))
+        event = server.send(service.event("ask"), {"dialect": "openai", "provider": provider.url})
+        run = server.failed(event)
+
+        assert "unsuccessful status code: 400" in json.dumps(run.output)
+        assert len(provider.calls) == 1
+        key_is_nowhere(server, run)
+
+    def test_a_cancelled_run_ends_its_request(self, server: Server, service: Service, provider: Provider) -> None:
+        provider.answer(held(say("nobody listens")))
+        event = server.send(service.event("ask"), {"dialect": "openai", "provider": provider.url})
+        run = server.started(event)
+        provider.wait()
+        server.waits_at(run.id, "ask")
+        server.cancel(run.id)
+        provider.release()
+
+        assert server.ended(run.id).status == "Cancelled"
+        assert service.ran(run.id) == []
+
+
+class OfficialAiAcrossRestarts:
+    kind: ClassVar[Kind]
+
+    def test_f65_s23_the_service_is_asked_for_its_key_again_after_a_kill(
+        self, alone: tuple[Server, Service], provider: Provider
+    ) -> None:
+        server, service = alone
+        service.register()
+        provider.answer(held(say("lost")), say("found"))
+        event = server.send(service.event("ask"), {"dialect": "openai", "provider": provider.url})
+        run = server.started(event)
+        provider.wait()
+        server.waits_at(run.id, "ask")
+        server.kill()
+        assert all(KEY.encode() not in path.read_bytes() for path in server.files())
+        server.start()
+        run = server.completed(event)
+
+        assert text_of("openai", run.output) == "found"
+        assert len(provider.calls) == 2
+        assert service.ran(run.id) == ["use"]
+        assert "credentials" in server.http.get(f"/api/runs/{run.id}/lines").text
+        assert "may have been made" in server.http.get(f"/api/runs/{run.id}/lines").text
+        key_is_nowhere(server, run)
+
+    def test_parallel_questions_survive_a_kill(self, alone: tuple[Server, Service], provider: Provider) -> None:
+        server, service = alone
+        service.register()
+        provider.answer(*[held(say("lost"))] * 3, say("found"))
+        event = server.send(service.event("ask-many"), {"provider": provider.url})
+        run = server.started(event)
+        provider.wait(3)
+        server.wait("the step beside", 15, lambda: service.ran(run.id) or None, run.id)
+        server.kill()
+        server.start()
+        run = server.completed(event)
+
+        assert [text_of("openai", reply) for reply in run.output[:3]] == ["found"] * 3
+        assert len(provider.calls) == 6
+
+    def test_a_question_that_came_while_the_service_was_away_waits_for_it(
+        self, alone: tuple[Server, Service], provider: Provider
+    ) -> None:
+        server, service = alone
+        service.register()
+        provider.answer(held(say("lost")), say("found"))
+        event = server.send(service.event("ask"), {"dialect": "openai", "provider": provider.url})
+        provider.wait()
+        server.kill()
+        server.start("--no-poll", "--retry-interval", "5")
+        service.restart()
+        run = server.completed(event)
+
+        assert text_of("openai", run.output) == "found"
+
+
+class TestFastApi(OfficialAi):
+    kind = "fastapi"
+
+
+class TestFlask(OfficialAi):
+    kind = "flask"
+
+
+class TestTypeScript(OfficialAi):
+    kind = "typescript"
+
+    def test_the_fetch_of_the_sdk_is_made_by_the_server(
+        self, server: Server, service: Service, provider: Provider
+    ) -> None:
+        run = server.completed(server.send(service.event("fetching"), {"base": provider.url}))
+
+        assert run.output == {"method": "POST", "body": "grüße", "status": 404, "text": "missing"}
+        assert len(provider.requests) == 2
+        assert {asked.headers["user-agent"] for asked in provider.requests} == {"stepwell"}
+        key_is_nowhere(server, run)
+
+    def test_a_wrapped_call_is_a_step(self, server: Server, service: Service) -> None:
+        run = server.completed(server.send(service.event("wrapped"), {}))
+
+        assert run.output == {"answer": "really!"}
+        assert server.trace(run.id).steps == ["wrap"]
+
+
+class TestFastApiAcrossRestarts(OfficialAiAcrossRestarts):
+    kind = "fastapi"
+
+
+class TestTypeScriptAcrossRestarts(OfficialAiAcrossRestarts):
+    kind = "typescript"
