@@ -19,7 +19,7 @@ from stepwell.api.inngest import v1
 from stepwell.engine import cron, decide, expr
 from stepwell.engine.retry import _JITTER_MS, _TABLE_MS
 from stepwell.model import event, function, payload
-from stepwell.node import matching, notes
+from stepwell.node import matching, notes, retention
 from stepwell.sdk import attempt, execution, live, parking, types, worker
 from stepwell.sdk.client import requests
 from stepwell.sdk.serve import message
@@ -128,6 +128,8 @@ TABLES: dict[str, list[Row]] = {
         Row("frames of a worker in a second", f"{default(ConnectionLimits, 'frames_per_second'):,.0f}", FIXED, "it is read no faster"),
         Row("sync steps of a worker", str(attempt.STEP_THREADS), FIXED, "more wait for a thread"),
         Row("runs kept in the server's memory", f"{default(ServerSettings, 'cached_runs'):,}", SETTING("cached_runs"), "others are loaded when needed"),
+        Row("ended runs", "kept for ever", "`--keep-runs`, `--keep-runs-at-most`", "the oldest are removed"),
+        Row("events", f"kept for ever, for {span(retention.YOUNGEST_EVENT_MS / 1000)} at least", "`--keep-events`, `--keep-runs`", "the oldest are removed"),
         Row("changes waiting to be committed", f"{writer.WAITING_TRANSITIONS:,}, or {size(writer.WAITING_BYTES)}", FIXED, "more wait"),
         Row("changes in one commit", str(writer.GROUP_TRANSITIONS), FIXED, "the next ones go into the next"),
     ],

@@ -131,16 +131,19 @@ h1{font-size:1.35rem;margin:0}
 h2{font-size:.95rem;margin:0 0 .6rem}
 .state{font-weight:600}.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}.soft{color:var(--soft)}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.75rem;margin-bottom:.75rem}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(21rem,1fr));gap:.75rem;align-items:start}
+.grid{columns:21rem;column-gap:.75rem}
 section,.tile{background:var(--card);border:1px solid var(--line);border-radius:.6rem;padding:.9rem 1rem}
 .tile b{display:block;font-size:1.4rem;line-height:1.25;font-variant-numeric:tabular-nums}
 .tile span{color:var(--soft);font-size:.85rem}
-section.wide{grid-column:1/-1}
+section{break-inside:avoid;margin-bottom:.75rem}
+section.wide{column-span:all;margin-top:.75rem}
 table{border-collapse:collapse;width:100%;font-size:.88rem}
 td,th{padding:.28rem .8rem .28rem 0;text-align:left;vertical-align:top;border-top:1px solid var(--line);
 overflow-wrap:anywhere}
+.tight td{white-space:nowrap}.tight td:first-child{white-space:normal;overflow-wrap:anywhere}
+section p{margin:.6rem 0 0}
 tr:first-child td,tr:first-child th{border-top:0}
-th{font-weight:400;color:var(--soft);white-space:nowrap}
+th{font-weight:400;color:var(--soft);width:44%;overflow-wrap:normal}
 td.n{text-align:right;font-variant-numeric:tabular-nums}
 ul{margin:0;padding-left:1.1rem}
 footer{margin-top:1.25rem;font-size:.85rem}
@@ -177,8 +180,8 @@ def _page(told: Mapping[str, Any]) -> str:
         _section("Services and workers", _workers(told)),
         _section("Kept", _kept(told["retention"], store.get("last_backup"))),
         _section("Requests", _facts(_requests(told["requests"]))),
-        _section("Settings", _facts(_shown(told["settings"]))),
         _section("Limits", _facts(_shown(told["limits"]))),
+        _section("Settings", _facts(_shown(told["settings"])), "wide"),
     ]
     state = f'<span class="state {"good" if good else "bad"}">● {escape(word)}</span>'
     shown = "".join(
@@ -216,7 +219,7 @@ def _findings(audited: Mapping[str, Any] | None, findings: list[str]) -> str:
         f'<li>{escape(text)} <span class="soft">since {escape(str(since))}</span></li>'
         for text, since in zip(findings, audited["found_at"], strict=True)
     )
-    return _section("Auditor: broken invariants", f'<ul class="bad">{lines}</ul>', wide=True)
+    return _section("Auditor: broken invariants", f'<ul class="bad">{lines}</ul>', "wide")
 
 
 def _nodes(told: Mapping[str, Any]) -> str:
@@ -226,21 +229,21 @@ def _nodes(told: Mapping[str, Any]) -> str:
         here = " (this one)" if node["name"] == told["node"]["name"] else ""
         rows.append(
             f"<tr><td>{escape(node['name'] + here)}</td><td>{mark}</td>"
-            f"<td>lease until {escape(node['lease_until'])}</td></tr>"
+            f'<td class="soft">until {escape(node["lease_until"][11:19])}</td></tr>'
         )
     here = told["node"]
     late = f"{_number(here['refused_commits'])} commits came too late, {_number(here['dropped_answers'])} answers"
-    return f'<table>{"".join(rows)}</table><p class="soft">{escape(late)}</p>'
+    return f'<table class="tight">{"".join(rows)}</table><p class="soft">{escape(late)}</p>'
 
 
 def _workers(told: Mapping[str, Any]) -> str:
-    text = f"{_number(told['services'])} services with {_number(told['functions'])} functions"
+    text = f"{_plural(told['services'], 'service')} with {_plural(told['functions'], 'function')}"
     rows = "".join(
-        f'<tr><td>{escape(line["service"])}</td><td class="n">{line["connected"]} workers</td>'
-        f'<td class="n">{line["waiting_calls"]} calls wait</td></tr>'
+        f'<tr><td>{escape(line["service"])}</td><td class="n">{_plural(line["connected"], "worker")}</td>'
+        f'<td class="n">{_plural(line["waiting_calls"], "call")} waiting</td></tr>'
         for line in told["workers"]
     )
-    return f"<table>{rows}</table><p>{escape(text)}</p>" if rows else escape(text)
+    return f'<table class="tight">{rows}</table><p class="soft">{escape(text)}</p>' if rows else escape(text)
 
 
 def _kept(retention: Mapping[str, Any] | None, backup: Any) -> str:
@@ -283,17 +286,25 @@ def _value(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if value is None or value in ((), [], ""):
         return "–"
+    if isinstance(value, dict):
+        return ", ".join(str(key) for key in value)
     if isinstance(value, (list, tuple)):
         return ", ".join(str(one) for one in value)
     if isinstance(value, (int, float)):
         if name.endswith("_bytes"):
             return _size(value)
-        return _number(value) if isinstance(value, int) else f"{value:g}"
+        if name.endswith("_ms"):
+            return _span(value)
+        return _number(value) if isinstance(value, int) and name != "port" else f"{value:g}"
     return str(value)
 
 
 def _number(value: int) -> str:
     return f"{value:,}"
+
+
+def _plural(count: int, one: str) -> str:
+    return f"{count:,} {one}{'' if count == 1 else 's'}"
 
 
 def _count(due: int) -> str:

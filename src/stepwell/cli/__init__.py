@@ -19,6 +19,9 @@ COMMANDS = {
     "send": "stepwell.cli.send:send",
     "runs": "stepwell.cli.runs:runs",
     "run": "stepwell.cli.runs:run",
+    "status": "stepwell.cli.status:status",
+    "audit": "stepwell.cli.upkeep:audit",
+    "backup": "stepwell.cli.upkeep:backup",
     "doctor": "stepwell.cli.doctor:doctor",
     "migrate": "stepwell.cli.doctor:migrate",
 }

@@ -16,19 +16,24 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stepwell.engine.run import Phase, Run, apply
 from stepwell.model import journal
+from stepwell.model.event import DEV_ENV
 from stepwell.model.job import JobKind
-from stepwell.store.base import StoreFull, StoreUnavailable
+from stepwell.model.payload import blob_of
+from stepwell.store.base import EventQuery, StoreFull, StoreUnavailable
+from stepwell.store.batch import blobs_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from stepwell.model.ids import Instant, JobId, RunId
+    from stepwell.model.ids import EventKey, Instant, JobId, RunId
     from stepwell.model.job import Job, RunRow, Wait
     from stepwell.model.journal import Entry
+    from stepwell.model.payload import Blob
     from stepwell.node.clock import World
     from stepwell.store.base import Store
 
@@ -61,6 +66,7 @@ FOLD = "replay truth"
 HONEST = "honest figures"
 TIME = "time"
 NO_SILENCE = "no silence"
+DURABLE = "durable acceptance"
 
 _RESULTS = frozenset({journal.StepCompleted, journal.StepFailed})
 _ABOUT_STEPS = _RESULTS | {
@@ -261,6 +267,56 @@ class Auditor:
         self.seen_since = {finding: self.seen_since.get(finding, checked_at) for finding in report.findings}
         return report
 
+    async def audit_all(self) -> tuple[Report, int]:
+        """Everything that is stored, once: also ended runs, and whether each text that is referred to can be read and
+        is what its hash says. Returns also how many texts there are.
+        """
+        live = await self.audit()
+        findings, runs, skipped = list(live.findings), live.runs, live.skipped
+        texts: dict[str, bool] = {}
+        envs = {DEV_ENV}
+        for list_runs in (self.store.live_runs, partial(_ended_runs, self.store)):
+            after: RunId | None = None
+            while page := await list_runs(after, PAGE):
+                for row in page:
+                    envs.add(row.env)
+                    stored = await self.store.load_run(row.id)
+                    if stored is None:
+                        continue
+                    if stored.row.status.final and row.status.final:
+                        runs += 1
+                        found = await self._look_at(row.id)
+                        skipped += found is None
+                        findings += found or ()
+                    for entry in stored.entries:
+                        findings += await self._texts(blobs_of(entry), f"a {type(entry).__name__}", row.id, texts)
+                after = page[-1].id
+        for env in sorted(envs):
+            before: EventKey | None = None
+            while events := await self.store.events(EventQuery(env, before=before, limit=PAGE)):
+                for event in events:
+                    findings += await self._texts(blobs_of(event), f"event {event.key}", None, texts)
+                before = events[-1].key
+        return Report(live.checked_at, runs, skipped, tuple(findings[:MOST_FINDINGS])), len(texts)
+
+    async def _texts(
+        self, blobs: Iterable[Blob], where: str, run: RunId | None, known: dict[str, bool]
+    ) -> list[Finding]:
+        found: list[Finding] = []
+        for blob in blobs:
+            if (good := known.get(blob.hash)) is None:
+                good = known[blob.hash] = await self._is_there(blob)
+            if not good and (run is None or await self.store.run_row(run) is not None):
+                found.append(Finding(DURABLE, f"{where} refers to the text {blob.hash}, which is lost or spoilt", run))
+        return found
+
+    async def _is_there(self, blob: Blob) -> bool:
+        try:
+            (text,) = await self.store.read_blobs([blob])
+        except KeyError:
+            return False
+        return blob_of(text) == blob
+
     async def _strays(self) -> list[str]:
         """Rows that belong to nothing, if they still do at a second look: some are gone in a moment."""
         first = set(await self.store.stray_rows(MOST_FINDINGS))
@@ -279,3 +335,7 @@ class Auditor:
         if again is None or again.seq != stored.row.seq:
             return None
         return audit_run(stored.row, stored.entries, jobs, waits)
+
+
+async def _ended_runs(store: Store, after: RunId | None, limit: int) -> list[RunRow]:
+    return await store.ended_runs(after, None, limit)

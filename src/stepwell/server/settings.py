@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
 from stepwell.api.body import Limits
@@ -173,15 +174,21 @@ def shown(settings: ServerSettings) -> dict[str, object]:
                 seen[one.name] = [_without_password(url) for url in value]
             case "limits":
                 continue  # shown by themselves
-            case "keep":
-                seen |= {f"keep_{name.name}": getattr(value, name.name) for name in fields(value)}
+            case _ if is_dataclass(value):
+                seen |= {f"{one.name}_{part.name}": _plain(getattr(value, part.name)) for part in fields(value)}
             case _:
-                seen[one.name] = value if isinstance(value, (bool, int, float, tuple)) else _text(value)
+                seen[one.name] = _plain(value)
     return seen
 
 
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): str(one) for name, one in value.items()}
+    if isinstance(value, (tuple, list, set, frozenset)):
+        return [str(one) for one in value]
+    return str(value)
 
 
 def _without_password(url: str) -> str:

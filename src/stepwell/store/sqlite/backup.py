@@ -42,8 +42,11 @@ class _FileSwept(Exception):
     """A text went while it was to be copied; the database has forgotten it by now."""
 
 
-def back_up(directory: Path, to: Path) -> Backup:
+def back_up(directory: Path, to: Path, *, note: bool = True) -> Backup:
     """Write a copy of the data directory to `to`, which must not exist yet.
+
+    Args:
+        note: Leave a note in the directory, for the status page.
 
     Raises:
         ConfigurationError: There is no database, `to` is taken or cannot be written, or the copy is not sound.
@@ -71,7 +74,8 @@ def back_up(directory: Path, to: Path) -> Backup:
     finally:
         if part.exists():
             shutil.rmtree(part)
-    _note(directory, to)
+    if note:
+        _note(directory, to)
     return done._replace(place=to)
 
 
@@ -102,7 +106,7 @@ def _copy_database(source: Path, target: Path) -> None:
         (verdict,) = writing.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise ConfigurationError(f"the database {source} is damaged: {verdict}")
-        writing.execute("DELETE FROM node")  # no node of the copy is alive
+        writing.execute("UPDATE node SET lease_until = 0")  # no node of the copy is alive
     finally:
         reading.close()
         writing.close()
