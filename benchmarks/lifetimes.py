@@ -3,7 +3,7 @@
     idle     a server that has nothing to do              ready after, memory, cores
     asleep   10,000 runs that sleep, and asleep100k       bytes and cores of the server, wake-up delays among them,
              100,000 of them                              then a kill: ready after, a new run's first step
-    drain    1,000 runs queued, then 10,000,              runs ended a second, their ratio
+    drain    1,000 runs queued, then 10,000,              runs ended a second and their cost, the ratios of both
              and drain100k 100,000
 
 Memory is the resident memory of the server's processes, read when it has stopped moving. Before it is read for the
@@ -90,7 +90,7 @@ async def drain(make: Make, folder: Path, size: Size) -> Figures:
             await target.start(folder / name)
             target.marks.forget()
             if name == "shallow":  # kept at its depth, or it would be gone before it is measured
-                figures["shallow_per_s"] = await _kept(target, depth, size.watch_s)
+                figures |= await _kept(target, depth, size.watch_s)
                 continue
             begin = time.monotonic()
             await submit(target, "seq", [{"key": target.key(), "steps": 1} for _ in range(depth)])
@@ -108,6 +108,7 @@ async def drain(make: Make, folder: Path, size: Size) -> Figures:
         finally:
             target.stop()
     figures["ratio"] = figures["deep_per_s"] / figures["shallow_per_s"]
+    figures["cpu_ratio"] = figures["deep_server_cpu_ms"] / figures["shallow_server_cpu_ms"]
     return figures
 
 
@@ -129,19 +130,23 @@ async def _cores(target: Stepwell, seconds: float) -> float:
     return meter.server_s() / (time.monotonic() - begin)
 
 
-async def _kept(target: Stepwell, depth: int, seconds: float) -> float:
-    """Runs ended a second while always `depth` of them wait."""
-    begin = time.monotonic()
+async def _kept(target: Stepwell, depth: int, seconds: float) -> Figures:
+    """What ends while always `depth` runs wait, after the first quarter."""
     await submit(target, "seq", [{"key": target.key(), "steps": 1} for _ in range(depth)])
-    ended = 0
+    begin = time.monotonic()
+    meter, ended = Meter(target), 0
+    settled_at = begin + seconds / 4
     while (now := time.monotonic()) < begin + seconds:
         more = sum(mark == "done" for _, mark in target.marks.read())
-        if now > begin + seconds / 4:
+        if now < settled_at:
+            meter, ended = Meter(target), 0
+        else:
             ended += more
         if more:
             await submit(target, "seq", [{"key": target.key(), "steps": 1} for _ in range(more)])
         await asyncio.sleep(0.02)
-    return ended / (seconds * 3 / 4)
+    cost = {f"shallow_{column}": value for column, value in meter.per(max(ended, 1)).items()}
+    return {"shallow_per_s": ended / (time.monotonic() - settled_at), **cost}
 
 
 async def _wake(target: Stepwell) -> list[float]:
