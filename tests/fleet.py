@@ -44,30 +44,37 @@ class Balancer:
         self._ports = list(ports)
         self._next = 0
         self._ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
         self._carrying: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name="balancer", daemon=True)
         self._thread.start()
         assert self._ready.wait(10), "the balancer does not listen"
 
     def close(self) -> None:
-        with suppress(RuntimeError):  # it is closed
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._closed.set)
         self._thread.join(10)
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop, self._closed = asyncio.get_running_loop(), asyncio.Event()
+        servers = []
         for host in ("127.0.0.1", "::1"):
             with suppress(OSError):  # no IPv6 on this machine
-                self._loop.run_until_complete(asyncio.start_server(self._pass, host, self._port))
+                servers.append(await asyncio.start_server(self._pass, host, self._port))
         self._ready.set()
-        self._loop.run_forever()
-        for task in asyncio.all_tasks(self._loop):
+        await self._closed.wait()
+        for server in servers:
+            server.close()
+        for task in tuple(self._carrying):
             task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
+        await asyncio.gather(*self._carrying, return_exceptions=True)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._carrying.add(task)
+        out: asyncio.StreamWriter | None = None
         try:
             for _ in self._ports:
                 port = self._ports[self._next % len(self._ports)]
@@ -80,8 +87,13 @@ class Balancer:
             for one in (writer, out):
                 one.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await asyncio.gather(_carry(reader, out), _carry(inside, writer))
+        except asyncio.CancelledError:
+            pass  # the end of the balancer
         finally:
-            writer.close()
+            self._carrying.discard(task)
+            for end in (writer, out):
+                if end is not None:
+                    end.close()
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
