@@ -178,10 +178,11 @@ class Stepwell(Target):
             self._ports = [free_port() for _ in range(self._setup.nodes)]
             self._clients = [Client(port) for port in self._ports]
         begin = time.monotonic()
-        nodes = [self._node(number, port) for number, port in enumerate(self._ports)]
-        self.servers = [*nodes, *(self._database.processes if self._database is not None else ())]
-        for child, port in zip(nodes, self._ports, strict=True):
-            await self.answers(child, port, "GET", "/health")
+        nodes = []
+        for number, port in enumerate(self._ports):
+            nodes.append(self._node(number, port))
+            self.servers = [*nodes, *(self._database.processes if self._database is not None else ())]
+            await self.answers(nodes[-1], port, "GET", "/health")
         return time.monotonic() - begin
 
     def _node(self, number: int, port: int) -> Child:
