@@ -16,7 +16,7 @@ import pytest
 from stepwell.model.errors import ConfigurationError
 from stepwell.server import Server, ServerSettings
 from stepwell.server.listening import listen
-from stepwell.server.logs import JsonLines
+from stepwell.server.logs import Hide, JsonLines, Lines
 from tests.api.api import Api, until
 from tests.api.conftest import Start
 from tests.api.scripted import returned, scripted
@@ -163,6 +163,11 @@ async def test_sigterm_ends_the_process_in_order(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, errors = await asyncio.wait_for(process.communicate(), 10)
     assert process.returncode == 0, errors.decode()
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert [line["message"].partition(";")[0] for line in lines] == ["started", "stopping", "stopped"]
+    assert all(line["node"] == "local" and line["logger"] == "stepwell.server" for line in lines)
+    assert lines[0]["url"].startswith("http://localhost:")
+    assert lines[2]["duration_ms"] >= 0
 
 
 def test_a_log_line_as_json_is_one_object() -> None:
@@ -172,3 +177,25 @@ def test_a_log_line_as_json_is_one_object() -> None:
     line = JsonLines().format(record)
     assert "\n" not in line
     assert json.loads(line)["level"] == "info"
+
+
+def test_no_key_and_no_password_comes_through_the_log() -> None:
+    hide = Hide(["5ec2e7" * 8, None, "event-key"])
+    try:
+        raise ValueError("refused: " + "5ec2e7" * 8)
+    except ValueError:
+        record = logging.makeLogRecord(
+            {
+                "msg": "POST /e/%s to http://me:hunter2@host/x, a@b: c@d",
+                "args": ("event-key",),
+                "levelname": "ERROR",
+                "name": "stepwell",
+                "url": "postgresql://stepwell:hunter2@host:5432/x",
+                "exc_info": sys.exc_info(),
+            }
+        )
+    for formatter in (JsonLines(hide), Lines(hide)):
+        line = formatter.format(record)
+        assert not [secret for secret in ("5ec2e7" * 8, "/event-key", "hunter2") if secret in line]
+        assert "@host" in line
+        assert "a@b: c@d" in line

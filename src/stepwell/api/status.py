@@ -200,8 +200,8 @@ def _page(told: Mapping[str, Any]) -> str:
     )
 
 
-def _section(title: str, inside: str, wide: bool = False) -> str:
-    return f"<section{' class=wide' if wide else ''}><h2>{escape(title)}</h2>{inside}</section>"
+def _section(title: str, inside: str, shape: str = "") -> str:
+    return f'<section class="{shape}"><h2>{escape(title)}</h2>{inside}</section>'
 
 
 def _facts(facts: Iterable[tuple[str, str]]) -> str:

@@ -583,6 +583,9 @@ class Turns:
             self.let_go(plan)
         if plan.entries:
             self.tally.add(plan.entries)
+            if run.finished and log.isEnabledFor(logging.DEBUG):
+                about = {"run": run.id, "function": run.function}
+                log.debug("run %s of %s ended as %s", run.id, run.function, run.status.value, extra=about)
             if self.watch is not None:
                 self.watch(run.id)
         if self._gateway is not None:

@@ -125,7 +125,8 @@ class Server:
         settings = self.settings
         settings.check()
         if settings.manage_logging:
-            logs.set_up(as_json=settings.log_json)
+            secrets = (settings.signing_key, settings.signing_key_fallback, *settings.event_keys)
+            logs.set_up(as_json=settings.log_json, secrets=secrets)
         async with contextlib.AsyncExitStack() as stack:
             sockets = listen(settings.host, settings.port)
             for one in sockets:
@@ -140,6 +141,9 @@ class Server:
             await self._answer(application(site), sockets, stack)
             await self._ask_services(site, stack)
             self._stack = stack.pop_all()
+        if settings.manage_logging:
+            logs.name_node(site.node.name)
+        self._tell("started", url=self.url, version=site.version)
         if settings.unsafe_no_auth and not is_loopback(settings.host) and settings.signing_key is None:
             log.warning("this server can be reached from other machines and asks for no key (--unsafe-no-auth)")
 
@@ -147,6 +151,8 @@ class Server:
         """Stop in order; on return everything is closed. May be called again."""
         site = self._site
         if site is not None and not site.closing:
+            self._tell("stopping; what is in flight may still finish")
+            began = time.monotonic()
             site.closing = True
             site.node.drain()
             self._performers.drain()
@@ -166,7 +172,13 @@ class Server:
                     await site.node.store.release(self._gateway.held_back)
                 if site.node.shared:
                     await site.node.leave()
+            await self._stack.aclose()
+            self._tell("stopped", duration_ms=round((time.monotonic() - began) * 1000))
         await self._stack.aclose()
+
+    def _tell(self, what: str, **about: object) -> None:
+        """A line of this server's life; people at a terminal are told otherwise."""
+        log.log(logging.INFO if self.settings.log_json else logging.DEBUG, what, extra=about)
 
     async def serve(self) -> None:
         """Start, answer until SIGTERM or SIGINT, stop."""
