@@ -202,6 +202,8 @@ class Node:
                     # Perhaps the store was away, and nobody could renew: the others come back in a moment.
                     patience_ms = lease_ms // 2
                     self._take_up()
+                elif self._held:
+                    self._take_up()  # between two beats the lease was not proved, and nobody has noticed
                 if patience_ms > 0:
                     patience_ms -= pause_ms
                 elif await self.store.release_lost(self.world.now()):
