@@ -198,6 +198,10 @@ class TestTypeScript(OfficialAi):
 
         assert run.output == {"method": "POST", "body": "grüße", "status": 404, "text": "missing"}
         assert len(provider.requests) == 2
+        (secret,) = [asked for asked in provider.requests if "404" in asked.path]
+        assert KEY in secret.query
+        assert secret.headers["authorization"] == f"Bearer {KEY}"
+        assert secret.headers["x-key"] == KEY
         assert {asked.headers["user-agent"] for asked in provider.requests} == {"stepwell"}
         key_is_nowhere(server, run)
 

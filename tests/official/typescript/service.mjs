@@ -209,10 +209,10 @@ const wrapped = define("wrapped", {}, async (ctx) => {
 // The `fetch` of the SDK, which a library would be given as well.
 const fetching = define("fetching", {}, async (ctx) => {
   const { base } = ctx.event.data;
-  const headers = { authorization: `Bearer ${AI_KEY}`, "content-type": "text/plain" };
+  const headers = { authorization: `Bearer ${AI_KEY}`, "x-key": AI_KEY };
   const [echo, missing] = await Promise.all([
-    fetch(`${base}/http/echo?q=1`, { method: "POST", headers, body: "grüße" }),
-    fetch(`${base}/http/status/404?body=missing`),
+    fetch(`${base}/http/echo?q=1`, { method: "POST", headers: { "content-type": "text/plain" }, body: "grüße" }),
+    fetch(`${base}/http/status/404?body=missing&token=${AI_KEY}`, { headers }),
   ]);
   const { method, text: body } = await echo.json();
   const text = await missing.text();
