@@ -306,3 +306,30 @@ async def test_a_hint_of_a_release_to_come_is_not_understood_and_not_ignored(pos
     await asked(postgres_url, """SELECT pg_notify('stepwell', '{"other": 1}')""")
     assert await heard.until("missed") == Hint(missed=True)
     await store.close()
+
+
+async def test_a_server_that_is_alone_tells_nothing_until_another_comes(postgres_url: str) -> None:
+    one, other = PostgresStore(postgres_url), PostgresStore(postgres_url)
+    one.listen(Heard().append)
+    heard = Heard()
+    other.listen(heard.append)
+    for store in (one, other):
+        await store.open()
+    await until_listening(one, other)
+    until = await one.now() + 60_000
+    assert await one.heartbeat(Node("alpha", 1, until))
+    await asyncio.sleep(0.05)
+    await store_all(one, Transition(run=started(1)))
+    await asyncio.sleep(0.05)
+    assert heard == []
+    assert await other.heartbeat(Node("beta", 1, until))
+    await asyncio.sleep(0.2)
+    await store_all(one, Transition(run=started(2)))
+    assert (await heard.until("runs")).runs == (run_id(2),)
+    assert await other.heartbeat(Node("beta", 1, 0))
+    assert await one.heartbeat(Node("alpha", 1, until))
+    await store_all(one, Transition(run=started(3)))
+    await asyncio.sleep(0.05)
+    assert len(heard) == 1
+    for store in (one, other):
+        await store.close()

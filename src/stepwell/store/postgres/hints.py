@@ -1,7 +1,8 @@
 """Hints between servers: what was committed, told to all at most every 10 ms, by NOTIFY on a connection of its own.
 
 A hint only makes things sooner. What does not fit into a notification is told as `missed`, and so is every time at
-which the listening connection was gone. Whoever gets none finds everything by looking.
+which the listening connection was gone. Whoever gets none finds everything by looking. A server that is alone tells
+nothing; one that comes says so, and is heard of by its lease at the latest.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class _Told(msgspec.Struct, array_like=True):
     missed: bool = False
 
 
+_NOTHING = Hint()
 _decode = msgspec.json.Decoder(_Told).decode
 
 
@@ -47,6 +49,8 @@ class Teller:
 
     def __init__(self, database: Database, origin: str) -> None:
         self.told = 0
+        self.alone = False
+        """No other server is known; until a node lives here nobody has looked."""
         self._database = database
         self._origin = origin
         self._loop = asyncio.get_running_loop()
@@ -54,6 +58,7 @@ class Teller:
         self._runs: dict[str, None] = {}
         self._routes: dict[str | None, None] = {}
         self._services = False
+        self._came = False
         self._task: asyncio.Task[None] | None = None
 
     def moved(self, run: str) -> None:
@@ -67,11 +72,19 @@ class Teller:
 
     def soon(self) -> None:
         """To be called when something was gathered."""
-        if self._task is None and (self._runs or self._routes or self._services):
+        if self.alone:
+            self._runs, self._routes, self._services = {}, {}, False
+        elif self._task is None and (self._runs or self._routes or self._services):
+            self._task = self._loop.create_task(self._tell())
+
+    def here(self) -> None:
+        """Tell that there is somebody who listens."""
+        self._came = True
+        if self._task is None:
             self._task = self._loop.create_task(self._tell())
 
     async def _tell(self) -> None:
-        while self._runs or self._routes or self._services:
+        while self._runs or self._routes or self._services or self._came:
             text = self._text()
             try:
                 if self._connection is None or self._connection.is_closed():
@@ -89,7 +102,7 @@ class Teller:
 
     def _text(self) -> str:
         hint = _Told(self._origin, list(self._runs), list(self._routes), self._services)
-        self._runs, self._routes, self._services = {}, {}, False
+        self._runs, self._routes, self._services, self._came = {}, {}, False, False
         text = msgspec.json.encode(hint)
         if len(text) > LONGEST_BYTES:
             text = msgspec.json.encode(_Told(self._origin, missed=True))
@@ -107,13 +120,14 @@ _NOTIFY = "SELECT pg_notify($1, $2)"
 
 
 class Listener:
-    """Hears what other servers tell; connects again whenever the connection is lost."""
+    """Hears what other servers tell; connects again whenever the connection is lost. `came` is called before."""
 
-    def __init__(self, address: Address, origin: str, heard: Callable[[Hint], None]) -> None:
+    def __init__(self, address: Address, origin: str, heard: Callable[[Hint], None], came: Callable[[], None]) -> None:
         self.connected = asyncio.Event()
         self._address = address
         self._origin = origin
         self._heard = heard
+        self._came = came
         self._task = asyncio.get_running_loop().create_task(self._listen())
 
     async def _listen(self) -> None:
@@ -164,9 +178,10 @@ class Listener:
             self._heard(Hint(missed=True))
             return
         if told.origin != self._origin:
-            self._heard(
-                Hint(tuple(told.runs), tuple(told.routes), told.services, told.missed)  # type: ignore[arg-type]
-            )
+            self._came()
+            hint = Hint(tuple(told.runs), tuple(told.routes), told.services, told.missed)  # type: ignore[arg-type]
+            if hint != _NOTHING:
+                self._heard(hint)
 
     async def close(self) -> None:
         self._task.cancel()

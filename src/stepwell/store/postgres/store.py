@@ -228,13 +228,22 @@ class PostgresStore:
         if address is None and not self._open.pooler:
             address = self.address
         if address is not None:
-            self._listener = Listener(address, self._origin, self._heard)
+            self._listener = Listener(address, self._origin, self._heard, self._not_alone)
+
+    def _not_alone(self) -> None:
+        if self._teller is not None:
+            self._teller.alone = False
 
     async def heartbeat(self, node: Node) -> bool:
-        renewed = bool(await self._ask.ask(_HEARTBEAT, node.name, node.epoch, node.lease_until))
-        if renewed:
+        renewed = await self._ask.ask(_HEARTBEAT, node.name, node.epoch, node.lease_until)
+        if not renewed:
+            return False
+        assert self._teller is not None
+        self._teller.alone = not renewed[0][0]
+        if self._epochs.get(node.name) != node.epoch:
             self._epochs[node.name] = node.epoch
-        return renewed
+            self._teller.here()
+        return True
 
     async def release_lost(self, now: Instant) -> int:
         freed = await self._ask.ask(_RELEASE_LOST, self._judged_at(now), FORGET_NODE_MS)
@@ -393,7 +402,8 @@ _CLAIM = "SELECT fence, body FROM stepwell.claim_due_1($1, $2, $3, $4, $5, $6, $
 _HEARTBEAT = """
 INSERT INTO stepwell.node AS known VALUES ($1, $2, $3)
 ON CONFLICT (name) DO UPDATE SET epoch = excluded.epoch, lease_until = excluded.lease_until
-WHERE known.epoch <= excluded.epoch RETURNING 1
+WHERE known.epoch <= excluded.epoch
+RETURNING EXISTS (SELECT FROM stepwell.node WHERE name <> $1 AND lease_until > stepwell.clock_ms())
 """
 _RELEASE_LOST = "SELECT * FROM stepwell.release_lost_1($1, $2)"
 _RELEASE = """
