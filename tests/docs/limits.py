@@ -20,9 +20,9 @@ from stepwell.engine import cron, decide, expr
 from stepwell.engine.retry import _JITTER_MS, _TABLE_MS
 from stepwell.model import event, function, payload
 from stepwell.node import matching, notes, retention
-from stepwell.sdk import attempt, execution, live, parking, types, worker
+from stepwell.sdk import attempt, checkpoint, execution, live, options, parking, types, worker
 from stepwell.sdk.client import requests
-from stepwell.sdk.serve import message
+from stepwell.sdk.serve import message, reporting
 from stepwell.server.settings import ServerSettings
 from stepwell.store.sqlite import store as sqlite_store
 from stepwell.store.sqlite import writer
@@ -96,6 +96,7 @@ TABLES: dict[str, list[Row]] = {
         Row("a request to the server", size(default(BodyLimits, "max_body_bytes")), LIMIT("max_body_bytes"), "413"),
         Row("all requests in progress together", size(default(BodyLimits, "max_bodies_bytes")), LIMIT("max_bodies_bytes"), "503 with `Retry-After`"),
         Row("a call to a service over HTTP, with results", size(call.MAX_BODY_BYTES), FIXED, "the SDK fetches them instead"),
+        Row("steps in one checkpoint", f"{ops.MAX_OPS:,}", FIXED, f"400; our SDK sends {checkpoint.MAX_REPORT_OPS} and {size(checkpoint.MAX_REPORT_BYTES)} at most"),
         Row("a call that our SDK takes over HTTP", size(message.LARGEST_BODY_BYTES), FIXED, "413"),
         Row("a value that our SDK encodes", size(types.LARGEST_RESULT_BYTES), FIXED, "`StepResultNotPortable`"),
         Row("a frame of the worker's connection", size(frames.MAX_FRAME_BYTES), FIXED, "the connection is closed"),
@@ -137,6 +138,8 @@ TABLES: dict[str, list[Row]] = {
         Row("a call over HTTP", span(http.CALL_TIMEOUT_S), FIXED, "the call is lost, and tried again"),
         Row("connecting to a service", span(http.CONNECT_TIMEOUT_S), FIXED, "tried again"),
         Row("a pause inside a body", span(default(BodyLimits, "body_idle_s")), LIMIT("body_idle_s"), "408"),
+        Row("a call of our SDK over HTTP goes on starting steps", span(options.duration(options.Checkpointing().max_runtime).total_seconds()), "`Checkpointing(max_runtime=)`", "the server makes another"),
+        Row("no checkpoints after one that could not be sent", span(reporting.WITHOUT_S), FIXED, "each step takes a call"),
         Row("a waiting function stays in a worker's memory", ms(socket.IDLE_MS), FIXED, f"dropped, and entered again later; {live.OUTSIDE_IDLE_FACTOR} times as long while it does something outside its steps"),
         Row("something outside steps holds up a suspension", span(parking.GRACE_S), FIXED, "suspended all the same"),
         Row("`finally` blocks at a suspension", span(execution.CLEANUP_PATIENCE_S), FIXED, "cancelled again"),
