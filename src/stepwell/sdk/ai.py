@@ -16,10 +16,11 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from stepwell.model.offload import INFER
+from stepwell.model.payload import canonical
 from stepwell.sdk.errors import DefinitionError, FunctionError
 from stepwell.sdk.fetch import Seconds, offload, timeout_ms
 from stepwell.sdk.request import Request
-from stepwell.sdk.types import decode_result, json_schema, type_name
+from stepwell.sdk.types import decode_result, json_schema, plain, type_name
 from stepwell.wire.offload import InvalidRequest, infer_request
 
 R_co = TypeVar("R_co", covariant=True)
@@ -347,6 +348,14 @@ def _reply(step: str, output: Any, text: bytes) -> Reply[Any]:
         _step=step,
         _output=output,
     )
+
+
+def model_answer(given: Any) -> bytes:
+    """What a test gives as a model's answer, in the form in which the server would record it: its words, or what
+    they are the JSON of."""
+    text = given if isinstance(given, str) else canonical(plain(given)).decode()
+    empty: dict[str, Any] = {"tool_calls": [], "finish_reasons": ["stop"], "usage": None, "cost_usd": None}
+    return canonical({"text": text, "model": "scripted", "response": None, **empty})
 
 
 def _json_in(text: str) -> str:

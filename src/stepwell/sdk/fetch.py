@@ -20,7 +20,7 @@ from stepwell.model.op import Offload
 from stepwell.sdk.errors import DefinitionError
 from stepwell.sdk.options import Duration, milliseconds
 from stepwell.sdk.request import Request
-from stepwell.wire.offload import InvalidRequest, fetch_request, read_answer
+from stepwell.wire.offload import FetchAnswer, InvalidRequest, fetch_request, read_answer, write_answer
 
 if TYPE_CHECKING:
     import httpx2
@@ -130,7 +130,7 @@ def _response(request: httpx2.Request, text: bytes) -> httpx2.Response:
     import httpx2
 
     answer = read_answer(json_text.loads(text))
-    if "***" not in answer.url and answer.url != str(request.url):
+    if answer.url and "***" not in answer.url and answer.url != str(request.url):
         request = httpx2.Request("GET" if answer.status < 300 else request.method, answer.url)
     response = httpx2.Response(
         answer.status,
@@ -141,3 +141,9 @@ def _response(request: httpx2.Request, text: bytes) -> httpx2.Response:
     )
     response.elapsed = timedelta(milliseconds=answer.elapsed_ms)
     return response
+
+
+def fetch_answer(given: httpx2.Response) -> bytes:
+    """A response in the form in which the server would record it."""
+    headers = tuple(given.headers.multi_items())
+    return write_answer(FetchAnswer("", given.status_code, given.reason_phrase, headers, given.read()), exact=True)

@@ -27,9 +27,12 @@ from stepwell.engine.retry import retry_delay
 from stepwell.model.dispatch import Memo
 from stepwell.model.event import INVOKED
 from stepwell.model.ids import Instant, JobId, RunId, StepId, derived_ulid, derived_uuid
-from stepwell.model.op import Invoke, Op, Sleep, StepDone, StepErrored, WaitForEvent
+from stepwell.model.offload import INFER
+from stepwell.model.op import Invoke, Offload, Op, Sleep, StepDone, StepErrored, WaitForEvent
 from stepwell.model.payload import NULL, canonical, decode
+from stepwell.sdk.ai import model_answer
 from stepwell.sdk.event import Event, read_event
+from stepwell.sdk.fetch import fetch_answer
 from stepwell.sdk.live import LiveExecution
 from stepwell.sdk.outcome import Outcome, Raised, Returned, Stopped, error_object
 from stepwell.sdk.types import plain
@@ -219,20 +222,47 @@ class Driver:
                 case Invoke():
                     self._pending[op.step] = _Pending(op, self.now + op.for_ms)
                     self._invoked[op.step] = asyncio.create_task(self._invoke(op))
+                case Offload():
+                    self._requested(op)
                 case _:
                     raise AssertionError(f"a worker does not report {op}")
+        if self._problem is not None:
+            execution.stop("not answered")
+            return
         if self._crashing and len(self.memos) > recorded:
             execution.stop("crash")
             return
         execution.acknowledge(number)
         for op in ops:
-            if isinstance(op, StepErrored) and op.step in self.memos:
+            if isinstance(op, StepErrored | Offload) and op.step in self.memos:
                 execution.resolve(self.memos[op.step])
 
     def _ended(self, op: StepDone, memo: Memo) -> None:
         self.tracks[op.step].attempts += 1
         before = self._earlier.memos.get(op.step) if self._earlier is not None else None
         self._record(memo if before is None else before)
+
+    def _requested(self, op: Offload) -> None:
+        """A request that a server would make: the test has its answer."""
+        if op.name not in self._answers.steps:
+            what, example = ("asks a model", '"its answer"') if op.kind == INFER else ("fetches", "httpx2.Response(200)")
+            problem = NotAnswered(f"step {op.name!r} {what}; give steps={{{op.name!r}: {example}}}")
+            self._problem = self._problem or problem
+            return
+        self.tracks[op.step].attempts += 1
+        given = self._answers.steps[op.name]
+        assert isinstance(op.request, bytes)
+        try:
+            if callable(given) and not isinstance(given, type):
+                given = given(decode(op.request))
+            if isinstance(given, BaseException) or (isinstance(given, type) and issubclass(given, BaseException)):
+                raise given
+            answer = model_answer(given) if op.kind == INFER else fetch_answer(given)
+            memo = Memo(op.step, "data", answer)
+        except Exception as err:
+            # It stands for the failure of the request.
+            memo = Memo(op.step, "error", error_object(err))
+        self._record(memo)
 
     def _failed(self, op: StepErrored, error: bytes) -> None:
         track = self.tracks[op.step]

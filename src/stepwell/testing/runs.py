@@ -139,7 +139,8 @@ def run(
         invoke: Results of invoked functions instead, by step id or slug: a value, an exception that is its failure,
             or a callable that gets the data.
         steps: What is used instead of the bodies of steps, by id: a value, an exception that each attempt raises, or
-            a callable that gets the step's arguments.
+            a callable that gets the step's arguments. Requests that a server would make need one: a
+            model's answer as text or as what JSON can hold, an `httpx2.Response`, or a callable that gets the request.
         at: When it starts, by its own clock; now if not given.
         crash_after_each_step: Do it all once more, with a crash after each recorded step, as if the process died
             there; steps run once more, and their first results are used. What the function keeps outside its steps is
