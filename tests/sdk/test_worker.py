@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -60,6 +61,15 @@ async def slow(ctx: Ctx) -> str:
     return str(await ctx.step.run("next", body, "next"))
 
 
+async def blocking() -> None:
+    time.sleep(2)  # noqa: ASYNC251 - it blocks the loop, as it should not
+
+
+@service.function(on="test/started")
+async def blocks(ctx: Ctx) -> None:
+    await ctx.step.run("blocking", blocking)
+
+
 @service.function(on="test/started")
 async def waits(ctx: Ctx) -> None:
     ctx.logger.warning("going to %s", "wait")
@@ -90,18 +100,28 @@ class Line:
         assert isinstance(frame, kind), frame
         return frame
 
-    async def welcome(self, *, idle_ms: int = 5000, concurrency: int = 100) -> None:
+    async def welcome(self, *, idle_ms: int = 5000, concurrency: int = 100, packs: bool = False) -> None:
         await self.send(
-            wire.Welcome(version=1, server="test", node="n", idle_ms=idle_ms, concurrency=concurrency, modified=True)
+            wire.Welcome(
+                version=1,
+                server="test",
+                node="n",
+                idle_ms=idle_ms,
+                concurrency=concurrency,
+                modified=True,
+                packs=packs,
+            )
         )
 
     async def call(self, function: str, call: str = "c1", **members: Any) -> None:
-        await self.send(
-            wire.Call(
-                call=JobId(call), run=RunId(RUN), function=f"shop-{function}", attempt=0, max_attempts=5,
-                events=(an_event(),), **members,
-            )
-        )  # fmt: skip
+        await self.send(a_call(function, call, **members))
+
+
+def a_call(function: str, call: str, **members: Any) -> wire.Call:
+    return wire.Call(
+        call=JobId(call), run=RunId(RUN), function=f"shop-{function}", attempt=0, max_attempts=5, events=(an_event(),),
+        **members,
+    )  # fmt: skip
 
 
 @asynccontextmanager
@@ -162,6 +182,58 @@ async def test_a_call_from_hello_to_ended() -> None:
         await line.send(wire.Ended(call=JobId("c1")))
 
     async with served(script, api_key="secret", concurrency=3):
+        pass
+
+
+@pytest.mark.parametrize("packs", [True, False])
+async def test_several_frames_come_and_go_in_one_message(packs: bool) -> None:
+    jobs = [JobId(f"c{number:03}") for number in range(100)]
+
+    async def script(line: Line) -> None:
+        assert line.hello.packs
+        await line.welcome(packs=packs)
+        calls = [wire.encode(a_call("one-step", job)) for job in jobs]
+        await line.socket.send(wire.packed(calls))
+        assert {one.call for one in await all_of(line, wire.Report)} == set(jobs)
+        acks = [wire.encode(wire.Ack(call=job, number=1, news=1)) for job in jobs]
+        await line.socket.send(wire.packed(acks))
+        assert {one.call for one in await all_of(line, wire.Returned)} == set(jobs)
+
+    async def all_of(line: Line, kind: type[F]) -> list[F]:
+        found: list[F] = []
+        messages = 0
+        async with asyncio.timeout(5):
+            while len(found) < len(jobs):
+                frames = wire.unpacked(await line.socket.recv(decode=False))
+                messages += 1
+                for frame in map(wire.decode_from_worker, frames):
+                    assert isinstance(frame, kind), frame
+                    found.append(frame)
+        assert messages < 10 if packs else messages == len(jobs)
+        return found
+
+    async with served(script):
+        pass
+
+
+async def test_a_large_result_goes_in_a_message_of_its_own() -> None:
+    async def script(line: Line) -> None:
+        await line.welcome(packs=True)
+        calls = []
+        for number, size_bytes in enumerate((10, 10, wire.PACK_BYTES, 10, 10)):
+            memo = Memo(step_id("a"), "data", json.dumps("x" * size_bytes).encode())
+            calls.append(wire.encode(a_call("one-step", f"c{number}", memos=(memo,))))
+        for call in calls:
+            await line.socket.send(call)
+        sizes: list[list[int]] = []
+        async with asyncio.timeout(5):
+            while sum(map(len, sizes)) < len(calls):
+                message = await line.socket.recv(decode=False)
+                ended = map(wire.decode_from_worker, wire.unpacked(message))
+                sizes.append([len(one.output) for one in ended if isinstance(one, wire.Returned)])
+        assert [one for one in sizes if max(one) > wire.PACK_BYTES] == [[wire.PACK_BYTES + 2]]
+
+    async with served(script):
         pass
 
 
@@ -405,6 +477,40 @@ async def test_of_several_addresses_one_that_answers_is_used(unused_tcp_port: in
             worker.drain()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_server_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "PING_INTERVAL_S", 0.02)
+    monkeypatch.setattr(worker_module, "PING_PATIENCE_S", 1)
+    stopped = asyncio.Event()
+
+    async def first(line: Line) -> None:
+        await line.welcome()
+        await line.call("waits")
+        await line.receive(wire.Log)
+        line.socket.transport.pause_reading()  # as a process that is stopped: the socket is open and nobody is there
+        await asyncio.wait_for(stopped.wait(), 10)
+
+    async def second(line: Line) -> None:
+        await line.welcome()
+        stopped.set()
+
+    async with served(first, second):
+        pass
+
+
+async def test_a_step_that_blocks_the_loop_costs_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "PING_INTERVAL_S", 0.01)
+    monkeypatch.setattr(worker_module, "PING_PATIENCE_S", 1)
+
+    async def script(line: Line) -> None:
+        await line.welcome()
+        await line.call("blocks")
+        report = await line.receive(wire.Report)
+        assert [op.name for op in report.ops] == ["blocking"]
+
+    async with served(script):
+        pass
 
 
 def test_no_address_is_refused() -> None:

@@ -37,12 +37,19 @@ class Worker:
     connection: Connection
     told: list[frames.FromServer]
     closed: list[tuple[int, str]]
+    messages: list[int]
+    """How many frames each message had."""
     writer: asyncio.Task[None] | None = None
     reading: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def says(self, *said: frames.FromWorker) -> None:
         for frame in said:
             await self.connection.receive(frames.encode(frame))
+        await settle()
+
+    async def says_at_once(self, *said: frames.FromWorker) -> None:
+        """In one message."""
+        await self.connection.receive(frames.packed([frames.encode(frame) for frame in said]))
         await settle()
 
     def heard(self, kind: type[Any]) -> list[Any]:
@@ -78,15 +85,18 @@ class World:
     def dials(self, **options: Any) -> Worker:
         sent: list[frames.FromServer] = []
         closed: list[tuple[int, str]] = []
+        messages: list[int] = []
 
         async def send(data: bytes) -> None:
             await worker.reading.wait()
-            sent.append(frames.decode_from_server(data))
+            told = [frames.decode_from_server(frame) for frame in frames.unpacked(data)]
+            sent.extend(told)
+            messages.append(len(told))
 
         async def close(code: int, reason: str) -> None:
             closed.append((code, reason))
 
-        worker = Worker(self.performer.connect(send, close, **options), sent, closed)
+        worker = Worker(self.performer.connect(send, close, **options), sent, closed, messages)
         worker.reading.set()
         worker.writer = asyncio.get_running_loop().create_task(worker.connection.run())
         self.workers.append(worker)
@@ -158,6 +168,7 @@ async def test_a_worker_is_registered_and_welcomed(world: World) -> None:
         concurrency=2,
         modified=True,
         warnings=("from the registry",),
+        packs=True,
     )
     (service,) = world.registered
     assert (service.name, service.transport, service.sdk) == ("shop", Transport.SOCKET, "stepwell-py:v0.1.0")
@@ -580,6 +591,117 @@ async def test_when_the_server_goes_away_workers_are_told(world: World) -> None:
     worker.connection.lost()
     world.performer.perform(a_dispatch(job=K))
     assert world.messages == []
+
+
+# Several frames in one message
+
+
+async def test_what_is_posted_at_once_goes_out_in_one_message_in_order(world: World) -> None:
+    worker = await world.worker(packs=True, concurrency=200)
+    jobs = [JobId(f"j{number:03}") for number in range(frames.MAX_PACKED + 2)]
+    for job in jobs:
+        world.performer.perform(a_dispatch(job=job))
+    await settle()
+    assert worker.messages == [1, frames.MAX_PACKED, 2]  # Welcome comes alone
+    assert [call.call for call in worker.heard(frames.Call)] == jobs
+
+
+async def test_a_worker_that_takes_one_frame_at_a_time_gets_one(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    world.performer.perform(a_dispatch(job=K))
+    await settle()
+    assert worker.messages == [1, 1, 1]
+
+
+async def test_a_message_grows_no_further_than_its_limit(world: World) -> None:
+    worker = await world.worker(packs=True)
+    world.performer.perform(a_dispatch())
+    await settle()
+    for size_bytes in (10, frames.PACK_BYTES, 10, 10):
+        world.performer.deliver_result(J, Memo(A, "data", b"1" * size_bytes), 1)
+    await settle()
+    assert worker.messages == [1, 1, 1, 1, 2]
+    assert [len(one.memo.value) for one in worker.heard(frames.Resolve)] == [10, frames.PACK_BYTES, 10, 10]
+
+
+async def test_a_worker_is_told_at_once_when_its_frames_are_written(world: World) -> None:
+    worker = await world.worker(packs=True)
+    worker.reading.clear()
+    written: list[int] = []
+    for number in range(3):
+        frame = frames.Ended(call=JobId(f"j{number}"))
+        worker.connection.post(frame, lambda number=number: written.append(number))  # type: ignore[misc]
+    await settle()
+    assert written == []
+    worker.reading.set()
+    await settle()
+    assert (written, worker.messages) == ([0, 1, 2], [1, 3])
+
+
+async def test_frames_of_one_message_are_taken_in_order(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    await worker.says_at_once(
+        frames.Report(call=J, number=1, ops=(StepDone(step=A, output=b"1"),)),
+        frames.Report(call=J, number=2, ops=(StepDone(step=B, output=b"2"),)),
+        frames.Returned(call=J, output=b"3"),
+    )
+    first, second, last = world.messages
+    assert isinstance(first, message.Reported)
+    assert isinstance(second, message.Reported)
+    assert (first.number, second.number) == (1, 2)
+    assert isinstance(last, message.Returned)
+
+
+async def test_what_is_wrong_with_one_call_costs_no_other_in_the_same_message(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    world.performer.perform(a_dispatch(job=K))
+    await worker.says_at_once(frames.Returned(call=J, output=b"{"), frames.Returned(call=K, output=b"1"))
+    assert [type(one) for one in world.messages] == [message.Raised, message.Returned]
+    assert worker.closed == []
+
+
+async def test_a_worker_that_is_closed_for_a_frame_is_not_heard_any_further(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch())
+    data = [b"nonsense", frames.encode(frames.Returned(call=J, output=b"1"))]
+    await worker.connection.receive(frames.packed(data))
+    await settle()
+    assert [code for code, _ in worker.closed] == [1002]
+    assert world.messages == []
+
+
+_FRAME = frames.encode(frames.Draining())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frames.packed([_FRAME] * (frames.MAX_PACKED + 1)),
+        msgspec.msgpack.encode(["Pack", []]),
+        msgspec.msgpack.encode(["Pack", 5]),
+        frames.packed([_FRAME, _FRAME])[:-1],
+        frames.packed([frames.packed([_FRAME, _FRAME]), _FRAME]),
+    ],
+    ids=["too many", "none", "a number", "cut off", "a pack in a pack"],
+)
+async def test_s9_a_message_that_is_no_message_closes_the_connection(data: bytes, world: World) -> None:
+    worker = await world.worker()
+    await worker.connection.receive(data)
+    await settle()
+    assert [code for code, _ in worker.closed] == [1002]
+
+
+async def test_s9_each_frame_of_a_message_counts() -> None:
+    async with a_world(limits=Limits(frames_per_second=100, burst_s=0.1)) as world:
+        worker = await world.worker()
+        world.performer.perform(a_dispatch())
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        await worker.says_at_once(*[frames.Running(call=J, step=A, name="x")] * 15)
+        assert 0.04 < loop.time() - begun < 1
 
 
 # S9: what a worker may not do

@@ -50,7 +50,9 @@ PROTOCOL_ERROR = 1002
 LONGEST_PAUSE_S = 10.0
 FIRST_PAUSE_S = 0.1
 OPEN_TIMEOUT_S = 10.0
-PING_INTERVAL_S = 20.0
+PING_INTERVAL_S = 4.0
+PING_PATIENCE_S = 5
+"""How many seconds a server may leave a ping without an answer: others have taken over its work after ten."""
 WELCOME_TIMEOUT_S = 20.0
 DRAIN_LIMIT_S = 60.0
 """How long running steps may take to finish once a worker drains; then they are cancelled."""
@@ -191,8 +193,8 @@ class Worker:
                 max_size=wire.MAX_FRAME_BYTES,
                 compression=None,
                 open_timeout=OPEN_TIMEOUT_S,
-                ping_interval=PING_INTERVAL_S,
-                ping_timeout=PING_INTERVAL_S,
+                ping_interval=None,  # see `_Connection._watch`
+                close_timeout=CLOSE_LIMIT_S,
                 user_agent_header=SDK,
             )
         except InvalidStatus as err:
@@ -221,6 +223,7 @@ class Worker:
             concurrency=self._concurrency,
             app_version=self.service.app_version,
             instance=self._instance,
+            packs=True,
         )
         await socket.send(wire.encode(hello))
         welcome = await self._welcome(socket, url)
@@ -236,7 +239,7 @@ class Worker:
 
     async def _welcome(self, socket: ClientConnection, url: str) -> wire.Welcome:
         try:
-            frame = read_frame(await asyncio.wait_for(socket.recv(), WELCOME_TIMEOUT_S))
+            (frame, *_) = read_frames(await asyncio.wait_for(socket.recv(), WELCOME_TIMEOUT_S))
         except TimeoutError as err:
             raise ConnectionLost(f"no welcome from {url}") from err
         match frame:
@@ -271,21 +274,23 @@ class _Connection:
         """Until the connection is lost, or drained and closed."""
         reader = asyncio.create_task(self._read(), name="stepwell worker: read")
         writer = asyncio.create_task(self._write(), name="stepwell worker: write")
+        watch = asyncio.create_task(self._watch(), name="stepwell worker: watch")
+        line = {reader, writer, watch}
         drain = asyncio.create_task(draining.wait(), name="stepwell worker: drain")
         try:
-            await asyncio.wait({reader, writer, drain}, return_when=asyncio.FIRST_COMPLETED)
-            if drain.done() and not reader.done() and not writer.done():
+            await asyncio.wait({*line, drain}, return_when=asyncio.FIRST_COMPLETED)
+            if drain.done() and not any(task.done() for task in line):
                 self.send(wire.Draining())
-                await self._drain({reader, writer})
-            for task in (reader, writer):
+                await self._drain(line)
+            for task in line:
                 if task.done() and not task.cancelled():
                     task.result()
         finally:
             for execution in list(self._executions.values()):
                 execution.stop("connection lost")
-            for helper in (reader, writer, drain):
+            for helper in (*line, drain):
                 helper.cancel()
-            await asyncio.gather(reader, writer, drain, return_exceptions=True)
+            await asyncio.gather(*line, drain, return_exceptions=True)
 
     def send(self, frame: wire.FromWorker) -> None:
         """Queue a frame."""
@@ -293,13 +298,39 @@ class _Connection:
 
     async def _write(self) -> None:
         while True:
-            await self._socket.send(wire.encode(await self._outbox.get()))
+            message = [wire.encode(await self._outbox.get())]
+            size_bytes = len(message[0])
+            while self._welcome.packs and not self._outbox.empty():
+                frame = wire.encode(self._outbox.get_nowait())
+                size_bytes += len(frame)
+                if size_bytes > wire.PACK_BYTES or len(message) == wire.MAX_PACKED:
+                    await self._socket.send(wire.packed(message))
+                    message, size_bytes = [], len(frame)
+                message.append(frame)
+            await self._socket.send(wire.packed(message))
             if self._outbox.empty():
                 self._changed.set()
 
+    async def _watch(self) -> None:
+        """Notice a server that hangs. Seconds in which this process itself stood still do not count: a step that
+        blocks the event loop is no reason to give up its connection."""
+        while True:
+            await asyncio.sleep(PING_INTERVAL_S)
+            answer = asyncio.ensure_future(await self._socket.ping())
+            patience = PING_PATIENCE_S
+            while not answer.done():
+                if patience == 0:
+                    self._socket.transport.abort()
+                    raise ConnectionLost(f"the server has not answered for {PING_PATIENCE_S} s")
+                begun = time.monotonic()
+                await asyncio.wait({answer}, timeout=1.0)
+                if time.monotonic() - begun < 1.5:
+                    patience -= 1
+
     async def _read(self) -> None:
         async for message in self._socket:
-            self._take(read_frame(message))
+            for frame in read_frames(message):
+                self._take(frame)
             if self._closing and not self._executions and not self._unconfirmed:
                 break
         raise ConnectionLost("the server closed the connection")
@@ -466,15 +497,14 @@ def frame_of(call: JobId, ended: outcomes.Outcome) -> wire.FromWorker | None:
             assert_never(ended)
 
 
-def read_frame(message: str | bytes) -> wire.FromServer:
-    """Decode a frame. Raises `ConnectionLost` for one that we do not know: the versions do not fit."""
+def read_frames(message: str | bytes) -> list[wire.FromServer]:
+    """Decode a message. Raises `ConnectionLost` for a frame that we do not know: the versions do not fit."""
     if isinstance(message, str):
         raise UnknownFrame("a text frame; this is not a worker endpoint of Stepwell")
     try:
-        frame: wire.FromServer = wire.decode_from_server(message)
-    except msgspec.DecodeError as err:
+        return [wire.decode_from_server(frame) for frame in wire.unpacked(message)]
+    except ValueError as err:
         raise UnknownFrame(f"a frame that this version does not know ({err}); update the worker") from err
-    return frame
 
 
 def _addresses(url: str | Sequence[str]) -> list[str]:

@@ -18,11 +18,14 @@ worker returns the highest it has seen, so that a result on its way at that mome
 
 Every frame is a MessagePack array whose first member is its name. A worker that does not know a frame
 must close the connection with code 1002; the version in `Hello` and `Welcome` is there to prevent that.
-Payloads (`bytes`) are JSON text. The handshake carries `Authorization: Bearer` when keys are configured.
+What is to be said at the same moment may come in one message, a `Pack`, to a peer that has said `packs`;
+a message costs either side more than the frames in it. Payloads (`bytes`) are JSON text. The handshake
+carries `Authorization: Bearer` when keys are configured.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -34,6 +37,10 @@ from stepwell.model.op import Op
 VERSION = 1
 PATH = "/worker"
 MAX_FRAME_BYTES = 64 * 1024 * 1024
+MAX_PACKED = 128
+"""Frames in one message."""
+PACK_BYTES = 64 * 1024
+"""Nothing is added to a message beyond this size; a larger frame comes alone."""
 
 
 class _Frame(msgspec.Struct, frozen=True, kw_only=True, tag=True, array_like=True):
@@ -53,6 +60,7 @@ class Hello(_Frame, frozen=True, kw_only=True):
     app_version: str = ""
     instance: str = ""  # stays the same over reconnections of one process
     calls: tuple[JobId, ...] = ()  # calls this process still holds from a connection it lost
+    packs: bool = False  # it takes several frames in one message
 
 
 class Report(_Frame, frozen=True, kw_only=True):
@@ -122,6 +130,7 @@ class Welcome(_Frame, frozen=True, kw_only=True):
     concurrency: int
     modified: bool  # the functions differ from what was registered before
     warnings: tuple[str, ...] = ()
+    packs: bool = False  # it takes several frames in one message
 
 
 class Refused(_Frame, frozen=True, kw_only=True):
@@ -187,6 +196,15 @@ class Closing(_Frame, frozen=True, kw_only=True):
     reason: str = ""
 
 
+# either way
+
+
+class Pack(_Frame, frozen=True, kw_only=True):
+    """Several frames, in order. No pack lies in a pack, and the first frame of each side comes alone."""
+
+    frames: tuple[msgspec.Raw, ...]
+
+
 FromWorker: TypeAlias = Hello | Report | Suspended | Returned | Raised | Declined | Running | Log | Draining
 FromServer: TypeAlias = Welcome | Refused | Call | Ack | Resolve | Retry | Ended | Stop | Closing
 
@@ -194,6 +212,23 @@ _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
 decode_from_server = msgspec.msgpack.Decoder(FromServer).decode
+_decode_pack = msgspec.msgpack.Decoder(Pack).decode
+_PACK = b"\x92\xa4Pack"  # how a pack begins: an array of two, a name of four letters
+
+
+def packed(frames: Sequence[bytes]) -> bytes:
+    """One message with these encoded frames; a single one is sent as it is."""
+    return frames[0] if len(frames) == 1 else encode(Pack(frames=tuple(map(msgspec.Raw, frames))))
+
+
+def unpacked(message: bytes) -> Sequence[bytes]:
+    """The encoded frames in a message. Raises `ValueError` for a pack of none or of too many."""
+    if not message.startswith(_PACK):
+        return (message,)
+    frames = _decode_pack(message).frames
+    if not 0 < len(frames) <= MAX_PACKED:
+        raise ValueError(f"a message has {len(frames)} frames and may have 1 to {MAX_PACKED}")
+    return tuple(map(bytes, frames))
 
 
 def outline(data: bytes) -> tuple[str | None, JobId | None]:

@@ -42,6 +42,8 @@ Send: TypeAlias = Callable[[bytes], Awaitable[None]]
 """Writes one frame to the socket; returns when there is room for more."""
 Close: TypeAlias = Callable[[int, str], Awaitable[None]]
 """Closes the socket with a code and a reason of at most 123 bytes."""
+_Posted: TypeAlias = tuple[bytes, Callable[[], None] | None]
+"""A frame, and whom to tell when it is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +123,9 @@ class Connection:
         self._clock = clock
         self._closing: tuple[int, str] | None = None
         self._gone = False
-        self._out: deque[tuple[bytes, Callable[[], None] | None]] = deque()
+        self._out: deque[_Posted] = deque()
         self._out_bytes = 0
+        self._packs = False  # whether several frames may go in one message: once Welcome is sent, if the worker says so
         self._wake = asyncio.Event()
         self._frames = _Rate(limits.frames_per_second, limits.burst_s)
         self._bytes = _Rate(limits.bytes_per_second, limits.burst_s)
@@ -132,6 +135,7 @@ class Connection:
         # Known from Hello on:
         self.worker = ""
         self.instance = ""
+        self.takes_packs = False
         self.service: Service | None = None
         self.functions: frozenset[str] = frozenset()
         self.concurrency = 0
@@ -166,6 +170,7 @@ class Connection:
     def introduce(self, service: Service, hello: frames.Hello, concurrency: int) -> None:
         """The worker is welcome."""
         self.worker, self.instance, self.concurrency = hello.worker, hello.instance, concurrency
+        self.takes_packs = hello.packs
         self.functions = frozenset(function.slug for function in service.functions)
         self.service = service
         self._wake.set()
@@ -178,7 +183,7 @@ class Connection:
         hello_by = time.monotonic() + self._limits.hello_s
         while True:
             if self._out:
-                await self._write(*self._out.popleft())
+                await self._write(self._next_message())
             elif self._closing is not None:
                 await self._close(*self._closing)
                 return
@@ -193,29 +198,54 @@ class Connection:
                 except TimeoutError:
                     self.close(POLICY, f"no Hello within {self._limits.hello_s:g} s")
 
-    async def _write(self, data: bytes, written: Callable[[], None] | None) -> None:
+    def _next_message(self) -> list[_Posted]:
+        """The frames that go out next, together: those of one turn of the event loop often are many small ones."""
+        first = self._out.popleft()
+        message, size_bytes = [first], len(first[0])
+        while self._packs and self._out and len(message) < frames.MAX_PACKED:
+            size_bytes += len(self._out[0][0])
+            if size_bytes > frames.PACK_BYTES:
+                break
+            message.append(self._out.popleft())
+        return message
+
+    async def _write(self, message: list[_Posted]) -> None:
         try:
-            await self._send(data)
+            await self._send(frames.packed([data for data, _ in message]))
         finally:
-            self._out_bytes -= len(data)
-            if written is not None:
-                written()
+            self._packs = self.takes_packs
+            for data, written in message:
+                self._out_bytes -= len(data)
+                if written is not None:
+                    written()
 
     async def receive(self, data: bytes) -> None:
-        """Take one frame. Returns when the next may come: later, for a worker that sends too fast."""
-        if self._gone or self._closing is not None:
+        """Take one message. Returns when the next may come: later, for a worker that sends too fast."""
+        if self._deaf():
             return
         if len(data) > self._limits.frame_bytes:
             self.close(TOO_BIG, f"a frame has {len(data)} bytes and may have {self._limits.frame_bytes}")
             return
+        count = 1
         try:
-            await self._take(data)
+            said = frames.unpacked(data)
+            count = len(said)
+            for one in said:
+                if self._deaf():
+                    return
+                await self._take(one)
         except Unacceptable as err:
             self.close(PROTOCOL_ERROR, str(err))
+        except ValueError as err:
+            self.close(PROTOCOL_ERROR, f"a message cannot be read: {err}")
         now = time.monotonic()
-        pause_s = max(self._frames.pause_s(1, now), self._bytes.pause_s(len(data), now))
+        pause_s = max(self._frames.pause_s(count, now), self._bytes.pause_s(len(data), now))
         if pause_s > 0:
             await asyncio.sleep(pause_s)
+
+    def _deaf(self) -> bool:
+        """Whether nothing that the worker says counts any more."""
+        return self._gone or self._closing is not None
 
     async def _take(self, data: bytes) -> None:
         call: JobId | None = None

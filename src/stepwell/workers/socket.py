@@ -328,6 +328,7 @@ class SocketPerformer:
                 concurrency=connection.concurrency,
                 modified=registered.modified,
                 warnings=tuple(dict.fromkeys((*warnings, *registered.warnings))),
+                packs=True,
             )
         )
         for call in hello.calls[:MAX_CONCURRENCY]:
