@@ -63,7 +63,7 @@ class Size:
     shallow: int = 1000
     deep: int = 10_000
     watch_s: float = 15.0
-    """How long an idle server is watched, and a draining one at most."""
+    """How long an idle server is watched, and one that is kept busy."""
     starts: int = 3
 
 
