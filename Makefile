@@ -19,7 +19,7 @@ export DO_NOT_TRACK := 1
 .PHONY: help setup demo quick test test-long check sim bench bench-peers dev docs lock
 
 help:
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## create .venv from the locks (again only when they change)
 
@@ -45,11 +45,11 @@ check: setup  ## lint, format, types
 sim: setup  ## simulate crashes: CI's range of seeds, or one with SEED=n
 	$(BIN)/python -m stepwell.testing.simulate $(if $(SEED),--seed $(SEED),--seeds 20000)
 
-bench: setup  ## measure throughput and latency
-	$(BIN)/python -m benchmarks
+bench: setup  ## measure throughput, latency and memory; ARGS=--quick for a short round
+	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-peers: setup  ## the same beside Restate and DBOS, installed into your cache folder
-	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 dev: setup  ## run the quickstart with server and dashboard, reloading on a change
 	$(BIN)/stepwell dev examples/quickstart/app.py
