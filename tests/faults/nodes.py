@@ -24,7 +24,7 @@ from tests.faults.harness import ROOT, Server, until
 from tests.faults.invariants import Tally, tally_shared
 
 CLOCKS = ROOT / "tests" / "faults" / "clocks"
-LEASE_MS = 3_000
+LEASE_MS = 4_000
 """Of nodes in tests that wait for one to run out; the real one is 10 s."""
 
 

@@ -169,7 +169,7 @@ async def test_a_call_from_hello_to_ended() -> None:
         hello = line.hello
         assert (hello.version, hello.service, hello.app_version, hello.concurrency) == (1, "shop", "v7", 3)
         functions = json.loads(hello.functions)
-        assert [function["id"] for function in functions] == ["shop-one-step", "shop-slow", "shop-waits"]
+        assert [function["id"] for function in functions] == ["shop-one-step", "shop-slow", "shop-blocks", "shop-waits"]
         assert functions[1]["steps"]["step"]["retries"] == {"attempts": 2}
         assert functions[0]["steps"]["step"]["runtime"]["type"] == "ws"
 

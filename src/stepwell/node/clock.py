@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from stepwell.model.ids import Instant
     from stepwell.store.base import Store
 
+_DRIFT_MS = 1
+
 log = logging.getLogger("stepwell.node")
 
 
@@ -106,15 +108,28 @@ class StoreTime:
     def __init__(self, world: World) -> None:
         self._world = world
         self._ahead = world.now() - world.monotonic()
+        self._bounds: tuple[int, int] | None = None  # between which it is ahead of the clock that does not jump
+
+    @property
+    def uncertain_ms(self) -> int:
+        """By how much the store's time may differ from ours; the longest of its answers say little."""
+        return 0 if self._bounds is None else self._bounds[1] - self._bounds[0]
 
     async def learn(self, store: Store) -> None:
-        """Ask the store for the time. Differences smaller than what asking costs are no news."""
+        """Ask the store for the time. It was that at some moment between question and answer, so each answer
+        narrows down what we know; one that contradicts it means that the store's clock was set."""
         asked = self._world.monotonic()
         theirs = await store.now()
         answered = self._world.monotonic()
-        ahead = theirs - (asked + answered) // 2
-        if abs(ahead - self._ahead) > (answered - asked) // 2 + 1:
-            self._ahead = ahead
+        low, high = theirs - answered, theirs - asked + 1
+        if self._bounds is not None:
+            # Clocks drift apart, a little from one time to the next.
+            known_low, known_high = self._bounds[0] - _DRIFT_MS, self._bounds[1] + _DRIFT_MS
+            if max(low, known_low) <= min(high, known_high):
+                low, high = max(low, known_low), min(high, known_high)
+        self._bounds = (low, high)
+        if not low <= self._ahead <= high:
+            self._ahead = (low + high) // 2
 
     def now(self) -> Instant:
         return self._world.monotonic() + self._ahead

@@ -194,9 +194,10 @@ class Node:
             pause_ms = lease_ms // 3
             try:
                 await self.world.learn(self.store)
+                self._cut_off = self._cut_off or self.cut_off
                 if not await self._renew():
                     return
-                if self._cut_off:
+                if self._cut_off and not self.cut_off:
                     self._cut_off = False
                     log.warning("node %s reaches its store again", self.name)
                     # Perhaps the store was away, and nobody could renew: the others come back in a moment.
@@ -232,7 +233,8 @@ class Node:
             self._cut_off = True
             if not await self.store.heartbeat(self._row()):
                 return True  # tried again with the next beat
-        self._proved_until = asked + self.settings.lease_ms * 9 // 10
+        # What others judge our lease by is the store's clock, which we know only so well.
+        self._proved_until = asked + self.settings.lease_ms * 9 // 10 - self.world.uncertain_ms
         return True
 
     def _take_up(self) -> None:
