@@ -7,11 +7,11 @@ connection by the caller's address, and so a response can.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from stepwell.testing.provider.script import Pace
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _TRANSPORTS: dict[Any, asyncio.BaseTransport] = {}
 
 
-class BreakableProtocol(H11Protocol):
+class BreakableProtocol(HttpToolsProtocol):
     """HTTP/1.1 whose connections `break_connection` can close."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -55,7 +55,7 @@ class PacedResponse(Response):
     def __init__(
         self,
         status: int,
-        headers: Mapping[str, str] | Iterable[tuple[str, str]],
+        headers: dict[str, str] | list[tuple[str, str]],
         pieces: Iterable[bytes] | AsyncIterator[bytes] | None,
         *,
         pace: Pace,
@@ -65,7 +65,7 @@ class PacedResponse(Response):
     ) -> None:
         super().__init__()
         self._status, self._pieces, self._pace = status, pieces, pace
-        self._own_headers = list(headers.items() if isinstance(headers, Mapping) else headers)
+        self._own_headers = list(headers.items()) if isinstance(headers, dict) else headers
         self._asked, self._wait, self._with_length = asked, wait, with_length
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
