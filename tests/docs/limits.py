@@ -18,6 +18,7 @@ from stepwell.api.body import Limits as BodyLimits
 from stepwell.api.inngest import v1
 from stepwell.engine import cron, decide, expr
 from stepwell.engine.retry import _JITTER_MS, _TABLE_MS
+from stepwell.gateway.gateway import GatewaySettings
 from stepwell.model import event, function, payload
 from stepwell.node import matching, notes, retention
 from stepwell.sdk import attempt, checkpoint, execution, live, options, parking, types, worker
@@ -26,7 +27,7 @@ from stepwell.sdk.serve import message, reporting
 from stepwell.server.settings import ServerSettings
 from stepwell.store.sqlite import store as sqlite_store
 from stepwell.store.sqlite import writer
-from stepwell.wire import signature
+from stepwell.wire import offload, signature
 from stepwell.wire import worker as frames
 from stepwell.wire.inngest import call, ops, register, reply
 from stepwell.wire.inngest import event as wire_event
@@ -72,6 +73,7 @@ def ms(milliseconds: float) -> str:
 POLICY = decide.Policy
 SETTING = "`ServerSettings.{}`".format
 LIMIT = "`ServerSettings.limits.{}`".format
+GATEWAY = "`ServerSettings.gateway.{}`".format
 
 
 TABLES: dict[str, list[Row]] = {
@@ -133,6 +135,17 @@ TABLES: dict[str, list[Row]] = {
         Row("events", f"kept for ever, for {span(retention.YOUNGEST_EVENT_MS / 1000)} at least", "`--keep-events`, `--keep-runs`", "the oldest are removed"),
         Row("changes waiting to be committed", f"{writer.WAITING_TRANSITIONS:,}, or {size(writer.WAITING_BYTES)}", FIXED, "more wait"),
         Row("changes in one commit", str(writer.GROUP_TRANSITIONS), FIXED, "the next ones go into the next"),
+    ],
+    "Requests for functions": [
+        Row("a request for a function", size(offload.MAX_REQUEST_BYTES), FIXED, "refused when asked for"),
+        Row("its answer", size(default(GatewaySettings, "max_answer_bytes")), GATEWAY("max_answer_bytes"), "the step fails and says so"),
+        Row("its time", span(default(GatewaySettings, "timeout_s")), f"`timeout=`, {GATEWAY('timeout_s')}", "tried again"),
+        Row("connecting for it", span(default(GatewaySettings, "connect_timeout_s")), GATEWAY("connect_timeout_s"), "tried again"),
+        Row("redirects of it", str(default(GatewaySettings, "max_redirects")), GATEWAY("max_redirects"), "the step fails and says so"),
+        Row("a pause that its answer asks for", f"up to {span(default(GatewaySettings, 'max_retry_after_s'))}", GATEWAY("max_retry_after_s"), "kept within"),
+        Row("requests for functions at a time", f"{default(GatewaySettings, 'requests'):,}", GATEWAY("requests"), "more wait"),
+        Row("of these to one host", str(default(GatewaySettings, "requests_per_host")), GATEWAY("requests_per_host"), "more wait"),
+        Row("steps whose keys are in memory", f"{default(GatewaySettings, 'credentials'):,}", GATEWAY("credentials"), "functions are asked for the oldest again"),
     ],
     "Times": [
         Row("a call over HTTP", span(http.CALL_TIMEOUT_S), FIXED, "the call is lost, and tried again"),
