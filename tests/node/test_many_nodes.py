@@ -161,6 +161,16 @@ def test_a_worker_that_dials_in_gets_what_waits() -> None:
     assert len(node.worker.calls) == 1
 
 
+def test_a_call_that_waits_for_workers_is_made_when_its_service_is_reached_by_http() -> None:
+    (node,) = nodes("")
+    node.send("go/f")
+    node.pass_time(seconds=10)
+    assert node.worker.calls == []
+    node.do(node.node.register(service(Transport.HTTP, "f")))
+    node.pass_time(seconds=6)
+    assert len(node.worker.calls) == 1
+
+
 def test_a_refused_commit_keeps_no_place() -> None:
     (node,) = nodes("f")
     node.worker.capacity = 1

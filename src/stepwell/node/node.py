@@ -24,7 +24,7 @@ from stepwell.model import message
 from stepwell.model.errors import Conflict, NotFound
 from stepwell.model.event import DEV_ENV
 from stepwell.model.ids import IdSource, JobId, RunId
-from stepwell.model.job import Claim, Job, JobKind
+from stepwell.model.job import Claim, Job, JobKind, route_of
 from stepwell.model.payload import canonical
 from stepwell.node.calls import dispatch_of
 from stepwell.node.clock import StoreTime
@@ -270,6 +270,18 @@ class Node:
             await self.world.sleep(FOLLOW_MS)
             if self.watch is not None:
                 self.watch.anything_moved()
+            if self._may_call():
+                try:
+                    await self._claim_left_behind()
+                except (StoreFull, StoreUnavailable) as err:
+                    log.warning("node %s cannot look for due jobs: %s", self.name, err)
+
+    async def _claim_left_behind(self) -> None:
+        """Claim calls that were to go to connected workers of services that are reached by HTTP now."""
+        known = self.registry.functions() if self._routes is not None else ()
+        routes = [route_of(one.env, one.slug) for one in known if not self.registry.is_live(one.env, one.service)]
+        if routes:
+            self._do(await self.store.claim_due(self._row(), self.world.now(), CLAIM_LIMIT, routes))
 
     # what other nodes say
 
