@@ -247,6 +247,34 @@ class TestImitators:
         answer = read_stream(CHAT, [stream])[1].answer
         assert (answer.reasoning, answer.text) == ("Hm.", "Ja.")
 
+    def test_chunks_of_nothing_while_grok_thinks_and_a_tool_call_in_one_piece(self) -> None:
+        call = {"id": "c1", "function": {"name": "f", "arguments": "{}"}, "index": 0, "type": "function"}
+        stream = data_events(
+            {
+                "id": "1",
+                "created": 5,
+                "choices": [{"index": 0, "delta": {"reasoning_content": "Hm", "role": "assistant"}}],
+            },
+            *[{"id": "1", "created": 5, "choices": [{"index": 0, "delta": {}}]}] * 500,
+            {"id": "1", "created": 6, "choices": [{"index": 0, "delta": {"tool_calls": [call]}}]},
+            {"id": "1", "created": 6, "choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]},
+            "[DONE]",
+        )
+        answer = read_stream(CHAT, [stream], limit_bytes=1000)[1].answer
+        assert (answer.reasoning, answer.tool_calls) == ("Hm", (ToolCall("c1", "f", "{}"),))
+
+    def test_azure_s_first_chunk_which_only_judges_the_prompt(self) -> None:
+        verdict = [{"prompt_index": 0, "content_filter_results": {"jailbreak": {"filtered": False}}}]
+        stream = data_events(
+            {"choices": [], "created": 0, "id": "", "model": "", "object": "", "prompt_filter_results": verdict},
+            {"choices": [{"index": 0, "delta": {"content": "Hi"}}], "created": 9, "id": "c", "model": "m"},
+            {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "created": 9, "id": "c", "model": "m"},
+            "[DONE]",
+        )
+        document = json.loads(read_stream(CHAT, [stream])[1].body)
+        assert (document["id"], document["model"], document["created"]) == ("c", "m", 9)
+        assert (document["object"], document["prompt_filter_results"]) == ("chat.completion", verdict)
+
     def test_a_plain_answer_to_a_request_for_a_stream(self) -> None:
         plain = written("openai-chat", ANSWERS["text"]).plain
         for content_type in ("application/json", "text/plain", ""):

@@ -51,6 +51,13 @@ def test_an_unknown_provider_gets_a_bearer_and_amazon_the_key_as_it_is() -> None
     assert ask("bedrock", {}, url="https://example.com/x").headers["Authorization"] == KEY
 
 
+def test_azure_gets_a_token_of_its_own_login_as_a_bearer() -> None:
+    token = "eyJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJ4In0.c2lnbmF0dXJl"
+    sent = ask("azure-openai", {}, key=token).headers
+    assert sent["Authorization"] == f"Bearer {token}"
+    assert "api-key" not in sent
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_caller_s_own_authentication_wins(format: str) -> None:
     sent = ask(format, {}, headers={"AUTHORIZATION": "Custom abcdef", "X-Extra": "1"}).headers

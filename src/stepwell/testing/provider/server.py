@@ -229,7 +229,9 @@ class Provider:
         if reply.malformed_after is not None:
             events.insert(reply.malformed_after, (events[0][0], '{"id": "broken'))
         headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **reply.headers}
-        return self._paced(reply, asked, 200, headers, [_event(event) for event in events], with_length=False)
+        end_of_line = "\r\n" if asked.dialect == "gemini" else "\n"
+        pieces = [_event(event, end_of_line) for event in events]
+        return self._paced(reply, asked, 200, headers, pieces, with_length=False)
 
     def _paced(
         self,
@@ -306,6 +308,7 @@ def _streamed(asked: Asked) -> bool:
     return isinstance(asked.json, dict) and asked.json.get("stream") is True
 
 
-def _event(event: Event) -> bytes:
+def _event(event: Event, end_of_line: str) -> bytes:
     name, data = event
-    return (f"event: {name}\n" if name else "").encode() + f"data: {data}\n\n".encode()
+    lines = [f"event: {name}"] if name else []
+    return end_of_line.join([*lines, f"data: {data}", "", ""]).encode()

@@ -16,6 +16,9 @@ from urllib.parse import unquote
 from stepwell.wire.models.dialect import Prompt
 from stepwell.wire.models.openai_chat import OpenAIChat
 
+_ENTRA_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+$")
+"""Microsoft's own login gives a signed token in place of a key, and that goes where everybody has it."""
+
 _DEPLOYMENT = re.compile(r"/deployments/([^/?]+)/")
 
 
@@ -31,4 +34,6 @@ class AzureOpenAI(OpenAIChat):
         return Prompt(unquote(deployment[1]), asked.messages, asked.tools, asked.parameters)
 
     def _authentication(self, auth_key: str) -> dict[str, str]:
+        if _ENTRA_TOKEN.match(auth_key):
+            return super()._authentication(auth_key)
         return {"api-key": auth_key}
