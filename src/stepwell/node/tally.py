@@ -5,6 +5,7 @@ Nothing here is about one run, so nothing grows. What it says is lost with the p
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from stepwell.model import journal
@@ -20,7 +21,7 @@ STEP_SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0,
 
 class Tally:
     def __init__(self) -> None:
-        self.entries: dict[type, int] = {}
+        self.entries: defaultdict[type, int] = defaultdict(int)
         self.events = 0
         self.step_seconds = Histogram(STEP_SECONDS)
 
@@ -28,10 +29,9 @@ class Tally:
         """These were committed."""
         counts = self.entries
         for entry in entries:
-            kind = type(entry)
-            counts[kind] = counts.get(kind, 0) + 1
-            if kind is journal.StepCompleted and entry.duration_ms:  # type: ignore[union-attr]
-                self.step_seconds.add(entry.duration_ms / 1000)  # type: ignore[union-attr]
+            counts[type(entry)] += 1
+            if isinstance(entry, journal.StepCompleted) and entry.duration_ms:
+                self.step_seconds.add(entry.duration_ms / 1000)
 
     def of(self, kind: type) -> int:
         return self.entries.get(kind, 0)
