@@ -20,8 +20,8 @@ class Proxy(http.server.ThreadingHTTPServer):
     """Passes requests on to `target`.
 
     `refuse` may give a status for a request (method, path), which is then not passed on. `patience_s` may give how
-    long a request may take; after that it is answered 504 while it goes on at the target. `passed` has what was passed
-    on, and the status that came back; None for what took too long.
+    long a request may take; after that it is answered 504 while it goes on at the target. `lose` may say that the
+    answer gets lost, and is 504 instead. `passed` has what was passed on, and the status that came back; None for no answer.
     """
 
     daemon_threads = True
@@ -32,6 +32,7 @@ class Proxy(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.refuse: Callable[[str, str], int | None] = lambda method, path: None
         self.patience_s: Callable[[str, str], float | None] = lambda method, path: None
+        self.lose: Callable[[str, str], bool] = lambda method, path: False
         self.refused: list[str] = []
         self.passed: list[tuple[str, int | None]] = []
         self.client = httpx2.Client(timeout=60, follow_redirects=False, trust_env=False)
@@ -65,14 +66,14 @@ class _Passing(http.server.BaseHTTPRequestHandler):
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _OWN}
 
         def ask() -> None:
-            answers.append(
-                proxy.client.request(self.command, f"{proxy.target}{self.path}", content=body, headers=headers)
-            )
+            with contextlib.suppress(httpx2.TransportError):  # whoever is asked may end
+                url = f"{proxy.target}{self.path}"
+                answers.append(proxy.client.request(self.command, url, content=body, headers=headers))
 
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
         asking.join(proxy.patience_s(self.command, self.path))
-        if not answers:
+        if not answers or proxy.lose(self.command, self.path):
             proxy.passed.append((self.path, None))
             self._answer(504, {}, b"the proxy has lost patience")
             return

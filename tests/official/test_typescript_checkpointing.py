@@ -79,6 +79,7 @@ def world(programs: World) -> Iterator[World]:
     for one in (programs.to_service, programs.to_server):
         one.refuse = lambda method, path: None
         one.patience_s = lambda method, path: None
+        one.lose = lambda method, path: False
 
 
 def test_a_sequence_of_steps_takes_one_call_and_a_checkpoint_each(world: World) -> None:
@@ -203,7 +204,7 @@ def test_steps_that_cannot_be_reported_come_with_the_answer(world: World, functi
 
 
 def test_a_checkpoint_whose_answer_is_lost_is_recorded_once(world: World) -> None:
-    world.to_server.patience_s = lambda method, path: 0.0 if CHECKPOINT in path else None
+    world.to_server.lose = lambda method, path: CHECKPOINT in path
     run, output = world.completed("slow", {"count": 2, "ms": 1})
 
     assert output == 1
