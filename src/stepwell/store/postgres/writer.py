@@ -288,7 +288,8 @@ class Writer:
         try:
             outcomes = await self._settle(lane, prepared)
         except StepwellError as err:
-            lane.abandon()
+            if isinstance(err, StoreUnavailable):
+                lane.abandon()  # the next group must not be taken for this one
             self._fail(group, err)
         except Exception as err:
             if len(group) == 1:
