@@ -161,7 +161,8 @@ class Doing:
             answered = await beside(self.timing.received_bytes, reader.finish)
         except StreamFailed as err:
             await self._account(dialect, reader.answer_so_far())
-            return self._refused(err.failure, canonical({"message": err.failure.message}))
+            said = self.credentials.hide(canonical({"message": err.failure.message}))
+            return self._refused(err.failure, said)
         except AnswerError as err:
             await self._account(dialect, reader.answer_so_far())
             text = f"{_host(self.exchange.url)}: {err}"
