@@ -21,7 +21,8 @@ class Proxy(http.server.ThreadingHTTPServer):
 
     `refuse` may give a status for a request (method, path), which is then not passed on. `patience_s` may give how
     long a request may take; after that it is answered 504 while it goes on at the target. `lose` may say that the
-    answer gets lost, and is 504 instead. `passed` has what was passed on, and the status that came back; None for no answer.
+    answer gets lost, and is 504 instead. `passed` has what was passed on, and the status that came back; None for no
+    answer.
     """
 
     daemon_threads = True
