@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
+from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from stepwell.api.metrics import MOST_SERVICES
 from stepwell.api.site import Line
+from stepwell.cli import cli
 from stepwell.node.auditor import Finding, Report
 from stepwell.node.retention import Keep
 from stepwell.server import Server, ServerSettings
@@ -174,3 +178,36 @@ async def test_pages_of_others_see_nothing(server: Server) -> None:
     for path in ("/status", "/metrics"):
         answer = await get(server, path, origin="https://evil.example", **HTML)
         assert answer.status_code == 403
+
+
+@pytest.mark.slow
+async def test_a_server_on_postgresql_tells_the_same(postgres_url: str) -> None:
+    settings = ServerSettings(port=0, data=None, db=postgres_url, discovery=False, manage_logging=False)
+    server = Server(settings)
+    await server.start()
+    try:
+        await send(server)
+        told = (await get(server, "/api/status")).json()
+        assert [(node["name"], node["alive"]) for node in told["nodes"]] == [(server.node.name, True)]
+        assert told["queue"] == {"due": 0, "oldest_due_lag_ms": 0}
+        assert told["settings"]["db"] == "set"
+        assert "PostgreSQL" in (await get(server, "/status", **HTML)).text
+        seen = await figures(server)
+        assert seen["stepwell_commit_seconds_count",] > 0
+        assert seen["stepwell_store_bytes", "database"] > 1000
+        retention = server.site.retention
+        assert retention is not None
+        assert await retention._my_turn()
+        assert not await retention._my_turn()
+        assert (await retention.sweep()).runs == 0
+    finally:
+        await server.stop()
+    report, texts = await asyncio.to_thread(audited, postgres_url)
+    assert (report["findings"], texts) == ([], 0)
+
+
+def audited(url: str) -> tuple[dict[str, Any], int]:
+    done = CliRunner().invoke(cli, ["audit", "--db", url, "--json"])
+    assert done.exit_code == 0, done.output
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report, report["texts"]
