@@ -157,7 +157,7 @@ class Turns:
         self.telling = Telling(world, performer, self.texts)
         self._cache: OrderedDict[RunId, Run] = OrderedDict()
         self._boxes: dict[RunId, list[Envelope]] = {}
-        self.watch: Callable[[RunId], None] | None = None  # told of each commit of a run; see `stepwell.node.watch`
+        self.watch: Callable[[Run, Sequence[Entry]], None] | None = None  # told of each commit of a run
         self.tally = Tally()
         self.refused = 0  # commits that came too late; each was decided again or proved unneeded
         self.dropped = 0  # answers whose claim somebody else has by now
@@ -587,7 +587,7 @@ class Turns:
                 about = {"run": run.id, "function": run.function}
                 log.debug("run %s of %s ended as %s", run.id, run.function, run.status.value, extra=about)
             if self.watch is not None:
-                self.watch(run.id)
+                self.watch(run, plan.entries)
         if self._gateway is not None:
             for one in plan.effects:
                 if isinstance(one, effect.StartOffload) and one.sealed is not None:

@@ -9,20 +9,26 @@ The journal is the truth and its entries are numbered, so a follower that is slo
 broke, misses nothing and sees nothing twice, and nothing is queued here for it. A follower begins to listen before it
 reads, so what is committed between the two wakes it.
 
-`Watch.listener` is told of every run that this process moves on; the terminal of `stepwell dev` is the one who asks
-for that.
+`Watch.listener` is told of every run that this process moves on, and with which entries; the terminal of
+`stepwell dev` is the one who asks for that.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    from stepwell.engine.run import Run
     from stepwell.model.ids import RunId
+    from stepwell.model.journal import Entry
     from stepwell.node.clock import Gate, World
+
+
+Listener: TypeAlias = "Callable[[Run, Sequence[Entry]], None]"
+"""Called between commit and effects, so it must be quick; later the run moves on."""
 
 
 class Watch:
@@ -31,18 +37,18 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self._followers: dict[RunId, set[Follower]] = {}
-        self.listener: Callable[[RunId], None] | None = None  # must be quick: it is called between commit and effects
+        self.listener: Listener | None = None
         self.closed = False
 
     @property
     def followers(self) -> int:
         return sum(map(len, self._followers.values()))
 
-    def moved(self, run: RunId) -> None:
-        """Something of this run was committed by this node."""
-        self.moved_elsewhere(run)
+    def moved(self, run: Run, entries: Sequence[Entry]) -> None:
+        """These entries of a run, which is as it is after them, were committed by this node."""
+        self.moved_elsewhere(run.id)
         if self.listener is not None:
-            self.listener(run)
+            self.listener(run, entries)
 
     def moved_elsewhere(self, run: RunId) -> None:
         """Something of this run was committed by another node, which tells its own listener."""
