@@ -31,6 +31,7 @@ quick: setup  ## unit tests, under a minute
 
 test: setup check  ## what CI runs: check, every test not marked long, the simulator
 	$(BIN)/pytest -n $(WORKERS) -m "not long"
+	STEPWELL_TEST_STORE=postgres STEPWELL_TEST_NODES=2 $(BIN)/pytest -n $(WORKERS) -m "not long" tests/official tests/sdk_e2e
 	$(MAKE) sim
 
 test-long: setup  ## what does not fit into `make test`: soak and whole ranges
