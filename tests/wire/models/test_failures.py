@@ -156,6 +156,7 @@ def test_a_used_up_limit_says_when_to_come_back_if_nothing_else_does() -> None:
     [
         ({"message": "Your organization must be verified to stream this model.", "param": "stream"}, True),
         ({"message": "Unknown parameter", "param": "stream_options"}, True),
+        ({"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]}, True),
         ({"message": "Unsupported value: 'temperature'", "param": "temperature"}, False),
     ],
 )

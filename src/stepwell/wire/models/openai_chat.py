@@ -124,18 +124,18 @@ def openai_failure(
     if error is None:
         document = body_document(body)
         error = members(document.get("error")) or document
-    code, param = error.get("code"), text(error.get("param"))
+    code = error.get("code")
     message = error_message(error, body, status)
-    streaming = status in (400, 422) and (
-        param in ("stream", "stream_options") or ("stream" in message.lower() and "verif" in message.lower())
-    )
+    # Organisations that may not stream, models that cannot, servers that do not know `stream_options`: each says it in
+    # its own words. To ask once more in vain, where the word stood there by chance, does no harm.
+    stream_refused = status in (400, 422) and b"stream" in body.lower()
     return failed(
         status,
         headers,
         message=message,
         codes=(code if isinstance(code, str) else "", text(error.get("type"))),
         now_ms=now_ms,
-        stream_refused=streaming,
+        stream_refused=stream_refused,
     )
 
 
