@@ -296,6 +296,25 @@ class TestImitators:
         assert answer.tool_calls == (ToolCall("c1", "f1", "{}"), ToolCall("c2", "f2", "{}"))
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_character_cut_between_its_utf_16_halves_is_whole_again(format: str) -> None:
+    answer = written(format, say(["a ", "@", "#", " b"], usage=USED))
+    stream = answer.stream.replace(b"@", b"\\ud83d").replace(b"#", b"\\ude00")
+    if format == "openai-responses":  # tells the whole text too
+        stream = stream.replace(b"a \\ud83d\\ude00 b", "a 😀 b".encode())
+    deltas, streamed = read_stream(answer.dialect, [stream])
+    assert streamed.answer.text == "a 😀 b"
+    assert "a 😀 b".encode() in streamed.body
+    assert [delta.text for delta in deltas] == ["a ", "\ufffd", "\ufffd", " b"]
+
+
+def test_half_a_character_that_stays_alone_is_replaced() -> None:
+    stream = data_events({"id": "1", "choices": [{"index": 0, "delta": {"content": "@"}, "finish_reason": "stop"}]})
+    assert read_stream(CHAT, [stream.replace(b"@", b"\\uD83D")])[1].answer.text == "\ufffd"
+    plain = dumps({"choices": [{"message": {"content": "@"}}]}).replace(b"@", b"\\uD83D")
+    assert json.loads(read_plain(CHAT, plain).body)["choices"][0]["message"]["content"] == "\ufffd"
+
+
 def test_choices_grow_side_by_side_and_logprobs_are_joined() -> None:
     def chunk(index: int, piece: str, finish: str | None = None) -> dict[str, Any]:
         logprobs = {"content": [{"token": piece, "logprob": -0.5}], "refusal": None}

@@ -11,6 +11,8 @@ A new dialect is one file: a subclass of `Dialect`, and one of `Assembler` if it
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ import msgspec
 
 from stepwell.model.ids import Instant
 from stepwell.wire.models.credentials import Credentials
-from stepwell.wire.models.document import Document
+from stepwell.wire.models.document import Document, paired
 from stepwell.wire.models.errors import AnswerMalformed, AnswerTooLarge, StreamCut
 from stepwell.wire.models.failure import Failure
 from stepwell.wire.models.sse import EventStream
@@ -193,7 +195,8 @@ class Text:
         self.size += self._text.write(piece)
 
     def __str__(self) -> str:
-        return self._text.getvalue()
+        text: str = paired(self._text.getvalue())
+        return text
 
 
 def replace(target: Document, name: str, value: Any, budget: Budget) -> None:
@@ -388,8 +391,7 @@ class AnswerReader:
             AnswerError: The answer is too large or malformed, or reports an error.
         """
         if self._events is None or self._assembler is None:
-            body = bytes(self._plain)
-            return Answered(body, self._dialect.answer(self._read_plain(body)))
+            return self._answered_plainly(bytes(self._plain))
         try:
             self._take(self._events.close())
             stray = bytes(self._events.stray)
@@ -399,13 +401,13 @@ class AnswerReader:
             raise StreamCut(f"the provider's stream ended in the middle of an event ({self._bytes} bytes)") from err
         if not self._assembler.complete:
             raise StreamCut(f"the provider's stream ended after {self._bytes} bytes, before its answer was complete")
-        document = self._assembler.document()
+        document = paired(self._assembler.document())
         return Answered(msgspec.json.encode(document), self._dialect.answer(document))
 
     def answer_so_far(self) -> Answer:
         """What is known of an answer that will not be completed; its usage may be only a part."""
         if self._assembler is not None:
-            return self._dialect.answer(self._assembler.document())
+            return self._dialect.answer(paired(self._assembler.document()))
         return Answer()
 
     def _begin_stream(self) -> None:
@@ -421,14 +423,19 @@ class AnswerReader:
                 break
             if data.strip():
                 deltas += self._assembler.feed(name, data)
-        return deltas
+        return [each if each.text.isascii() else dataclasses.replace(each, text=paired(each.text)) for each in deltas]
 
     def _check_plain(self) -> None:
         if len(self._plain) > self._limit_bytes:
             raise AnswerTooLarge("the provider's answer", self._limit_bytes)
 
-    def _read_plain(self, body: bytes) -> Document:
-        return {} if self._dialect.raw else event_document(body, "the provider's answer")
+    def _answered_plainly(self, body: bytes) -> Answered:
+        if self._dialect.raw:
+            return Answered(body, Answer())
+        document = event_document(body, "the provider's answer")
+        if (whole := paired(document)) != document:
+            document, body = whole, msgspec.json.encode(whole)
+        return Answered(body, self._dialect.answer(document))
 
 
 def event_document(data: bytes, what: str) -> Document:
@@ -438,8 +445,13 @@ def event_document(data: bytes, what: str) -> Document:
         AnswerMalformed: It is none; the message shows the beginning.
     """
     try:
-        document = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
+        try:
+            document = msgspec.json.decode(data)
+        except msgspec.DecodeError:
+            if b"\\ud" not in data.lower():
+                raise
+            document = json.loads(data)  # takes halves of UTF-16 pairs, which may find each other later
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as err:
         shown = data[:120].decode("utf-8", "replace")
         raise AnswerMalformed(f"{what} is not JSON ({err}); it begins with {shown!r}") from err
     if not isinstance(document, dict):

@@ -47,6 +47,20 @@ def written(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def paired(value: Any) -> Any:
+    """The value with its texts made whole: halves of UTF-16 pairs that came in two pieces are joined, and a half that
+    stays alone becomes U+FFFD. Some servers cut texts between such halves."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return value
+    if isinstance(value, dict):
+        return {paired(name): paired(item) for name, item in value.items()}
+    return [paired(item) for item in value] if isinstance(value, list) else value
+
+
 def media(kind: str, media_type: str, base64_text: str, address: str = "") -> str:
     """What a trace shows in place of a picture or a document: `[image image/png, 12 kB]`."""
     details = ", ".join(
