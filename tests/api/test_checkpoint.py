@@ -104,7 +104,7 @@ async def test_a_call_that_was_made_again_may_report_and_the_one_before_it_may_n
 async def test_another_dispatch_of_the_same_call_is_stale_even_if_it_says_nothing_new(api: Api, shop: Scripted) -> None:
     async with open_call(api, shop, returned(1)) as context:
         assert (await checkpoint(api, context, done("a", 1))).status_code == 200
-        for generation in (0, 2, 1 << 40):
+        for generation in (0, 2, 7):
             response = await checkpoint(api, context, done("a", 1), generation_id=generation)
             assert response.status_code == 409
         assert (await checkpoint(api, context, done("a", 1))).status_code == 200

@@ -91,7 +91,8 @@ def test_a_run_that_nobody_knows_is_not_found_and_no_other_run_suffers() -> None
         first.do(first.node.report(RunId("01JQDAE4RQF8MBCR55T5AK4KXS"), Claim(call.job, call.fence), (done("a"),)))
     with pytest.raises(NotFound):
         first.do(first.node.report(call.run, Claim(call.job, call.fence), (done("a"),), "another"))
-    stranger = Claim(JobId("01JQDAE4RQF8MBCR55T5AK4KXS.2"), 1)
-    assert first.do(first.node.report(call.run, stranger, (done("a"),))) is Verdict.STALE
+    for name in ("01JQDAE4RQF8MBCR55T5AK4KXS.2", call.run, f"{call.run}.", f"{call.run}.2\0", f"{call.run}.{'1' * 30}"):
+        stranger = Claim(JobId(name), 1)
+        assert first.do(first.node.report(call.run, stranger, (done("a"),))) is Verdict.STALE
     assert first.worker.calls == [call]
     assert first.worker.stopped == []

@@ -401,8 +401,9 @@ class Node:
                 return Verdict.STALE
         elif run.env != env:
             raise NotFound(f"no run {run_id}")
-        if not claim.job.startswith(f"{run_id}."):
-            return Verdict.STALE  # a call of another run, which must not suffer
+        number = claim.job.removeprefix(f"{run_id}.")
+        if number == claim.job or not (number.isascii() and number.isdigit() and len(number) < 20):
+            return Verdict.STALE  # no call of this run; if it is one of another run, that must not suffer
         gate, told = self.world.gate(), list[Verdict]()
 
         def tell(verdict: Verdict) -> None:

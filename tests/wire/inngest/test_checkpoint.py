@@ -63,6 +63,8 @@ def test_what_is_not_finished_is_refused_with_the_names_of_op_and_step(op: str) 
         ({"qi_id": 7}, "qi_id"),
         ({"generation_id": "1"}, "generation_id"),
         ({"generation_id": True}, "generation_id"),
+        ({"generation_id": -1}, "generation_id"),
+        ({"generation_id": 1 << 31}, "generation_id"),
         ({"steps": None}, "steps"),
         ({"steps": [1]}, "steps"),
         ({"steps": [[]]}, "steps"),

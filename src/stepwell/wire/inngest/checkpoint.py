@@ -59,7 +59,7 @@ def read_checkpoint(body: dict[str, Any], *, run: RunId, now: Instant) -> Checkp
         raise InvalidInput("qi_id must be the `ctx.qi_id` of the call that reports", field="qi_id")
     if generation is None:
         generation = FIRST_GENERATION
-    if not isinstance(generation, int) or isinstance(generation, bool):
+    if not isinstance(generation, int) or isinstance(generation, bool) or not 0 <= generation < 1 << 31:
         raise InvalidInput("generation_id must be the whole number that the call came with", field="generation_id")
     if not isinstance(steps, list) or not all(isinstance(item, dict) for item in steps):
         raise InvalidInput("steps must be an array of ops, each of them an object", field="steps")
