@@ -240,8 +240,12 @@ def _websocket(url: str, port: int) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-m", "stepwell.cli", "worker", app, "--url", url], {}
 
 
-def _served(url: str, port: int) -> tuple[list[str], dict[str, str]]:
-    return _uvicorn("benchmarks.apps.own:app", port), {"STEPWELL_DEV": "1", "STEPWELL_URL": url}
+def _served(checkpointing: str) -> Command:
+    def command(url: str, port: int) -> tuple[list[str], dict[str, str]]:
+        environment = {"STEPWELL_DEV": "1", "STEPWELL_URL": url, "CHECKPOINTING": checkpointing}
+        return _uvicorn("benchmarks.apps.own:app", port), environment
+
+    return command
 
 
 def _official(url: str, port: int) -> tuple[list[str], dict[str, str]]:
@@ -268,7 +272,8 @@ def targets(setup: Setup) -> list[Stepwell]:
     """All that this machine can run: the TypeScript SDK needs Node and the packages that `make setup` installs."""
     found = [
         Stepwell("websocket", "our worker, over its websocket", _websocket, setup, http=False),
-        Stepwell("serve", "our SDK, served over HTTP", _served, setup, http=True),
+        Stepwell("serve", "our SDK, served over HTTP, checkpointing", _served("on"), setup, http=True),
+        Stepwell("serve-calls", "our SDK, served over HTTP, a request for each step", _served("off"), setup, http=True),
         Stepwell("official", "the official Python SDK, over HTTP (FastAPI)", _official, setup, http=True),
     ]
     if shutil.which("node") and (NODE_MODULES / "inngest").is_dir():

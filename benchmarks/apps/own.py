@@ -11,7 +11,7 @@ import stepwell
 from benchmarks.apps.counted import counted
 from benchmarks.marks import mark
 
-service = stepwell.Service("bench")
+service = stepwell.Service("bench", checkpointing=os.environ.get("CHECKPOINTING") != "off")
 
 
 class Sequence(TypedDict):
