@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from stepwell.gateway.gateway import GatewaySettings, HttpGateway
 from stepwell.model.offload import Sealed
 from stepwell.testing.provider import Provider
-from stepwell.wire.offload import fetch_request, read_answer, read_request
+from stepwell.wire.offload import InvalidRequest, fetch_request, read_answer, read_request
 from tests.gateway.errands import RUN, STEP, Asking, error_of, output_of
 
 CANARY = "canary-8f3a9c01d2"
@@ -236,6 +237,16 @@ async def test_the_oldest_credentials_go_when_there_are_too_many() -> None:
     await asking.gateway.close()
 
 
+async def test_credentials_that_nobody_asked_for_in_days_go() -> None:
+    now = 1_000_000_000
+    gateway = HttpGateway(lambda *said: None, GatewaySettings(credentials_s=100), clock=lambda: now)
+    gateway.keep(RUN, STEP, Sealed("http://a/?key=abcdef"))
+    now += 100_001
+    gateway.keep(RUN, type(STEP)("0" * 40), Sealed("http://b/?key=abcdef"))
+    assert not gateway.holds(RUN, STEP)
+    await gateway.close()
+
+
 async def test_a_gateway_that_is_leaving_makes_no_new_requests(asking: Asking, provider: Provider) -> None:
     asking.gateway.drain()
     request, _ = fetch_request(f"{provider.url}/http/echo", method="GET", headers={}, body=None)
@@ -253,6 +264,11 @@ def test_nothing_that_may_be_secret_is_recorded() -> None:
     assert read_request(request).url == "https://***@api.example.com/x?api_key=***&page=2"
     assert sealed is not None
     assert CANARY not in repr(sealed) + str(sealed) + repr({"a": [sealed]})
+
+
+def test_headers_are_bounded_because_they_are_kept_in_memory() -> None:
+    with pytest.raises(InvalidRequest, match="may have 64 KiB"):
+        fetch_request("https://example.com/", method="GET", headers={"X-Long": "x" * 70_000}, body=None)
 
 
 def test_a_request_without_secrets_needs_none() -> None:

@@ -14,27 +14,27 @@ from stepwell.wire.models.dialect import Prompt
 from stepwell.wire.offload import InvalidRequest, read_request
 
 if TYPE_CHECKING:
-    from stepwell.engine.span import Span, Trace
-    from stepwell.store.base import Store
+    from stepwell.node.node import Node
+    from stepwell.node.reads.runs import Span, Trace
 
 MOST_CALLS = 20
 MOST_MESSAGES = 10
 _LETTERS = 300
 
 
-async def model_lines(store: Store, trace: Trace) -> list[Line]:
+async def model_lines(node: Node, trace: Trace) -> list[Line]:
     """A section with the calls of models; nothing if there were none."""
     asked = [span for span in trace.root.children if span.step_kind == INFER]
     found: list[Line] = []
     for span in asked[:MOST_CALLS]:
-        found += await _call(store, span)
+        found += await _call(node, span)
     if len(asked) > MOST_CALLS:
         found.append((Piece(Role.DETAIL, f"  and {len(asked) - MOST_CALLS} more"),))
     return [(), (Piece(Role.HEADING, "Models"),), *found] if found else []
 
 
-async def _call(store: Store, span: Span) -> list[Line]:
-    request, output = await text_of(store, span.input), await text_of(store, span.output)
+async def _call(node: Node, span: Span) -> list[Line]:
+    request, output = await text_of(node.store, span.input), await text_of(node.store, span.output)
     prompt, answer = _prompt(request), _answer(request, output)
     model = (span.exchange.model if span.exchange is not None else "") or prompt.model
     found: list[Line] = [(Piece(Role.NAME, f"  {span.name}"), Piece(Role.DETAIL, f"  {model}"))]

@@ -230,7 +230,7 @@ async def run_lines(ask: Ask) -> Response:
     trace = await run_trace(site.node.store, site.env, wanted, site.running)
     if trace is None:
         raise NotFound(f"no run {wanted}")
-    found = [*lines(trace, site.node.world.now()), *await model_lines(site.node.store, trace)]
+    found = [*lines(trace, site.node.world.now()), *await model_lines(site.node, trace)]
     return answers.json({"lines": [[[piece.role.value, piece.text] for piece in line] for line in found]})
 
 

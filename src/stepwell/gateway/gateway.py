@@ -72,6 +72,8 @@ class GatewaySettings:
     """Made at a time to one host; more wait."""
     credentials: int = 100_000
     """Steps whose credentials are kept; the functions of the oldest are asked again when they are needed."""
+    credentials_s: float = 2 * 86_400.0
+    """How long they are kept at most: another server may have ended the run, which nobody tells this one."""
     idempotency_headers: Mapping[str, str] = field(default_factory=lambda: IDEMPOTENCY_HEADERS)
     """Which header tells a host that a repeated request is the same one."""
 
@@ -115,7 +117,7 @@ class HttpGateway:
             per_host=settings.requests_per_host,
         )
         self._places = asyncio.Semaphore(settings.requests)
-        self._sealed: OrderedDict[tuple[RunId, StepId], Sealed] = OrderedDict()
+        self._sealed: OrderedDict[tuple[RunId, StepId], tuple[Instant, Sealed]] = OrderedDict()
         self._flights: dict[tuple[RunId, StepId], _Flight] = {}
         self._priced: asyncio.Future[None] | None = None
         self._closed = self._draining = False
@@ -125,9 +127,11 @@ class HttpGateway:
     # Gateway
 
     def keep(self, run: RunId, step: StepId, sealed: Sealed) -> None:
-        self._sealed[run, step] = sealed
+        now, settings = self._clock(), self._settings
+        self._sealed[run, step] = (now, sealed)
         self._sealed.move_to_end((run, step))
-        while len(self._sealed) > self._settings.credentials:
+        oldest = now - int(settings.credentials_s * 1000)
+        while len(self._sealed) > settings.credentials or next(iter(self._sealed.values()))[0] < oldest:
             self._sealed.popitem(last=False)
 
     def holds(self, run: RunId, step: StepId) -> bool:
@@ -142,7 +146,7 @@ class HttpGateway:
         key = errand.run, errand.step
         self._give_up(key)  # the same step by a job that nobody believes in any more
         flight = self._flights[key] = _Flight(errand)
-        sealed = self._sealed.get(key)
+        _, sealed = self._sealed.get(key, (0, None))
         flight.task = asyncio.get_running_loop().create_task(self._fly(flight, sealed), name=f"request {errand.job}")
 
     def stop(self, run: RunId, step: StepId) -> None:

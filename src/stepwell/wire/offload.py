@@ -30,6 +30,8 @@ from stepwell.wire.models.credentials import HIDDEN, Credentials, take_out
 
 MAX_REQUEST_BYTES = 8 * 1024 * 1024
 """Of a request as JSON."""
+MAX_HEADER_BYTES = 64 * 1024
+"""Of its address, headers and key together, all of which may be secret and are kept in memory."""
 
 _PLAIN_HEADERS = frozenset(
     {
@@ -153,6 +155,12 @@ def _written(
     members: dict[str, Any], url: str, headers: Mapping[str, str], auth_key: str
 ) -> tuple[bytes, Sealed | None]:
     shown_url, shown_headers, credentials = split(url, headers, auth_key)
+    secret_bytes = len(url) + len(auth_key) + sum(len(name) + len(value) for name, value in headers.items())
+    if secret_bytes > MAX_HEADER_BYTES:
+        raise InvalidRequest(
+            f"the address, the headers and the key of the request have {size(secret_bytes)} together and may have "
+            f"{size(MAX_HEADER_BYTES)}; send data in the body"
+        )
     text = write(members | {"url": shown_url, "headers": shown_headers})
     if len(text) > MAX_REQUEST_BYTES:
         raise InvalidRequest(

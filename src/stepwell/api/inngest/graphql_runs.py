@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stepwell.api import masking
 from stepwell.api.inngest.graphql_context import Context, NotSupportedYet, Resolvers
 from stepwell.model.event import TICK, schedule_in
 from stepwell.model.function import function_id
@@ -351,6 +352,6 @@ RESOLVERS: Resolvers = {
     },
     "RunTraceSpanOutput": {
         "input": lambda output, context: _text(output.input),
-        "data": lambda output, context: _text(output.data),
+        "data": lambda output, context: _text(masking.shown(output.data)),
     },
 }

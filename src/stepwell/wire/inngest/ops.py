@@ -159,6 +159,8 @@ def _odd(item: _Object, member: str, given: object, about: str, now: Instant) ->
         shown = shortened(write(given).decode(), MAX_ODD_LETTERS)
     except ValueError:
         shown = "something that has no JSON form"
+    if _text(item, "op").lower().endswith("gateway"):
+        shown = "(not shown, since it may be a credential)"
     known = member in {"metadata", "opts.payload.meta"}
     why = "is not passed on by this server yet" if known else "is unknown to this server and has no effect"
     text = f"the field {member!r} of the op {_text(item, 'op')[:60]} {why}: {shown}"

@@ -300,6 +300,8 @@ def _retry_at(headers: Mapping[str, str], now: Instant) -> Instant | None:
 
 
 def _beginning(body: bytes) -> str:
+    if b"gateway" in body.lower():
+        return "(not shown: a request that the server is to make may hold credentials)"
     text = body[:1000].decode("utf-8", "replace")
     return repr(shortened(text)) if text.strip() else "(empty)"
 
