@@ -8,7 +8,6 @@ from stepwell.wire.models.credentials import (
     Credentials,
     is_credential_header,
     is_credential_parameter,
-    shown_headers,
     take_out,
 )
 
@@ -112,12 +111,8 @@ def test_credentials_of_another_request_are_refused() -> None:
 def test_a_provider_that_repeats_a_credential_is_not_passed_on() -> None:
     credentials = take_out(
         "https://x/?key=a%2Fsecret%2Fvalue",
-        {"Authorization": 'Bearer he"ader-secret', "x-api-key": "ab"},
+        {"Authorization": 'Bearer he"ad/er-secret', "x-api-key": "ab"},
         auth_key=CANARY,
     )[2]
-    body = f'{{"error": "bad {CANARY} he\\"ader-secret a/secret/value a\\/secret\\/value ab"}}'
+    body = f'{{"error": "bad {CANARY} he\\"ad/er-secret a/secret/value a\\/secret\\/value ab"}}'
     assert credentials.hide(body.encode()) == b'{"error": "bad *** *** *** *** ab"}'
-
-
-def test_headers_of_an_answer_are_shown_without_cookies() -> None:
-    assert shown_headers([("Set-Cookie", "a=1"), ("Date", "now")]) == [("Set-Cookie", "***"), ("Date", "now")]

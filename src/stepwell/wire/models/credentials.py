@@ -7,7 +7,7 @@ the request that is made is the one that was given. Nothing here ever prints a v
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote_plus
 
@@ -84,10 +84,9 @@ class Credentials:
         Values of fewer than 6 characters stay: they would hide ordinary words.
         """
         for secret in self._all():
-            plain = secret.encode()
-            for form in {plain, secret.replace("\\", "\\\\").replace('"', '\\"').replace("/", "\\/").encode()}:
-                if form in text:
-                    text = text.replace(form, HIDDEN.encode())
+            in_json = secret.replace("\\", "\\\\").replace('"', '\\"')
+            for form in (secret, in_json, in_json.replace("/", "\\/")):
+                text = text.replace(form.encode(), HIDDEN.encode())
         return text
 
     def _all(self) -> list[str]:
@@ -127,11 +126,6 @@ def take_out(url: str, headers: Mapping[str, str], *, auth_key: str = "") -> tup
     names = {name for name, _ in hidden}
     shown_headers = {name: HIDDEN if name in names else value for name, value in headers.items()}
     return shown_url, shown_headers, Credentials(auth_key, hidden, tuple(query), user[2] if user else "")
-
-
-def shown_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Headers of an answer as a trace may show them: `Set-Cookie` and its like without their values."""
-    return [(name, HIDDEN if is_credential_header(name) else value) for name, value in headers]
 
 
 def _parameters(url: str) -> list[tuple[str, str]]:
