@@ -245,7 +245,9 @@ class Driver:
     def _requested(self, op: Offload) -> None:
         """A request that a server would make: the test has its answer."""
         if op.name not in self._answers.steps:
-            what, example = ("asks a model", '"its answer"') if op.kind == INFER else ("fetches", "httpx2.Response(200)")
+            what, example = (
+                ("asks a model", '"its answer"') if op.kind == INFER else ("fetches", "httpx2.Response(200)")
+            )
             problem = NotAnswered(f"step {op.name!r} {what}; give steps={{{op.name!r}: {example}}}")
             self._problem = self._problem or problem
             return

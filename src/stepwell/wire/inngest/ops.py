@@ -347,14 +347,11 @@ def _invoke(item: _Object, context: _Context) -> Op:
 
 def _gateway(item: _Object, context: _Context) -> Op:
     opts = _opts(item)
-    body = opts.get("body")
-    if body is not None and not isinstance(body, str):
-        raise _Unreadable(f"`opts.body` is {_kind_of(body)} and must be text; encode it before the request is made")
     request, sealed = fetch_request(
         _url(opts),
         method=_text(opts, "method") or "POST",
         headers=_headers(opts),
-        body=b64decode(_text(opts, "body_base64")) if "body_base64" in opts else None if body is None else body.encode(),
+        body=_body(opts),
         exact=opts.get("exact") is True,
         timeout_ms=_count(opts, "timeout_ms"),
         max_redirects=_count(opts, "max_redirects"),
@@ -422,10 +419,7 @@ _READERS: dict[str, _Reader] = {
     "runcomplete": _run_complete,
 }
 
-_LATER = {
-    name.lower(): name
-    for name in ("WaitForSignal", "SyncRunComplete", "DeferAdd", "DeferAbort")
-}
+_LATER = {name.lower(): name for name in ("WaitForSignal", "SyncRunComplete", "DeferAdd", "DeferAbort")}
 
 
 # The fields that ops share
@@ -539,6 +533,16 @@ def _url(opts: _Object) -> str:
     if not isinstance(url, str) or not url:
         raise _Unreadable("`opts.url` must be the address to request")
     return url
+
+
+def _body(opts: _Object) -> bytes | None:
+    """Of a request: text, or in the form of our own SDK any bytes."""
+    if "body_base64" in opts:
+        return b64decode(_text(opts, "body_base64"), validate=True)
+    body = opts.get("body")
+    if body is not None and not isinstance(body, str):
+        raise _Unreadable(f"`opts.body` is {_kind_of(body)} and must be text; encode it before the request is made")
+    return None if body is None else body.encode()
 
 
 def _count(opts: _Object, name: str) -> int | None:
