@@ -30,13 +30,17 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open = asyncio.Event()
         self.open.set()
-        self.reached = 0
+        self.first = asyncio.Event()
+        """What groups wait for instead while it is not set."""
+        self.first.set()
+        self.held = self.first
+        self.arrived = 0
         true_alone = Database.alone
 
         async def alone(database: Database, connection: Any, how: str, sql: str, *values: Any, **named: Any) -> Any:
             if "write_group" in sql:
-                self.reached += 1
-                await self.open.wait()
+                self.arrived += 1
+                await (self.open if self.first.is_set() else self.first).wait()
             return await true_alone(database, connection, how, sql, *values, **named)
 
         monkeypatch.setattr(Database, "alone", alone)
@@ -57,20 +61,21 @@ async def test_what_depends_on_a_group_under_way_waits_for_it_and_others_do_not(
 ) -> None:
     """Asked for one after the other without waiting, on four lanes: each must find what the one before it did."""
     await store_all(store, Transition(run=started(1), jobs=(a_job("1", owner="alpha"),)))
-    before = gate.reached
-    gate.open.clear()
-    chain = []
+    gate.first.clear()
+    chain: list[asyncio.Future[Any]] = []
     for at in range(1, 20):
         ends, job = (a_claim(f"{at}"),), a_job(f"{at + 1}", owner="alpha")
         step = Transition(run=moved(1, at, f"{at}"), ends=ends, jobs=(job,))
         chain.append(asyncio.ensure_future(store.commit(step)))
         if at == 1:
-            await asyncio.sleep(0.02)
-    other = asyncio.ensure_future(store.commit(Transition(run=started(2))))
-    await asyncio.sleep(0.02)
-    assert gate.reached - before == 2  # the first of the chain, and the other
-    gate.open.set()
-    assert await asyncio.gather(*chain, other) == [COMMITTED] * 20
+            while gate.arrived < 2:  # noqa: ASYNC110 - counting the first of all
+                await asyncio.sleep(0.001)
+            gate.held, gate.first = gate.first, asyncio.Event()
+            gate.first.set()
+    assert await asyncio.wait_for(store.commit(Transition(run=started(2))), 5) == COMMITTED
+    assert not any(one.done() for one in chain)
+    gate.held.set()
+    assert await asyncio.gather(*chain) == [COMMITTED] * 19
 
 
 async def test_a_run_and_who_starts_beside_it_keep_their_order(store: PostgresStore) -> None:
