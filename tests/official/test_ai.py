@@ -36,8 +36,8 @@ def key_is_nowhere(server: Server, run: Run) -> None:
     """No file of the server has the key, and no answer about a run either (S22)."""
     for path in server.files():
         assert KEY.encode() not in path.read_bytes(), path
-    for what in ("", "/lines"):
-        answer = server.http.get(f"/api/runs/{run.id}{what}")
+    for what in (f"/api/runs/{run.id}", f"/api/runs/{run.id}/lines", f"/v1/runs/{run.id}", "/v1/events"):
+        answer = server.http.get(what)
         assert answer.status_code == 200, answer.text
         assert KEY not in answer.text
 
@@ -59,6 +59,17 @@ class OfficialAi:
         assert service.ran(run.id) == ["use"]
         span = server.trace(run.id).child("ask")
         assert (span.status, span.step_op) == ("COMPLETED", "AI_GATEWAY")
+        spans = server.http.get(f"/api/runs/{run.id}").json()["trace"]["children"]
+        (request,) = [span["request"] for span in spans if span["name"] == "ask"]
+        assert (request["status"], request["input_tokens"], request["output_tokens"]) == (200, 12, 34)
+        assert float(request["cost_usd"]) > 0
+        text = "".join(
+            piece for line in server.http.get(f"/api/runs/{run.id}/lines").json()["lines"] for _, piece in line
+        )
+        assert "user       Hello" in text
+        assert "answer     Good day" in text
+        assert "12 → 34 tokens" in text
+        assert "first token" in text
         key_is_nowhere(server, run)
 
     def test_no_request_to_the_service_is_open_while_the_model_thinks(
@@ -109,6 +120,17 @@ class OfficialAi:
 
         assert "unsuccessful status code: 400" in json.dumps(run.output)
         assert len(provider.calls) == 1
+        key_is_nowhere(server, run)
+
+    def test_a_provider_that_stays_broken_fails_the_step_and_shows_no_key(
+        self, server: Server, service: Service, provider: Provider
+    ) -> None:
+        provider.answer(fail(500, f"broken, and your key is {KEY}"))
+        event = server.send(service.event("ask"), {"dialect": "openai", "provider": provider.url})
+        run = server.failed(event)
+
+        assert "unsuccessful status code: 500" in json.dumps(run.output)
+        assert server.trace(run.id).child("ask").attempts == len(provider.calls) > 1
         key_is_nowhere(server, run)
 
     def test_a_cancelled_run_ends_its_request(self, server: Server, service: Service, provider: Provider) -> None:

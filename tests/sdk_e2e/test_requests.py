@@ -71,6 +71,18 @@ class OwnRequests:
         assert len(provider.calls) == 1
         assert service.calls(run.id) >= 2
 
+    def test_a_large_prompt_and_a_large_answer_are_stored_apart_and_without_the_key(
+        self, server: Server, service: OwnService, provider: Provider
+    ) -> None:
+        title = "long " * 60_000
+        provider.answer(say(json={"title": title, "urgency": "low"}))
+        data = {"provider": provider.url, "text": "much to read " * 60_000}
+        run = server.completed(server.send(service.event("infer"), data))
+
+        assert run.output["title"] == title
+        assert len(provider.calls[0].body) > 700_000
+        key_is_nowhere(server, run)
+
     def test_a_plain_function_asks_and_fetches(self, server: Server, service: OwnService, provider: Provider) -> None:
         provider.answer(say("Hi"))
         run = server.completed(server.send(service.event("infer-plain"), {"provider": provider.url}))

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
 from starlette.responses import Response, StreamingResponse
 
-from stepwell.api import answers
+from stepwell.api import answers, masking
 from stepwell.api.answers import Raw, instant
 from stepwell.api.inngest.state import run_id
 from stepwell.api.inngest.v1 import run_row, time_of
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from stepwell.model.ids import RunId
     from stepwell.model.job import RunRow
     from stepwell.model.journal import Entry
+    from stepwell.model.offload import Exchange
     from stepwell.model.payload import Payload
     from stepwell.node.reads.runs import Span, Trace
 
@@ -180,10 +182,20 @@ def _span(span: Span) -> dict[str, Any]:
         "queue_ms": span.queue_ms,
         "attempts": span.attempts,
         "waits_for": _info(span.info),
-        "output": _inline(span.output),
+        "request": _exchange(span.exchange),
+        "input": _inline(span.input),
+        "output": _inline(masking.shown(span.output) if isinstance(span.output, bytes) else span.output),
         "error": _inline(span.error),
         "children": [_span(child) for child in span.children],
     }
+
+
+def _exchange(exchange: Exchange | None) -> dict[str, Any] | None:
+    """What a request that the server made came to; what is unknown is left out."""
+    if exchange is None:
+        return None
+    told: dict[str, Any] = to_builtins(exchange)
+    return {name: value for name, value in told.items() if name not in {"job", "started_at", "duration_ms"}}
 
 
 def _inline(payload: Payload | None) -> object:

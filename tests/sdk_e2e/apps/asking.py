@@ -39,7 +39,9 @@ def said(text: str) -> dict[str, Any]:
 async def infer(ctx: Ctx) -> Any:
     """Asks for a typed answer."""
     note(ctx.run_id, FUNCTION, ctx.attempt)
-    reply = await ctx.step.ai.infer("ask", model=model(ctx), body=said("sum it up"), output=Summary)
+    reply = await ctx.step.ai.infer(
+        "ask", model=model(ctx), body=said(ctx.event.data.get("text", "sum it up")), output=Summary
+    )
     await ctx.step.sleep("nap", ctx.event.data.get("nap", "0s"))
     usage = reply.usage
     assert usage is not None
