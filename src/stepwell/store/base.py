@@ -237,8 +237,8 @@ class Store(Protocol):
     # the hot path
 
     async def commit(self, transition: Transition) -> Outcome:
-        """Apply the transition. Raises `StoreFull` or `StoreUnavailable`; then nothing was stored, unless a shared store
-        was lost after it was asked and stays away: then nobody knows, and who looks when it is back will see.
+        """Apply the transition. Raises `StoreFull` or `StoreUnavailable`; then nothing was stored, unless a shared
+        store was lost after it was asked and stays away: then nobody knows, and who looks when it is back will see.
 
         An id that is used twice (job, wait, event) and a row that does not count its entries are bugs of the caller:
         `AssertionError`, for that caller alone, and nothing was stored.
