@@ -139,6 +139,7 @@ TABLES: dict[str, list[Row]] = {
     "Requests for functions": [
         Row("a request for a function", size(offload.MAX_REQUEST_BYTES), FIXED, "refused when asked for"),
         Row("its answer", size(default(GatewaySettings, "max_answer_bytes")), GATEWAY("max_answer_bytes"), "the step fails and says so"),
+        Row("large answers being read together", size(default(GatewaySettings, "answers_bytes")), GATEWAY("answers_bytes"), "more wait"),
         Row("its time", span(default(GatewaySettings, "timeout_s")), f"`timeout=`, {GATEWAY('timeout_s')}", "tried again"),
         Row("connecting for it", span(default(GatewaySettings, "connect_timeout_s")), GATEWAY("connect_timeout_s"), "tried again"),
         Row("redirects of it", str(default(GatewaySettings, "max_redirects")), GATEWAY("max_redirects"), "the step fails and says so"),

@@ -302,12 +302,24 @@ async def test_other_hosts_get_none(asking: Asking, provider: Provider) -> None:
     assert "idempotency-key" not in provider.requests[0].headers
 
 
-async def test_so_many_requests_are_made_at_a_time(provider: Provider) -> None:
-    asking = Asking(requests=3)
-    request, _ = fetch_request(f"{provider.url}/http/slow?delay_s=0.1", method="GET", headers={}, body=None)
-    for number in range(9):
+async def test_large_answers_are_read_a_few_at_a_time(provider: Provider) -> None:
+    asking = Asking(max_answer_bytes=1_000_000, answers_bytes=2_000_000)
+    request, _ = fetch_request(f"{provider.url}/http/bytes/900000?pause_s=0.01", method="GET", headers={}, body=None)
+    for number in range(6):
         asking.begin(request, None, step=type(STEP)(f"{number:040x}"))
-    for _ in range(9):
-        assert (await asking.end()).output is not None
+    for _ in range(6):
+        assert len(output_of(await asking.end())["body"]) == 900_000
+    assert asking.gateway._room._value == 2  # every place is free again
     await asking.gateway.close()
-    assert 1 < provider.most_in_flight <= 3
+
+
+async def test_so_many_requests_are_made_at_a_time() -> None:
+    asking = Asking(requests=3)
+    with Provider() as provider:
+        request, _ = fetch_request(f"{provider.url}/http/slow?delay_s=0.1", method="GET", headers={}, body=None)
+        for number in range(9):
+            asking.begin(request, None, step=type(STEP)(f"{number:040x}"))
+        for _ in range(9):
+            assert (await asking.end()).output is not None
+        assert 1 < provider.most_in_flight <= 3
+    await asking.gateway.close()

@@ -51,8 +51,8 @@ class Outcome:
 class Doing:
     """An errand in the making.
 
-    `request` and `credentials` are its two halves, `load_prices` begins to load the price list if nobody has yet, and
-    `exchange` is what can be said of the request so far.
+    `request` and `credentials` are its two halves, `load_prices` begins to load the price list if nobody has yet,
+    `room` has the places for large answers, and `exchange` is what can be said of the request so far.
     """
 
     errand: Errand
@@ -61,6 +61,7 @@ class Doing:
     fetcher: Fetcher
     prices: Prices
     load_prices: Callable[[], asyncio.Future[None]]
+    room: asyncio.Semaphore
     now: Callable[[], Instant]
     max_answer_bytes: int
     max_redirects: int
@@ -104,7 +105,11 @@ class Doing:
         outgoing = self._outgoing(request.method, url, headers, request.body, max_redirects=limit)
         async with self.fetcher.open(outgoing, self.timing) as incoming:
             self._note(status=incoming.status, url=_shown(incoming.url))
-            body = await incoming.read(self.max_answer_bytes)
+            try:
+                body = await incoming.read(self.max_answer_bytes, self.room)
+            finally:
+                if incoming.large:
+                    self.room.release()
             answer = FetchAnswer(
                 _shown(incoming.url),
                 incoming.status,

@@ -6,6 +6,7 @@ checked by the policy where its socket is opened; credentials go to the origin t
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 import ssl
@@ -24,6 +25,8 @@ from stepwell.gateway.unpack import ACCEPTED, TornBody, Unpacker
 from stepwell.wire.models.credentials import is_credential_header
 
 MAX_REDIRECTS = 5
+SMALL_BYTES = 64 * 1024
+"""A body up to this size needs no place."""
 _LONGEST_URL = 16 * 1024
 _KEEP_ALIVE_S = 15.0
 _PIECE_BYTES = 256 * 1024
@@ -85,6 +88,8 @@ class Incoming:
         self._response = response
         self._timing = timing
         self._unpacker = Unpacker(response.headers.get("Content-Encoding", ""))
+        self.large = False
+        """Whether `read` took a place for a large body."""
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
@@ -111,8 +116,9 @@ class Incoming:
                 raise
             raise FetchFailed("truncated_response", f"{_where(self.url)} did not send all of its answer") from err
 
-    async def read(self, limit_bytes: int) -> bytes:
-        """The whole body.
+    async def read(self, limit_bytes: int, room: asyncio.Semaphore) -> bytes:
+        """The whole body. One that is not small waits for a place in `room`, which the caller frees, and meanwhile its
+        server waits too.
 
         Raises:
             FetchFailed: It ended early, or is larger.
@@ -129,6 +135,9 @@ class Incoming:
                     final=True,
                 )
             pieces.append(piece)
+            if total > SMALL_BYTES and not self.large:
+                await room.acquire()
+                self.large = True
         return b"".join(pieces)
 
     async def beginning(self, limit_bytes: int) -> bytes:

@@ -62,6 +62,8 @@ class GatewaySettings:
     """For one connection, with the look-up of its name and TLS."""
     max_answer_bytes: int = 8 * 1024 * 1024
     """Of an answer, after it was unpacked."""
+    answers_bytes: int = 128 * 1024 * 1024
+    """Of the large answers to fetches that are being read, together; more wait."""
     max_redirects: int = MAX_REDIRECTS
     """Followed in a row by one request."""
     max_retry_after_s: float = 86_400.0
@@ -117,6 +119,7 @@ class HttpGateway:
             per_host=settings.requests_per_host,
         )
         self._places = asyncio.Semaphore(settings.requests)
+        self._room = asyncio.Semaphore(max(1, settings.answers_bytes // settings.max_answer_bytes))
         self._sealed: OrderedDict[tuple[RunId, StepId], tuple[Instant, Sealed]] = OrderedDict()
         self._flights: dict[tuple[RunId, StepId], _Flight] = {}
         self._priced: asyncio.Future[None] | None = None
@@ -226,6 +229,7 @@ class HttpGateway:
             fetcher=self._fetcher,
             prices=self._prices,
             load_prices=self._load_prices,
+            room=self._room,
             now=self._clock,
             max_answer_bytes=settings.max_answer_bytes,
             max_redirects=settings.max_redirects,
