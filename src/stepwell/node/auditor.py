@@ -263,7 +263,7 @@ class Auditor:
         report = self.latest = Report(checked_at, runs, skipped, tuple(findings[:MOST_FINDINGS]))
         for finding in report.findings:
             if finding not in self.seen_since:
-                log.error("broken invariant: %s", finding)
+                log.error("broken invariant: %s", finding, extra={"run": finding.run})
         self.seen_since = {finding: self.seen_since.get(finding, checked_at) for finding in report.findings}
         return report
 

@@ -148,6 +148,7 @@ class Schedules:
             log.warning(
                 "function %r was to start at %s (%s); it starts for %s, and for none between",
                 *(function.slug, occurrence_text(tick.due), tick.cron, occurrence_text(occurrence)),
+                extra={"function": function.slug},
             )
         event = self._event(function, trigger, tick.cron, occurrence, now)
         match = Job(
@@ -228,7 +229,7 @@ def _read(function: str, cron: str) -> Schedule | None:
     try:
         return parse(cron)
     except ScheduleError as err:
-        log.error("function %r cannot start on its schedule: %s", function, err)
+        log.error("function %r cannot start on its schedule: %s", function, err, extra={"function": function})
         return None
 
 

@@ -146,7 +146,7 @@ class Performers:
     def on_log(self, run: RunId, call: JobId, level: str, text: str, at: Instant, step: StepId | None, /) -> None:
         """A line that a function logged, or with the level `running` a step that is taking a while."""
         if level != "running":
-            log.debug("run %s: %s: %s", run, level, text)
+            log.debug("run %s: %s: %s", run, level, text, extra={"run": run, "step": step})
             if self._notes is not None:
                 self._notes.add(run, call, level, text, at, step)
             return

@@ -196,7 +196,8 @@ class HttpPerformer:
         try:
             message = await self._outcome(dispatch)
         except Exception as err:
-            log.exception("call %s of %s ended in an error of ours", dispatch.job, dispatch.function.slug)
+            about = {"run": dispatch.run, "function": dispatch.function.slug}
+            log.exception("call %s of %s ended in an error of ours", dispatch.job, about["function"], extra=about)
             message = self._lost(
                 dispatch, _Attempt(begun=time.monotonic()), "internal_error", f"the call failed: {err}"
             )

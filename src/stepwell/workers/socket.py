@@ -404,7 +404,8 @@ class SocketPerformer:
         if call is None or call.answered:
             connection.stray(job)
             return
-        log.warning("worker %s: call %s of run %s fails: %s", connection.worker, job, call.dispatch.run, why)
+        about = {"run": call.dispatch.run, "function": call.dispatch.function.slug}
+        log.warning("worker %s: call %s of run %s fails: %s", connection.worker, job, about["run"], why, extra=about)
         connection.post(frames.Stop(call=job, reason="finished"))
         text = str(why) if why.code in str(why) else f"{why.code}: {why}"
         error = own_error(why.name, text)
@@ -508,7 +509,7 @@ class SocketPerformer:
         err = done.exception()
         call = self._calls.get(job)
         if err is not None and call is not None and not call.answered:
-            log.error("the recorded results of call %s cannot be read", job, exc_info=err)
+            log.error("the results of call %s cannot be read", job, exc_info=err, extra={"run": call.dispatch.run})
             error = own_error("InternalError", f"the run's recorded results cannot be read: {err}")
             self._drop(job)
             self._send(call, message.CallLost(job, error, info=call.info(), code="internal_error"))
