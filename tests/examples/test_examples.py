@@ -18,6 +18,7 @@ import httpx2
 import pytest
 
 import stepwell
+from stepwell.testing.provider import Provider, say
 from tests.docs.test_pages import commands_in, take
 
 pytestmark = pytest.mark.slow
@@ -123,6 +124,22 @@ def test_parallel_measures_all_cities_at_once(tmp_path: Path) -> None:
         assert set(report["degrees"]) == {"Oslo", "Rome", "Lima"}
         assert report["source"] == "quick"
         assert time.monotonic() - began < 4  # the slow one takes five seconds
+
+
+def test_models_are_asked_by_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = {"title": "Fire", "urgent": True}
+    with Provider(lambda asked: say(json=summary) if b"Sum up" in asked.body else say("Run!")) as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{provider.url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-of-the-example")
+        with dev(tmp_path, "examples/models.py") as server:
+            ticket = {"text": "The printer is on fire", "customer": f"{provider.url}/http/status/404"}
+            result = server.send("support/ticket.created", ticket).result(30)
+        assert result == {"summary": summary, "customer_status": 404, "draft": "Run!", "tokens": result["tokens"]}
+        assert result["tokens"] > 0
+        assert {asked.headers["authorization"] for asked in provider.calls} == {"Bearer sk-canary-of-the-example"}
+    state = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    assert state
+    assert not any(b"sk-canary" in path.read_bytes() for path in state)
 
 
 def test_approval_waits_for_the_decision_on_this_expense(tmp_path: Path) -> None:
