@@ -459,8 +459,9 @@ class Turns:
     ) -> None:
         ours = due <= now
         route: str | None = None
-        if kind is JobKind.CALL:
+        if kind in (JobKind.CALL, JobKind.OFFLOAD):
             ours = ours and self._may_call()
+        if kind is JobKind.CALL:
             run = plan.run
             if self._routes is not None and self._registry.is_live(run.env, run.service):
                 route = route_of(run.env, run.function)
