@@ -29,7 +29,7 @@ from stepwell.testing.world import Scheduler, VirtualWorld
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
-    from stepwell.model.dispatch import Deliver, Dispatch, Memo, Performer
+    from stepwell.model.dispatch import Deliver, Dispatch, Gateway, Memo, Performer
     from stepwell.model.function import Service
     from stepwell.model.ids import Instant, JobId, StepId
     from stepwell.model.job import RunRow
@@ -112,6 +112,7 @@ class InMemoryNode:
         performer: Makes the worker; a `RecordingWorker` without it.
         settings: Of the node.
         epoch: Which life of that name this is.
+        gateway: Makes requests; without one they fail.
         connected: Functions of the service `shop` that a worker serves which is connected to this node, of several;
             None for workers that every node reaches.
     """
@@ -126,6 +127,7 @@ class InMemoryNode:
         settings: NodeSettings | None = None,
         epoch: int = 1,
         wrap: Callable[[MemoryStore, VirtualWorld], Store] | None = None,
+        gateway: Gateway | None = None,
         connected: Sequence[str] | None = None,
     ) -> None:
         self.scheduler = scheduler or Scheduler()
@@ -139,6 +141,7 @@ class InMemoryNode:
             store=used,
             world=self.world,
             performer=performer(self.world, self._deliver) if performer is not None else self.worker,
+            gateway=gateway,
             ids=IdSource(crc32(f"{name} {epoch}".encode())),
             settings=settings or NodeSettings(),
             reach=self.worker if connected is not None else None,
