@@ -247,6 +247,39 @@ async def test_a_claim_that_was_given_up_is_answered_when_the_database_is_back(p
     await store.close()
 
 
+@pytest.mark.parametrize("fate", ["cut after", "cut before"])
+async def test_a_commit_whose_end_nobody_heard_of_leaves_no_job_that_nobody_knows(
+    postgres_url: str, proxy: Proxy, fate: Fate
+) -> None:
+    """The caller is told that the store is away. If it was made its jobs are for anybody, else it is never made."""
+    port = await proxy.start()
+    store = PostgresStore(postgres_url.replace(str(shared_cluster().port), str(port)), patience_s=0.3, lanes=1)
+    await store.open()
+    node = Node("alpha", 1, 10**15)
+    assert await store.heartbeat(node)
+    await store_all(store, Transition(run=started(1)))
+    proxy.fate = lambda data: fate if b"RunStarted" in data or b"born" in data else "cut before"
+    doubtful = Transition(run=started(2), jobs=(a_job("born", 2, owner="alpha"),))
+    with pytest.raises(StoreUnavailable):
+        await store.commit(doubtful)
+    assert proxy.cuts > 0
+    proxy.fate = lambda data: "pass"
+    if fate == "cut after":
+        async with asyncio.timeout(5):
+            while not (claimed := await store.claim_due(node, 0, 9)):  # noqa: ASYNC110 - it is done beside
+                await asyncio.sleep(0.01)
+        assert [(job.id, job.fence) for job in claimed] == [("born", 2)]
+        assert await store.commit(doubtful) == RunMoved(run_id(2))
+    else:
+        await store_all(store, doubtful)
+        async with asyncio.timeout(5):
+            void = "SELECT count(*) FROM stepwell.writer WHERE last < 0"
+            while (await asked(postgres_url, void))[0] == 0:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+        assert await store.claim_due(node, 0, 9) == []  # it is ours, and we know
+    await store.close()
+
+
 async def test_a_database_that_forgot_who_writes_is_written_to_all_the_same(postgres_url: str) -> None:
     """As after a failover to a standby that had not heard of the last commits."""
     store = PostgresStore(postgres_url, lanes=1)

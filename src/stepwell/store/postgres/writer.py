@@ -11,6 +11,8 @@ there are no locks between round trips, and servers that want the same run canno
 A **lane** is a connection with a row of its own in `writer`, which holds the number of its last group and changes in
 the same transaction. When a connection is lost nobody knows whether the group was committed; it is sent again with the
 same number, and the function tells. It also waits for the first attempt if that is still under way: both want that row.
+When the database stays away for too long the callers are told. Once it is back the group is either made impossible or,
+if it was committed, its jobs that were born claimed are given to anybody: whoever has them does not know.
 
 Several lanes write at the same time. What touches the same run, job or key as a group under way waits for it, so the
 order of those who depend on one another stays as they came.
@@ -32,7 +34,7 @@ from stepwell.model.errors import StepwellError
 from stepwell.store.base import COMMITTED, StoreUnavailable
 from stepwell.store.batch import RUN_BODY, RUN_ENDING, RUN_SEQ, RUN_STATUS, Current, merge, relied_on
 from stepwell.store.meters import COUNTS, SECONDS, Histogram
-from stepwell.store.postgres.database import breaks, shut
+from stepwell.store.postgres.database import LONGEST_PAUSE_S, breaks, shut
 from stepwell.store.postgres.text import indexed, plain, plainly
 
 if TYPE_CHECKING:
@@ -132,6 +134,11 @@ class Lane:
             connection.terminate()
             self._connection = None
 
+    @property
+    def next(self) -> tuple[str, int]:
+        """By what the database knows the next call."""
+        return self.id, self._number + 1
+
     def abandon(self) -> None:
         """Go on as somebody else, who does not ask how the last call ended."""
         self.id = f"{self.id.partition(':')[0]}:{uuid4().hex}"
@@ -190,6 +197,7 @@ class Writer:
         self._lanes = [Lane(database, "group") for _ in range(lanes)]
         self._idle = deque(self._lanes)
         self._busy: set[asyncio.Task[None]] = set()
+        self._doubts: set[asyncio.Task[None]] = set()
         self._under_way: set[Any] = set()
         self._starting = False
         self._closing = False
@@ -289,6 +297,9 @@ class Writer:
             outcomes = await self._settle(lane, prepared)
         except StepwellError as err:
             if isinstance(err, StoreUnavailable):
+                task = self._loop.create_task(self._resolve(*lane.next, _born_claimed(prepared)))
+                self._doubts.add(task)
+                task.add_done_callback(self._doubts.discard)
                 lane.abandon()  # the next group must not be taken for this one
             self._fail(group, err)
         except Exception as err:
@@ -306,6 +317,25 @@ class Writer:
                 if not item.future.done():  # else the caller was cancelled; the change stands all the same
                     item.future.set_result(outcome)
             self._written(prepared, outcomes)
+
+    async def _resolve(self, lane: str, number: int, born: list[str]) -> None:
+        """See to it that a call whose end nobody knows is not made any more; or if it was, that its jobs are done."""
+        while True:
+            connection: Connection | None = None
+            try:
+                connection = await self._database.connect()
+                ask = self._database.ask
+                # Two statements: the first may wait for the call itself, the second must see what that has done.
+                if not await ask(connection, _VOID, lane, number) and await ask(connection, _MADE, lane, number):
+                    await ask(connection, _FREE, born)
+                return
+            except Exception as err:
+                if self._database.failure(err) is None:
+                    raise
+                await asyncio.sleep(LONGEST_PAUSE_S)
+            finally:
+                if connection is not None:
+                    connection.terminate()
 
     def _fail(self, group: list[_Item], error: Exception) -> None:
         for item in group:
@@ -365,8 +395,24 @@ class Writer:
             self._start()
 
     async def close(self) -> None:
+        for task in self._doubts:
+            task.cancel()
+        await asyncio.gather(*self._doubts, return_exceptions=True)
         for lane in self._lanes:
             await lane.close()
+
+
+# What was void is told from what was made by its sign, also by whoever asks twice.
+_VOID = "UPDATE stepwell.writer SET last = -$2 WHERE id = $1 AND last = $2::bigint - 1 RETURNING 1"
+_MADE = "SELECT 1 FROM stepwell.writer WHERE id = $1 AND last = $2"
+_FREE = """
+UPDATE stepwell.job SET owner = NULL, epoch = NULL, claim = NULL
+WHERE id = ANY ($1) AND fence = 1 AND owner IS NOT NULL
+"""
+
+
+def _born_claimed(group: Sequence[Prepared]) -> list[str]:
+    return [job.id for prepared in group for job in prepared.transition.jobs if job.owner is not None]
 
 
 def _bug(err: Exception) -> Exception:
