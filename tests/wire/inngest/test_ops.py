@@ -357,7 +357,7 @@ def odd(*items: object) -> dict[str, str]:
 
 
 def test_members_that_this_server_knows_are_not_odd() -> None:
-    known = {
+    known: dict[str, object] = {
         "id": "a",
         "op": "StepRun",
         "name": "a",
@@ -371,7 +371,7 @@ def test_members_that_this_server_knows_are_not_odd() -> None:
     }
     assert odd(known) == {}
     assert odd({"id": "a", "op": "InvokeFunction", "opts": {"payload": {"data": {"x": 1}, "user": {}, "v": "1"}}}) == {}
-    for not_an_op in (None, 5, "x", []):
+    for not_an_op in (None, 5, "x", list[object]()):
         assert odd(not_an_op) == {}
     assert odd({"opts": 5, "op": "StepRun"}, {"opts": {"payload": 5}}) == {}
 
