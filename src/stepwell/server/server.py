@@ -71,6 +71,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("stepwell.server")
 
 _CLOSE_S = 3  # for requests that are being answered
+_LEAVE_S = 5  # for a store that is away
 _SETTLE_S = 0.05  # for tasks of the node; what matters of them was waited for before
 _NODE = "local"  # the one node of an embedded store; its epoch tells its lives apart
 _SEARCH_MS = 1_000  # how often a node of a shared store looks for what no hint told it of
@@ -128,7 +129,7 @@ class Server:
             secrets = (settings.signing_key, settings.signing_key_fallback, *settings.event_keys)
             logs.set_up(as_json=settings.log_json, secrets=secrets)
         async with contextlib.AsyncExitStack() as stack:
-            sockets = listen(settings.host, settings.port)
+            sockets = listen(settings.host, settings.port, beside_others=settings.beside_others)
             for one in sockets:
                 stack.callback(one.close)
             self.port = sockets[0].getsockname()[1]
@@ -166,12 +167,13 @@ class Server:
             await self._performers.close()
             if self._gateway is not None:
                 await self._gateway.close()
-            with contextlib.suppress(StoreFull, StoreUnavailable):  # then others wait for the lease to run out
-                await self._performers.give_back(site.node.store)
-                if self._gateway is not None and self._gateway.held_back:
-                    await site.node.store.release(self._gateway.held_back)
-                if site.node.shared:
-                    await site.node.leave()
+            with contextlib.suppress(StoreFull, StoreUnavailable, TimeoutError):  # then others wait for the lease
+                async with asyncio.timeout(_LEAVE_S):
+                    await self._performers.give_back(site.node.store)
+                    if self._gateway is not None and self._gateway.held_back:
+                        await site.node.store.release(self._gateway.held_back)
+                    if site.node.shared:
+                        await site.node.leave()
             await self._stack.aclose()
             self._tell("stopped", duration_ms=round((time.monotonic() - began) * 1000))
         await self._stack.aclose()

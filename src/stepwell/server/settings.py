@@ -30,6 +30,8 @@ class ServerSettings:
     """Address to listen on. A loopback address listens on IPv4 and IPv6, since `localhost` may be either."""
     port: int = 8288
     """Port to listen on; 0 takes a free one."""
+    beside_others: bool = False
+    """Share the port with other server processes on this machine; they need one database."""
     data: Path | None = Path(".stepwell")
     """Folder for all state; None keeps it in memory, for tests, and forgets it at the end."""
     db: str | None = field(default=None, repr=False)
