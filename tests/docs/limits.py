@@ -130,7 +130,7 @@ TABLES: dict[str, list[Row]] = {
         Row("bytes of large calls under way", size(http.BYTES_IN_FLIGHT), FIXED, "more wait"),
         Row("frames of a worker in a second", f"{default(ConnectionLimits, 'frames_per_second'):,.0f}", FIXED, "it is read no faster"),
         Row("sync steps of a worker", str(attempt.STEP_THREADS), FIXED, "more wait for a thread"),
-        Row("runs kept in the server's memory", f"{default(ServerSettings, 'cached_runs'):,}", SETTING("cached_runs"), "others are loaded when needed"),
+        Row("runs kept in the server's memory", f"{default(ServerSettings, 'cached_runs'):,}", SETTING("cached_runs"), "a tenth of that of runs that only wait; others are loaded when needed"),
         Row("ended runs", "kept for ever", "`--keep-runs`, `--keep-runs-at-most`", "the oldest are removed"),
         Row("events", f"kept for ever, for {span(retention.YOUNGEST_EVENT_MS / 1000)} at least", "`--keep-events`, `--keep-runs`", "the oldest are removed"),
         Row("changes waiting to be committed", f"{writer.WAITING_TRANSITIONS:,}, or {size(writer.WAITING_BYTES)}", FIXED, "more wait"),

@@ -4,14 +4,13 @@
                  ▲                                            │
                  └────── refused: somebody moved the run ─────┘   load it again, decide again
 
-Runs are kept folded in a bounded cache. What a node believes of a run may be out of date; every commit is
+Runs are kept folded within bounds (`folded.py`). What a node believes of a run may be out of date; every commit is
 conditional on the run's sequence number and on the claims it relies on, so belief is never harmful, only slow.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
@@ -26,6 +25,7 @@ from stepwell.model.job import Claim, Job, JobKind, Wait, route_of
 from stepwell.model.message import OffloadEnded
 from stepwell.model.payload import Blob, Payload, canonical, decode
 from stepwell.node.endings import end_events
+from stepwell.node.folded import Folded
 from stepwell.node.large import interned, stored
 from stepwell.node.patience import patiently
 from stepwell.node.tally import Tally
@@ -153,9 +153,8 @@ class Turns:
         self._perform_job = perform_job
         self._alarm = alarm
         self.policy = policy
-        self._cached_runs = cached_runs
         self.telling = Telling(world, performer, self.texts)
-        self._cache: OrderedDict[RunId, Run] = OrderedDict()
+        self._folded = Folded(cached_runs)
         self._boxes: dict[RunId, list[Envelope]] = {}
         self.watch: Callable[[Run, Sequence[Entry]], None] | None = None  # told of each commit of a run
         self.tally = Tally()
@@ -205,7 +204,7 @@ class Turns:
                 # Nothing was stored and the claims are still ours: the messages are not lost but a bug keeps us
                 # from deciding on them. The jobs stay visible to the auditor.
                 log.exception("run %s: could not decide on %s", run_id, [type(one.message).__name__ for one in box])
-                self._cache.pop(run_id, None)
+                self._folded.forget(run_id)
                 for envelope in box:
                     if envelope.verdict is not None:
                         envelope.verdict(Verdict.BROKEN)
@@ -213,7 +212,7 @@ class Turns:
 
     async def _catch_up(self, run_id: RunId) -> None:
         """Learn what other nodes did to a run, and tell those whom this node calls for it."""
-        run = self._cache.get(run_id)
+        run = self._folded.get(run_id)
         stored = await self._store.load_run(run_id, run.seq if run is not None else 0)
         if stored is not None:
             if run is None:
@@ -231,7 +230,7 @@ class Turns:
         while batch:
             plan: Plan | None = None
             try:
-                known = self._cache.get(run_id)
+                known = self._folded.get(run_id)
                 run = await self.run(run_id)
                 if run is None:
                     await self._give_up(batch)
@@ -244,7 +243,7 @@ class Turns:
             except (StoreFull, StoreUnavailable):
                 if plan is not None:
                     self.let_go(plan)
-                self._cache.pop(run_id, None)
+                self._folded.forget(run_id)
                 await self._world.sleep(pause_ms)
                 pause_ms = min(pause_ms * 2, 1000)
                 continue
@@ -262,11 +261,11 @@ class Turns:
                 case RunMoved():
                     self.refused += 1
                     self.let_go(plan)
-                    self._cache.pop(run_id, None)
+                    self._folded.forget(run_id)
                 case ClaimLost(job):
                     self.refused += 1
                     self.let_go(plan)
-                    self._cache.pop(run_id, None)
+                    self._folded.forget(run_id)
                     batch = self._without(batch, plan.ends.get(job) or plan.holds[job])
                 case Duplicate():
                     raise AssertionError("a turn takes no unique keys")
@@ -304,14 +303,13 @@ class Turns:
 
     async def run(self, run_id: RunId, *, fresh: bool = False) -> Run | None:
         """The run as this node knows it; with `fresh`, as the store has it now."""
-        run = self._cache.get(run_id)
+        run = self._folded.get(run_id)
         if run is not None and not fresh:
-            self._cache.move_to_end(run_id)
             return run
         stored = await self._store.load_run(run_id, run.seq if run is not None else 0)
         if stored is None:
             return None
-        if run is not None and self._cache.get(run_id) is run and run_id not in self._boxes:
+        if run is not None and self._folded.get(run_id) is run and run_id not in self._boxes:
             for entry in stored.entries:
                 apply(run, entry)
         else:
@@ -327,7 +325,7 @@ class Turns:
 
     def remembered(self, run_id: RunId) -> Run | None:
         """The run if it is at hand, perhaps out of date."""
-        return self._cache.get(run_id)
+        return self._folded.get(run_id)
 
     async def _is_current(self, run: Run) -> bool:
         """Whether a run from the cache is as the store has it; if not, it is forgotten.
@@ -338,18 +336,15 @@ class Turns:
         stored = await self._store.load_run(run.id, run.seq)
         if stored is not None and stored.row.seq == run.seq:
             return True
-        self._cache.pop(run.id, None)
+        self._folded.forget(run.id)
         return False
 
     def remember(self, run: Run) -> None:
         """Keep a run that is known to be as the store has it."""
         if run.finished:
-            self._cache.pop(run.id, None)
+            self._folded.forget(run.id)
             return
-        self._cache[run.id] = run
-        self._cache.move_to_end(run.id)
-        while len(self._cache) > self._cached_runs:
-            self._cache.popitem(last=False)
+        self._folded.keep(run)
 
     async def texts(self, payloads: Iterable[Payload], known: dict[Blob, bytes] | None = None) -> list[bytes]:
         """The texts of payloads, in order."""

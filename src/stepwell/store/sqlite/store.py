@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 BLOB_IN_TABLE_BYTES = 256 * 1024
 PAGE_BYTES = 4096
+WRITER_CACHE_KIB = 8 * 1024
+READER_CACHE_KIB = 2 * 1024
+"""Pages that a connection keeps for itself; the others are in the operating system's memory, a copy away."""
 OLDEST_SQLITE = (3, 40, 0)
 SYNCHRONOUS = {"FULL": 2, "EXTRA": 3}
 
@@ -149,7 +152,7 @@ class SqliteStore:
             connection.execute("PRAGMA checkpoint_fullfsync = ON")
             connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer does it, after it has answered
             connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_PAGES * PAGE_BYTES}")
-            connection.execute("PRAGMA cache_size = -65536")
+            connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
             connection.execute("PRAGMA temp_store = MEMORY")
             if self._max_pages is not None:
                 connection.execute(f"PRAGMA max_page_count = {self._max_pages}")
@@ -164,7 +167,7 @@ class SqliteStore:
         )
         connection.execute("PRAGMA query_only = ON")
         connection.execute("PRAGMA busy_timeout = 5000")
-        connection.execute("PRAGMA cache_size = -16384")
+        connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
         connection.execute("PRAGMA temp_store = MEMORY")
         return connection
 

@@ -1,0 +1,62 @@
+"""Which runs stay folded in memory."""
+
+from __future__ import annotations
+
+from stepwell.engine.run import Call, Run
+from stepwell.model.ids import JobId, RunId
+from stepwell.node.folded import WAITING_SHARE, Folded
+
+
+def a_run(name: str, *, called: bool) -> Run:
+    run = Run(RunId(name))
+    if called:
+        call = Call(JobId("c"), None, attempt=0, live=True, due=0, scheduled_at=0)
+        run.calls[call.id] = call
+    return run
+
+
+def test_runs_that_wait_go_before_runs_that_are_called() -> None:
+    folded = Folded(2 * WAITING_SHARE)
+    called = [a_run(f"c{number}", called=True) for number in range(2 * WAITING_SHARE)]
+    waiting = [a_run(f"w{number}", called=False) for number in range(2 * WAITING_SHARE)]
+    for run in (*called, *waiting):
+        folded.keep(run)
+    assert [folded.get(run.id) for run in called] == called
+    assert [run.id for run in waiting if folded.get(run.id) is run] == ["w18", "w19"]
+    assert len(folded) == 2 * WAITING_SHARE + 2
+
+
+def test_of_those_that_are_called_the_one_kept_longest_ago_goes_first() -> None:
+    folded = Folded(2)
+    first, second, third = (a_run(name, called=True) for name in "abc")
+    folded.keep(first)
+    folded.keep(second)
+    folded.keep(first)
+    folded.keep(third)
+    assert folded.get(second.id) is None
+    assert (folded.get(first.id), folded.get(third.id)) == (first, third)
+
+
+def test_a_run_changes_its_place_when_its_call_ends_or_begins() -> None:
+    folded = Folded(2)
+    run = a_run("a", called=True)
+    folded.keep(run)
+    call = run.calls.popitem()[1]
+    folded.keep(run)
+    assert (len(folded), folded.get(run.id)) == (1, run)
+    folded.keep(a_run("b", called=False))
+    assert folded.get(run.id) is None
+    run.calls[call.id] = call
+    folded.keep(run)
+    folded.keep(a_run("d", called=False))
+    assert folded.get(run.id) is run
+
+
+def test_one_run_is_kept_at_least_and_forgotten_when_asked() -> None:
+    folded = Folded(1)
+    run = a_run("a", called=False)
+    folded.keep(run)
+    assert folded.get(run.id) is run
+    folded.forget(run.id)
+    folded.forget(run.id)
+    assert (folded.get(run.id), len(folded)) == (None, 0)
