@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from tests.fleet import nodes_wanted
 from tests.official.harness import FUNCTION, Server
 from tests.sdk_e2e.harness import OwnService, ended_by
 
@@ -81,7 +82,11 @@ def test_two_workers_of_one_service_share_its_runs(alone: tuple[Server, OwnServi
     share = Counter(pid for run in runs for pid in service.pids(run.id))
 
     assert [service.ran(run.id) for run in runs] == [["step-0", "step-1", "step-2"]] * 20
-    assert share == dict.fromkeys(both, 10)
+    if nodes_wanted() < 2:
+        assert share == dict.fromkeys(both, 10)
+    else:  # a server prefers the workers that are connected to it, while they have room
+        assert set(share) <= both
+        assert share.total() == 20
 
 
 def test_a_function_that_waits_long_is_dropped_and_entered_again(alone: tuple[Server, OwnService]) -> None:

@@ -15,6 +15,7 @@ from tests.official.python.services.ledger import FUNCTION, note
 
 VERSION = int(os.environ.get("VERSION", "1"))
 APP = os.environ["SERVICE"]
+NAP = "8s" if "STEPWELL_TEST_STORE" in os.environ else "4s"  # long enough to look at all runs, also on two servers
 
 service = stepwell.Service(APP)
 Ctx = stepwell.Context[Any]
@@ -49,13 +50,13 @@ if VERSION == 1:
     async def changing(ctx: Ctx) -> Any:
         note(ctx.run_id, FUNCTION, ctx.attempt, version=VERSION)
         found = [await ctx.step.run(name, noted, ctx, name) for name in ("one", "removed", "kept")]
-        await ctx.step.sleep("nap", "4s")
+        await ctx.step.sleep("nap", NAP)
         return [*found, await ctx.step.run("last", noted, ctx, "last")]
 
     @service.function(on=f"{APP}/shape")
     async def shape(ctx: Ctx) -> Any:
         found = await ctx.step.run("shaped", shape_before, ctx)
-        await ctx.step.sleep("nap", "4s")
+        await ctx.step.sleep("nap", NAP)
         return found
 
 else:
@@ -64,13 +65,13 @@ else:
     async def changed(ctx: Ctx) -> Any:
         note(ctx.run_id, FUNCTION, ctx.attempt, version=VERSION)
         found = [await ctx.step.run(name, noted, ctx, name) for name in ("added", "renamed", "kept")]
-        await ctx.step.sleep("nap", "4s")
+        await ctx.step.sleep("nap", NAP)
         return [*found, await ctx.step.run("last", noted, ctx, "last")]
 
     @service.function(on=f"{APP}/shape", id="shape")
     async def shape_changed(ctx: Ctx) -> Any:
         found = await ctx.step.run("shaped", shape_now, ctx)
-        await ctx.step.sleep("nap", "4s")
+        await ctx.step.sleep("nap", NAP)
         return found.size
 
 
