@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stepwell.model.offload import INFER
-from stepwell.model.payload import decode
+from stepwell.model.payload import canonical, decode
 from stepwell.node.reads.payloads import text_of
 from stepwell.node.reads.trace_text import Line, Piece, Role
 from stepwell.wire.inngest.text import shortened
 from stepwell.wire.models import dialect_for
-from stepwell.wire.models.dialect import Prompt
+from stepwell.wire.models.dialect import Answer, Prompt, ToolCall
 from stepwell.wire.offload import InvalidRequest, read_request
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stepwell.node.node import Node
     from stepwell.node.reads.runs import Span, Trace
 
+WRAP = "step.ai.wrap"
 MOST_CALLS = 20
 MOST_MESSAGES = 10
 _LETTERS = 300
@@ -24,7 +27,7 @@ _LETTERS = 300
 
 async def model_lines(node: Node, trace: Trace) -> list[Line]:
     """A section with the calls of models; nothing if there were none."""
-    asked = [span for span in trace.root.children if span.step_kind == INFER]
+    asked = [span for span in trace.root.children if span.step_kind in (INFER, WRAP)]
     found: list[Line] = []
     for span in asked[:MOST_CALLS]:
         found += await _call(node, span)
@@ -35,9 +38,19 @@ async def model_lines(node: Node, trace: Trace) -> list[Line]:
 
 async def _call(node: Node, span: Span) -> list[Line]:
     request, output = await text_of(node.store, span.input), await text_of(node.store, span.output)
-    prompt, answer = _prompt(request), _answer(request, output)
-    model = (span.exchange.model if span.exchange is not None else "") or prompt.model
-    found: list[Line] = [(Piece(Role.NAME, f"  {span.name}"), Piece(Role.DETAIL, f"  {model}"))]
+    used = ""
+    if span.step_kind == WRAP:
+        prompt, wrapped = read_wrapped(request, output)
+        if not prompt.messages and wrapped is None:
+            return []  # a call of something else
+        answer = None if wrapped is None else _words(wrapped.text, wrapped.tool_calls)
+        model = (wrapped.model if wrapped is not None else "") or prompt.model
+        if wrapped is not None and wrapped.usage is not None:
+            used = f" · {wrapped.usage.input_tokens} → {wrapped.usage.output_tokens} tokens"
+    else:
+        prompt, answer = _prompt(request), _answer(request, output)
+        model = (span.exchange.model if span.exchange is not None else "") or prompt.model
+    found: list[Line] = [(Piece(Role.NAME, f"  {span.name}"), Piece(Role.DETAIL, f"  {model}{used}"))]
     left_out = len(prompt.messages) - MOST_MESSAGES
     if left_out > 0:
         found.append((Piece(Role.DETAIL, f"    {left_out} earlier messages"),))
@@ -73,10 +86,45 @@ def _answer(request: bytes | None, output: bytes | None) -> str | None:
     if not isinstance(value, dict):
         return str(value)
     if "response" in value and "text" in value:  # read by the gateway already
-        calls = [(str(call["name"]), str(call["arguments"])) for call in value.get("tool_calls", ())]
-        text = str(value["text"])
-    else:
-        read = read_request(request)
-        answer = dialect_for(read.format, read.url).answer(value)
-        calls, text = [(call.name, call.arguments) for call in answer.tool_calls], answer.text
-    return " ".join(filter(None, [text, *(f"calls {name}({shortened(given, 100)})" for name, given in calls)]))
+        calls = [ToolCall("", str(call["name"]), str(call["arguments"])) for call in value.get("tool_calls", ())]
+        return _words(str(value["text"]), calls)
+    read = read_request(request)
+    answer = dialect_for(read.format, read.url).answer(value)
+    return _words(answer.text, answer.tool_calls)
+
+
+def _words(text: str, calls: Sequence[ToolCall]) -> str:
+    return " ".join(filter(None, [text, *(f"calls {call.name}({shortened(call.arguments, 100)})" for call in calls)]))
+
+
+# calls of a client of the user's own
+
+
+def read_wrapped(given: bytes | None, result: bytes | None) -> tuple[Prompt, Answer | None]:
+    """What a wrapped call asked and got, as far as its arguments and its result are those of a provider that we know.
+
+    Args:
+        given: The arguments as they are recorded: an array, with those given by name in an object at its end.
+        result: What the call returned; None while it has not.
+    """
+    arguments = decode(given) if given is not None else None
+    asked = arguments[-1] if isinstance(arguments, list) and arguments else arguments
+    body: dict[str, Any] = asked if isinstance(asked, dict) else {}
+    answer: Any = decode(result) if result is not None else None
+    format = _format_of(answer) if isinstance(answer, dict) else None
+    if format is None:
+        format = "gemini" if "contents" in body else "openai-responses" if "input" in body else "openai-chat"
+        return dialect_for(format, "").prompt("", canonical(body)), None
+    dialect = dialect_for(format, "")
+    return dialect.prompt("", canonical(body)), dialect.answer(answer)
+
+
+def _format_of(answer: dict[str, Any]) -> str | None:
+    """Whose answer has these members."""
+    if "choices" in answer:
+        return "openai-chat"
+    if "content" in answer and "stop_reason" in answer:
+        return "anthropic"
+    if "output" in answer and answer.get("object") == "response":
+        return "openai-responses"
+    return "gemini" if "candidates" in answer else None

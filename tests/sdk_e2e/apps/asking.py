@@ -144,6 +144,20 @@ async def wrap(ctx: Ctx) -> Any:
     return [one, two]
 
 
+@service.function(on=f"{APP}/wrap-provider")
+async def wrap_provider(ctx: Ctx) -> Any:
+    """A call of a provider from this very process."""
+
+    async def create(*, model: str, messages: list[dict[str, str]]) -> dict[str, Any]:
+        async with httpx2.AsyncClient() as client:
+            url = f"{ctx.event.data['provider']}/v1/chat/completions"
+            answer = await client.post(url, json={"model": model, "messages": messages})
+            return dict(answer.json())
+
+    reply = await ctx.step.ai.wrap("draft", create)(model="gpt-4o", messages=said("why?")["messages"])
+    return reply["choices"][0]["message"]["content"]
+
+
 def main() -> None:
     import uvicorn
 
