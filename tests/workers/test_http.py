@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from stepwell.model.dispatch import Memo
+from stepwell.model.dispatch import Kept, Memo
 from stepwell.model.ids import JobId, StepId
 from stepwell.model.message import CallLost, Message, Raised, Replied, Returned
 from stepwell.model.op import StepDone
 from stepwell.model.payload import canonical
+from stepwell.wire.inngest.call import Ready
 from stepwell.wire.signature import verify
 from stepwell.workers.budget import Budget
 from stepwell.workers.http import HttpPerformer
@@ -116,6 +117,22 @@ async def test_a_large_state_is_left_for_the_api(performer: HttpPerformer, mailb
         await mailbox.wait()
         body = json.loads(app.requests[0].body)
     assert (body["use_api"], body["steps"], body["event"]) == (True, {}, json.loads(EVENT))
+
+
+async def test_the_text_of_earlier_calls_is_used_again(performer: HttpPerformer, mailbox: Mailbox) -> None:
+    memos = tuple(Memo(StepId(f"{number:040x}"), "data", b"%d" % number) for number in range(5))
+    kept = Kept()
+    async with an_app(http(200, b"1")) as app:
+        for number, count in enumerate((2, 4, 3, 5), 1):  # the third was overtaken by the second
+            stack = tuple(memo.step for memo in memos[:count])
+            call = a_dispatch(app.url, job=JobId(str(number)), memos=memos[:count], stack=stack, kept=kept)
+            performer.perform(call)
+            await mailbox.wait(number)
+            body = json.loads(app.requests[-1].body)
+            assert body["steps"] == {memo.step: {"data": int(memo.value)} for memo in memos[:count]}
+            assert body["ctx"]["stack"] == {"stack": list(stack), "current": count}
+    assert isinstance(kept.made, Ready)
+    assert len(kept.made) == 5
 
 
 async def test_large_results_are_loaded_and_sent(performer: HttpPerformer, mailbox: Mailbox) -> None:

@@ -25,6 +25,7 @@ from stepwell.model.payload import NULL, Payload, size_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from stepwell.model.dispatch import Kept
     from stepwell.model.ids import EventKey, Instant, JobId, RunId, StepId
     from stepwell.model.journal import CancelListener, Entry
 
@@ -149,6 +150,7 @@ class Run:
     covered: int = 0  # the news that the last scheduled call of the whole function will know
     latest: JobId | None = None  # that call
     answered: Call | None = None  # the last call that ended
+    kept: Kept | None = field(default=None, compare=False, repr=False)  # for whoever calls workers; not of the fold
 
     @property
     def finished(self) -> bool:

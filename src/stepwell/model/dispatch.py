@@ -36,14 +36,29 @@ class Memo(msgspec.Struct, frozen=True, array_like=True):
     name: str = ""
 
 
+@dataclass(slots=True)
+class Kept:
+    """The memos of a run, made once and kept for its next calls as long as the node has the run at hand.
+
+    `made` is for the performer: what it made of the memos, or of the first of them. They only become more. A run with
+    a `large` result keeps none.
+    """
+
+    memos: list[Memo] = field(default_factory=list)
+    size_bytes: int = 0
+    large: bool = False
+    made: object = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dispatch:
     """One call of a worker, complete in itself.
 
     `events` are canonical event bodies. `memos` are the recorded results in the order in which they were
-    recorded, their values canonical. When results are large, leave `memos` empty, set `memo_bytes` to about their
-    size together and give `load_memos`: the performer awaits it once it has room, so calls that queue stay small;
+    recorded, their values canonical, and `memo_bytes` is about their size together. When results are large, leave
+    `memos` empty and give `load_memos`: the performer awaits it once it has room, so calls that queue stay small;
     it may be awaited again (a redirect repeats the request). An error raised by it loses the call, which is retried.
+    `kept` begins with `memos`, and has further ones once a later call is made.
 
     `waiting` are steps known to the server and not done, `attempts` the attempts already made of steps that have
     no result yet. `stack` are the steps in the order they finished; it must describe the same moment as `memos`.
@@ -71,6 +86,7 @@ class Dispatch:
     deadline: Instant | None = None
     memo_bytes: int = 0
     load_memos: Callable[[], Awaitable[tuple[Memo, ...]]] | None = None
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell.engine.run import Phase, Run, Step
-from stepwell.model.dispatch import Dispatch, Memo
+from stepwell.model.dispatch import Dispatch, Kept, Memo
 from stepwell.model.payload import Blob, Payload, size_of
 
 if TYPE_CHECKING:
@@ -43,20 +43,22 @@ def dispatch_of(
         events: Texts of the run's events.
         texts: Reads payloads. Large results are fetched only once the performer has room for them.
     """
-    finished = [run.steps[step_id] for step_id in run.stack]
-    results = [result_of(step) for step in finished]
-    large = any(isinstance(result, Blob) for result in results)
-    blanks = [memo_of(step, b"") for step in finished] if large else []
+    kept = _kept(run)
+    memos, size_bytes, load_memos = tuple(kept.memos), kept.size_bytes, None
+    if kept.large:
+        finished = [run.steps[step_id] for step_id in run.stack]
+        results = [result_of(step) for step in finished]
+        blanks = [memo_of(step, b"") for step in finished]
+        size_bytes = sum(map(size_of, results))
 
-    async def load_memos() -> tuple[Memo, ...]:
-        found = await texts(results)
-        return tuple(Memo(blank.step, blank.shape, text, blank.name) for blank, text in zip(blanks, found, strict=True))
+        async def load() -> tuple[Memo, ...]:
+            found = await texts(results)
+            return tuple(
+                Memo(blank.step, blank.shape, text, blank.name) for blank, text in zip(blanks, found, strict=True)
+            )
 
-    memos: tuple[Memo, ...] = ()
-    if not large:
-        memos = tuple(
-            memo_of(step, result) for step, result in zip(finished, results, strict=True) if isinstance(result, bytes)
-        )
+        load_memos = load
+    unfinished = run.steps.values() if len(run.stack) < len(run.steps) else ()
     return Dispatch(
         job=job.id,
         fence=job.fence,
@@ -69,12 +71,30 @@ def dispatch_of(
         events=events,
         memos=memos,
         waiting=tuple(step_id for step_id in run.open if run.steps[step_id].phase is not Phase.ASKING),
-        attempts={step.id: step.attempts for step in run.steps.values() if step.attempts and not step.finished},
+        attempts={step.id: step.attempts for step in unfinished if step.attempts and not step.finished},
         stack=tuple(run.stack),
         version=run.version,
         disable_immediate_execution=run.must_plan() or (job.id in run.calls and run.calls[job.id].plans),
         news=run.news,
         started_at=run.created_at,
-        memo_bytes=sum(map(size_of, results)) if large else 0,
-        load_memos=load_memos if large else None,
+        memo_bytes=size_bytes,
+        load_memos=load_memos,
+        kept=kept,
     )
+
+
+def _kept(run: Run) -> Kept:
+    """The memos of a run, with those of the results that have come since its last call."""
+    kept = run.kept
+    if kept is None:
+        kept = run.kept = Kept()
+    if not kept.large:
+        for step_id in run.stack[len(kept.memos) :]:
+            step = run.steps[step_id]
+            result = result_of(step)
+            if isinstance(result, Blob):
+                run.kept = Kept(large=True)  # another one: a call in line may have the first
+                return run.kept
+            kept.memos.append(memo_of(step, result))
+            kept.size_bytes += len(result)
+    return kept

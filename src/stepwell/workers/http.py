@@ -33,7 +33,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from stepwell.model.ids import Instant, JobId, StepId, derived_ulid
 from stepwell.model.message import CallInfo, CallLost, Logged, Message
 from stepwell.wire.inngest import reply as replies
-from stepwell.wire.inngest.call import MAX_STATE_BYTES, Call, build_body, call_url, headers, parameter_name
+from stepwell.wire.inngest.call import MAX_STATE_BYTES, Call, Ready, build_body, call_url, headers, parameter_name
 from stepwell.wire.inngest.text import shortened
 from stepwell.workers.base import Clock, Deliver, Dispatch, Memo, now_ms, own_error
 from stepwell.workers.budget import Budget
@@ -304,6 +304,7 @@ class HttpPerformer:
             job=dispatch.job,
             generation=dispatch.fence,
             use_api=use_api,
+            ready=None if use_api else _ready(dispatch),
         )
         body = build_body(call)
         now_s = self._clock() // 1000
@@ -388,6 +389,21 @@ class HttpPerformer:
                 headers={"User-Agent": "stepwell"},
             )
         return self._session
+
+
+def _ready(dispatch: Dispatch) -> Ready | None:
+    """The text of its memos, most of it from earlier calls of the run; None if a later call was quicker than this."""
+    kept = dispatch.kept
+    if kept is None or kept.large:
+        return None
+    ready = kept.made
+    if not isinstance(ready, Ready):
+        ready = kept.made = Ready()
+    if len(ready) > len(dispatch.memos):
+        return None
+    for memo in dispatch.memos[len(ready) :]:
+        ready.add(memo)
+    return ready
 
 
 async def _loaded(dispatch: Dispatch) -> tuple[Memo, ...]:

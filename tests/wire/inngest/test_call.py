@@ -1,6 +1,7 @@
 """The call request: canonical as a whole, the same for every SDK, and back."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from stepwell.wire.inngest.call import (
     MAX_BODY_BYTES,
     Call,
     InvalidCall,
+    Ready,
     build_body,
     call_url,
     event_of,
@@ -179,6 +181,7 @@ def test_what_the_api_answers_is_read() -> None:
 
 
 ids = st.text("0123456789abcdef", min_size=1, max_size=6).map(StepId)
+odd_ids = st.text(st.sampled_from('a"ü\uffee\U0001f600'), min_size=1, max_size=3).map(StepId)
 values: Any = st.none() | st.integers(-9, 9) | st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 data = st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), values, max_size=3)
 memo_values = st.one_of(
@@ -223,6 +226,32 @@ def test_a_call_survives_being_written_and_read(
     text = build_body(call)
     assert text == canonical(json.loads(text))
     assert read_call(text, target=target) == call
+
+
+@given(st.dictionaries(ids | odd_ids, memo_values), st.lists(st.integers(0, 40)))
+@settings(max_examples=150, deadline=None)
+def test_what_is_put_together_as_results_come_is_the_same_text(
+    memos: dict[StepId, tuple[str, bytes]], calls: list[int]
+) -> None:
+    """Also for ids of any letters, whose order is that of their UTF-16 code units."""
+    all_memos = tuple(Memo(step, shape, value) for step, (shape, value) in memos.items())
+    ready = Ready()
+    for count in sorted({min(one, len(all_memos)) for one in calls} | {len(all_memos)}):
+        some = all_memos[:count]
+        for memo in some[len(ready) :]:
+            ready.add(memo)
+        call = Call(run=RUN, events=(EVENT,), memos=some, stack=tuple(memo.step for memo in some))
+        text = build_body(call)
+        assert build_body(replace(call, ready=ready)) == text
+        assert build_body(replace(call, memos=(), ready=ready)) == text
+
+
+def test_ready_text_that_is_too_large_stays_out_too() -> None:
+    ready = Ready()
+    ready.add(Memo(A, "data", b'"' + b"x" * 100 + b'"'))
+    text = build_body(Call(run=RUN, events=(EVENT,), stack=(A,), ready=ready), limit_bytes=200)
+    sent = json.loads(text)
+    assert (sent["use_api"], sent["steps"], sent["ctx"]["stack"]) == (True, {}, {"stack": [A], "current": 1})
 
 
 CALLS = [path for path in sorted(RECORDED.glob("*.json")) if '"from": "server"' in path.read_text()]

@@ -12,6 +12,7 @@ Protocol: sections 1.5, 4 and 5.4 of the Inngest wire protocol.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ from stepwell.model.event import DEV_ACCOUNT
 from stepwell.model.ids import RunId, StepId
 from stepwell.model.payload import NULL
 from stepwell.wire import signature
-from stepwell.wire.inngest.text import EMPTY_ARRAY, EMPTY_OBJECT, array, compose, read, write
+from stepwell.wire.inngest.text import EMPTY_ARRAY, EMPTY_OBJECT, array, compose, order_of, read, write
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """A larger request is sent without events and memos (section 4.2)."""
@@ -48,6 +49,7 @@ class Call:
     `use_api` asks the SDK to fetch memos and events; then `events` still holds the first event, and `memos`
     is empty whatever the run has. `version` is -1 before the SDK's first answer. `function` is the UUID of the
     function; without it nothing may be reported while the call is open. `generation` counts the dispatches of `job`.
+    `ready` is the text of `memos` and of `stack`, where somebody keeps it.
     """
 
     run: RunId
@@ -65,6 +67,38 @@ class Call:
     generation: int = 0
     env: str = ""
     use_api: bool = False
+    ready: Ready | None = None
+
+
+class Ready:
+    """The text of `memos` and `stack`, put together as the results come: a call of a thousand steps costs a join."""
+
+    __slots__ = ("_members", "_order", "_stack", "size_bytes")
+
+    def __init__(self) -> None:
+        self._order: list[str] = []
+        self._members: list[bytes] = []  # in that order, which is the canonical one
+        self._stack: list[bytes] = []  # in the order in which the results came
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._stack)
+
+    def add(self, memo: Memo) -> None:
+        """One more result, of a step that has none yet."""
+        order, name = order_of(memo.step), write(memo.step)
+        place = bisect(self._order, order)
+        member = b"".join((name, b":", *memo_pieces(memo)))
+        self._order.insert(place, order)
+        self._members.insert(place, member)
+        self._stack.append(name)
+        self.size_bytes += len(member) + 1
+
+    def steps(self) -> bytes:
+        return b"{" + b",".join(self._members) + b"}"
+
+    def stack(self) -> bytes:
+        return array(self._stack)
 
 
 def build_body(call: Call, *, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
@@ -72,9 +106,11 @@ def build_body(call: Call, *, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
     assert call.events, "a run has at least one event"
     if call.use_api:
         return _body(call, EMPTY_ARRAY, EMPTY_OBJECT, use_api=True)
-    state = sum(len(memo.value) + 64 for memo in call.memos) + sum(map(len, call.events))
-    if state <= limit_bytes:
-        body = _body(call, array(call.events), steps_object(call.memos), use_api=False)
+    ready = call.ready
+    memo_bytes = ready.size_bytes if ready is not None else sum(len(memo.value) + 64 for memo in call.memos)
+    if memo_bytes + sum(map(len, call.events)) <= limit_bytes:
+        steps = ready.steps() if ready is not None else steps_object(call.memos)
+        body = _body(call, array(call.events), steps, use_api=False)
         if len(body) <= limit_bytes:
             return body
     return _body(call, EMPTY_ARRAY, EMPTY_OBJECT, use_api=True)
@@ -85,7 +121,7 @@ def _body(call: Call, events: bytes, steps: bytes, *, use_api: bool) -> bytes:
     flag = b"true" if use_api else b"false"
     target, job = write(call.target or DISCOVERY), write(call.job)
     reports = bool(call.function and call.job)
-    stack = array(map(write, call.stack))
+    stack = call.ready.stack() if call.ready is not None else array(map(write, call.stack))
     return b"".join(
         (
             b'{"ctx":{"attempt":%d' % call.attempt,
@@ -277,7 +313,8 @@ def read_call(body: bytes, *, target: StepId | None = None) -> Call:
 
 def read_steps(steps: Mapping[StepId, msgspec.Raw | bytes], stack: Sequence[StepId]) -> tuple[Memo, ...]:
     """The memos of a `steps` object, in the order of the stack."""
-    ordered = [*(step for step in stack if step in steps), *(step for step in steps if step not in set(stack))]
+    known = set(stack)
+    ordered = [*(step for step in stack if step in steps), *(step for step in steps if step not in known)]
     return tuple(read_memo(step, bytes(steps[step])) for step in dict.fromkeys(ordered))
 
 

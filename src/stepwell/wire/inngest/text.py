@@ -47,6 +47,14 @@ def compose(members: Mapping[str, bytes]) -> bytes:
     return b"{" + b",".join(b"%b:%b" % (canonical(name), members[name]) for name in names) + b"}"
 
 
+def order_of(name: str) -> str:
+    """By which names of an object are sorted, as text: one letter for each UTF-16 code unit."""
+    if name.isascii():
+        return name
+    units = _utf16(name)
+    return "".join(chr(int.from_bytes(units[at : at + 2])) for at in range(0, len(units), 2))
+
+
 def array(items: Iterable[bytes]) -> bytes:
     """An array of canonical items."""
     return b"[" + b",".join(items) + b"]"
