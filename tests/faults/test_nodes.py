@@ -31,7 +31,7 @@ from tests.faults.network import Wire
 from tests.faults.nodes import LEASE_MS, Nodes, freeze, thaw
 from tests.postgres import Cluster, shared_cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes")]
+pytestmark = pytest.mark.slow
 
 CLIENTS = 4
 LEASE_S = LEASE_MS / 1000

@@ -16,7 +16,7 @@ from stepwell.store.postgres import PostgresStore
 from tests.faults.harness import ROOT, Program, free_port, until
 from tests.postgres import shared_cluster
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes")]
+pytestmark = pytest.mark.slow
 
 KEYS = ["--signing-key", "a" * 32, "--event-key", "an-event-key"]
 

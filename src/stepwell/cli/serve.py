@@ -152,10 +152,10 @@ def _run(main: Callable[[], Awaitable[None]]) -> None:
 async def _start(settings: ServerSettings) -> None:
     from stepwell.server import Server, spare_collector
 
+    stopped = _on_signals()  # from now on: who has begun to take part must leave in order
     server = Server(settings)
     await server.start()
     spare_collector()
-    stopped = _on_signals()
     _banner(server, settings, "start")
     await stopped.wait()
     say("stopping: what is in flight may still finish", mark="■")
@@ -166,10 +166,10 @@ async def _start_child(settings: ServerSettings) -> None:
     """One of several, for `Processes`."""
     from stepwell.server import Server, spare_collector
 
+    stopped = _on_signals()  # from now on: who has begun to take part must leave in order
     server = Server(settings)
     await server.start()
     spare_collector()
-    stopped = _on_signals()
     sys.stdout.buffer.write(READY)
     sys.stdout.flush()
     await stopped.wait()
