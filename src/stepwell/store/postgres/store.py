@@ -409,7 +409,7 @@ _RELEASE_LOST = "SELECT * FROM stepwell.release_lost_1($1, $2)"
 _RELEASE = """
 UPDATE stepwell.job SET owner = NULL, epoch = NULL, claim = NULL
 FROM unnest($1::text[], $2::bigint[]) AS n (id, fence)
-WHERE job.id = n.id AND job.fence = n.fence AND owner IS NOT NULL RETURNING route
+WHERE job.id = ANY (ARRAY[n.id]) AND job.fence = n.fence AND epoch IS NOT NULL RETURNING route
 """
 _PUT_SERVICE = """
 INSERT INTO stepwell.service VALUES ($1, $2, $3, $4) ON CONFLICT (env, name, shard) DO UPDATE SET body = excluded.body

@@ -160,7 +160,7 @@ class Lane:
 _REGISTER = "INSERT INTO stepwell.writer VALUES ($1, 0, stepwell.clock_ms()) ON CONFLICT DO NOTHING"
 _KEYS = """
 SELECT dedup.env, dedup.key, value, until FROM unnest($1::text[], $2::text[]) AS n (env, key), stepwell.dedup
-WHERE dedup.env = n.env AND dedup.key = n.key
+WHERE dedup.env = ANY (ARRAY[n.env]) AND dedup.key = n.key
 """
 _FORGET = "DELETE FROM stepwell.writer WHERE id = $1"
 

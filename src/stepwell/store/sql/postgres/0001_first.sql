@@ -154,6 +154,10 @@ $$;
 -- Writes a group of transitions if all that it relies on still holds, and nothing otherwise.
 -- True: written. False: it was written by an earlier call of the same number. SQLSTATE SW001: something has changed.
 -- Rows that two servers may want at once come sorted, so that they do not wait for each other in a circle.
+--
+-- Why `id = ANY (ARRAY[n.id])`: of a table that was nearly empty when autovacuum looked, the planner believes that to read
+-- all of it along its key is cheaper than to look for ten ids, and keeps that plan when there are a million rows. This
+-- comparison it can only use to look for an id. `epoch` is there when `owner` is, and in the condition of no index.
 CREATE FUNCTION stepwell.write_group_1(
     _writer text, _number bigint,
     _moved text[], _moved_shard integer[], _moved_from bigint[], _moved_to bigint[], _moved_status text[],
@@ -195,7 +199,7 @@ BEGIN
         UPDATE stepwell.run SET seq = n.seq, status = n.status, ending = n.ending, body = n.body
         FROM unnest(_moved, _moved_shard, _moved_from, _moved_to, _moved_status, _moved_ending, _moved_body)
             AS n (id, shard, before, seq, status, ending, body)
-        WHERE run.id = n.id AND run.shard = n.shard AND run.seq = n.before;
+        WHERE run.id = ANY (ARRAY[n.id]) AND run.shard = n.shard AND run.seq = n.before;
         GET DIAGNOSTICS _count = ROW_COUNT;
         IF _count <> cardinality(_moved) THEN
             RAISE EXCEPTION 'a run has moved' USING ERRCODE = 'SW001';
@@ -204,7 +208,7 @@ BEGIN
     -- `after` counts the runs of `_drop_all_of` whose jobs were gone before the claim was used.
     IF _ends IS NOT NULL THEN
         DELETE FROM stepwell.job USING unnest(_ends, _ends_fence, _ends_after) AS c (id, fence, after)
-        WHERE job.id = c.id AND job.fence = c.fence AND job.owner IS NOT NULL
+        WHERE job.id = ANY (ARRAY[c.id]) AND job.fence = c.fence AND job.epoch IS NOT NULL
             AND (c.after = 0 OR coalesce(array_position(_drop_all_of, job.run) > c.after, true));
         GET DIAGNOSTICS _count = ROW_COUNT;
         IF _count <> cardinality(_ends) THEN
@@ -213,7 +217,7 @@ BEGIN
     END IF;
     IF _holds IS NOT NULL THEN
         PERFORM 1 FROM unnest(_holds, _holds_fence, _holds_after) AS c (id, fence, after), stepwell.job
-        WHERE job.id = c.id AND job.fence = c.fence AND job.owner IS NOT NULL
+        WHERE job.id = ANY (ARRAY[c.id]) AND job.fence = c.fence AND job.epoch IS NOT NULL
             AND (c.after = 0 OR coalesce(array_position(_drop_all_of, job.run) > c.after, true))
         FOR SHARE OF job;
         GET DIAGNOSTICS _count = ROW_COUNT;
@@ -225,7 +229,7 @@ BEGIN
         DELETE FROM stepwell.dedup USING (
             SELECT env, key, shard FROM stepwell.dedup WHERE until <= _keys_at
             ORDER BY until LIMIT 2 * cardinality(_key) FOR UPDATE SKIP LOCKED
-        ) AS old WHERE dedup.env = old.env AND dedup.key = old.key AND dedup.shard = old.shard;
+        ) AS old WHERE dedup.env = ANY (ARRAY[old.env]) AND dedup.key = old.key AND dedup.shard = old.shard;
         INSERT INTO stepwell.dedup (env, key, value, until, shard, taken_at)
         SELECT * FROM unnest(_key_env, _key, _key_value, _key_until, _key_shard, _key_taken_at)
         ON CONFLICT (env, key, shard) DO UPDATE
@@ -246,7 +250,7 @@ BEGIN
     END IF;
     IF _drop_waits IS NOT NULL THEN
         DELETE FROM stepwell.wait USING unnest(_drop_waits, _drop_waits_step) AS d (run, step)
-        WHERE wait.run = d.run AND wait.step = d.step;
+        WHERE wait.run = ANY (ARRAY[d.run]) AND wait.step = d.step;
     END IF;
 
     IF _blob IS NOT NULL THEN
@@ -342,7 +346,7 @@ BEGIN
         ) AS due_job ORDER BY due_job.due, due_job.id LIMIT _limit
     ), claimed AS (
         UPDATE stepwell.job SET owner = _node, epoch = _epoch, fence = job.fence + 1, claim = _claim
-        FROM found WHERE job.id = found.id AND job.shard = found.shard
+        FROM found WHERE job.id = ANY (ARRAY[found.id]) AND job.shard = found.shard
         RETURNING job.due, job.id, job.fence, job.body
     )
     SELECT claimed.fence, claimed.body FROM claimed ORDER BY claimed.due, claimed.id;
@@ -372,7 +376,7 @@ BEGIN
         ) AS job
     )
     UPDATE stepwell.job SET owner = NULL, epoch = NULL, claim = NULL FROM lost
-    WHERE job.id = lost.id AND job.shard = lost.shard RETURNING job.route;
+    WHERE job.id = ANY (ARRAY[lost.id]) AND job.shard = lost.shard RETURNING job.route;
     DELETE FROM stepwell.node WHERE lease_until <= _now - _forget_ms;
 END
 $$;
