@@ -30,6 +30,26 @@ def new_database() -> str:
     return shared_cluster().database()
 
 
+def rows_of(url: str) -> bytes:
+    """The values in all tables of a database, one after the other."""
+
+    async def read() -> bytes:
+        import asyncpg
+
+        connection = await asyncpg.connect(url)
+        try:
+            tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
+            found: list[bytes] = []
+            for (table,) in await connection.fetch(tables):
+                for row in await connection.fetch(f'SELECT * FROM "{table}"'):
+                    found += [value if isinstance(value, bytes) else str(value).encode() for value in row.values()]
+            return b"\n".join(found)
+        finally:
+            await connection.close()
+
+    return asyncio.run(read())
+
+
 def drop_database(url: str) -> None:
     from tests.postgres import shared_cluster
 

@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 import httpx2
 import inngest
 
-from tests.fleet import Balancer, drop_database, new_database, nodes_wanted
+from tests.fleet import Balancer, drop_database, new_database, nodes_wanted, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TYPESCRIPT = Path(__file__).parent / "typescript"
@@ -199,8 +199,10 @@ class Server:
             program.stop(signal.SIGKILL)
 
     def files(self) -> list[Path]:
-        """All that the server has written: its state and its log."""
-        written = [self._folder / "server.log", *(self._folder / "data").rglob("*")]
+        """All that the server has written: its state and its logs. What is in a database comes as a file, too."""
+        if self._db is not None:
+            (self._folder / "rows").write_bytes(rows_of(self._db))
+        written = [*self._folder.glob("server*.log"), self._folder / "rows", *(self._folder / "data").rglob("*")]
         return [path for path in written if path.is_file()]
 
     def close(self) -> None:
