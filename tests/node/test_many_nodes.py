@@ -390,3 +390,20 @@ def test_a_node_that_leaves_takes_its_lease_along() -> None:
     (again,) = staying.worker.calls
     assert (again.run, again.attempt) == (call.run, 0)
     assert {job.owner for job in staying.store.job_rows.values() if job.kind is JobKind.CALL} == {"node-1"}
+
+
+def test_who_saw_the_store_fail_gives_others_a_moment_before_it_takes_their_work() -> None:
+    first, second = nodes("f", "f")
+    first.send("go/f")
+    (call,) = first.worker.calls
+    row = first.store.nodes["node-0"]
+    moody(first).away = True
+    first.world.pause()
+    second.pass_time(milliseconds=2_200)
+    first.store.nodes["node-0"] = NodeRow("node-0", row.epoch, second.now() - 1)
+    moody(first).away = False
+    second.pass_time(seconds=1)
+    assert not second.node.cut_off, "its own lease has not run out meanwhile"
+    first.world.unpause()
+    second.pass_time(seconds=2)
+    assert first.store.job_rows[call.job].owner == "node-0"

@@ -60,6 +60,8 @@ LEASE_MS = 10_000
 CLAIM_LIMIT = 500
 RENEW_AGAIN_MS = 250
 """How soon a node tries again when it could not renew its lease."""
+SLOW_MS = 1_000
+"""A store that takes so long to renew a lease was away."""
 FOLLOW_MS = 5_000
 """How often runs that somebody follows are read anew in case a hint got lost."""
 _FAR = 1 << 62
@@ -189,9 +191,11 @@ class Node:
         lease_ms = self.settings.lease_ms
         pause_ms = lease_ms // 3
         patience_ms = 0  # how long others may take to come back before their jobs are taken from them
+        away = False  # the store, since the last time
         while not self.stopped:
             await self.world.sleep(pause_ms)
             pause_ms = lease_ms // 3
+            begun = self.world.monotonic()
             try:
                 await self.world.learn(self.store)
                 self._cut_off = self._cut_off or self.cut_off
@@ -200,11 +204,13 @@ class Node:
                 if self._cut_off and not self.cut_off:
                     self._cut_off = False
                     log.warning("node %s reaches its store again", self.name)
-                    # Perhaps the store was away, and nobody could renew: the others come back in a moment.
-                    patience_ms = lease_ms // 2
                     self._take_up()
+                    away = True
                 elif self._held:
                     self._take_up()  # between two beats the lease was not proved, and nobody has noticed
+                if away or self.world.monotonic() - begun > SLOW_MS:
+                    # The store was away, and perhaps others could not renew either: they come back in a moment.
+                    away, patience_ms = False, lease_ms // 2
                 if patience_ms > 0:
                     patience_ms -= pause_ms
                 elif await self.store.release_lost(self.world.now()):
@@ -214,6 +220,7 @@ class Node:
                 self.schedules.mend_soon()
             except (StoreFull, StoreUnavailable) as err:
                 log.warning("node %s could not renew its lease: %s", self.name, err)
+                away = True
                 if self.shared:
                     pause_ms = min(pause_ms, RENEW_AGAIN_MS)
             if self.cut_off and not self._cut_off:
