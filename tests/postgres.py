@@ -47,6 +47,7 @@ _SETTINGS = {
     "log_min_messages": "warning",
 }
 _QUICK = {"fsync": "off", "full_page_writes": "off", "wal_level": "minimal", "max_wal_senders": "0"}
+_PREFIX = "stepwell-postgres-"
 _READY_S = 60.0
 LOCKED = "locked"
 """A user who needs a password, once a test has made it."""
@@ -64,7 +65,8 @@ class Cluster:
     def __init__(self, *, synced: bool = False, **settings: str) -> None:
         self.bin = binaries()
         self.port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="stepwell-postgres-"))
+        _sweep()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         self._settings = _SETTINGS | ({} if synced else _QUICK) | settings | {"port": str(self.port)}
         self._user = quiet_user()
         self._process: subprocess.Popen[bytes] | None = None
@@ -269,6 +271,14 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _sweep() -> None:
+    """Remove the folders of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and sys.platform == "linux":
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _die_with_parent() -> None:
