@@ -115,6 +115,8 @@ def plain(value: object) -> Any:
 
 _hints: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 """Resolved annotations. Weak, because a closure may hold anything."""
+_returns: WeakKeyDictionary[types.FunctionType, Any] = WeakKeyDictionary()
+"""What functions return: asked for each step, also of those that are only given their recorded results."""
 
 
 def _hint_of_function(function: Any, parameter: str) -> Any:
@@ -162,6 +164,15 @@ def json_schema(annotation: Any) -> dict[str, Any] | None:
 
 def return_type(function: Callable[..., Any]) -> Any:
     """What awaiting or calling `function` gives, or `UNTYPED` if its annotation does not say it."""
+    if not isinstance(function, types.FunctionType):
+        return _return_type(function)
+    known = _returns.get(function, _returns)
+    if known is _returns:
+        known = _returns[function] = _return_type(function)
+    return known
+
+
+def _return_type(function: Callable[..., Any]) -> Any:
     while isinstance(function, functools.partial):
         function = function.func
     if isinstance(function, type):
