@@ -133,7 +133,8 @@ def test_which_host_is_known_depends_on_the_bound_address(bound: str, host: str,
     assert (Gate(bound=bound).check("GET", "/health", headers) is None) is known
 
 
-async def test_the_address_that_the_server_prints_says_where_to_look(plain: Api) -> None:
+async def test_the_address_that_the_server_prints_leads_to_the_status_page(plain: Api) -> None:
     answer = await plain.http.get("/")
-    assert answer.status_code == 404
-    assert "stepwell runs" in answer.json()["error"]
+    assert (answer.status_code, answer.headers["location"]) == (307, "/status")
+    page = await plain.http.get(answer.headers["location"], headers={"accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")

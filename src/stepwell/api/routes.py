@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Router
 from starlette.routing import Route as StarletteRoute
 
@@ -149,9 +149,7 @@ async def _not_found(scope: Any, receive: Any, send: Any) -> None:
     path: str = scope["path"]
     if path == "/":
         # Where people look first: the address that the server prints.
-        err = NotFound(
-            "there is no dashboard yet; `stepwell runs` lists runs, and /api/runs, /api/status and /v0 answer here"
-        )
-    else:
-        err = NotFound(f"nothing answers at {path[:200]}")
+        await RedirectResponse("/status")(scope, receive, send)
+        return
+    err = NotFound(f"nothing answers at {path[:200]}")
     await answers.error(err)(scope, receive, send)
