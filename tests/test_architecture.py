@@ -50,7 +50,12 @@ ALLOWED_LIBRARIES: dict[str, dict[str, tuple[str, ...]]] = {
     "engine": {"re2": ("engine/expr*",), "cronsim": ("engine/cron*",)},
     "store": {"msgspec": (ANYWHERE,), "asyncpg": ("store/postgres*",), "obstore": ("store/*s3*",)},
     "workers": {"aiohttp": (ANYWHERE,), "yarl": (ANYWHERE,)},  # yarl: the URLs of aiohttp
-    "gateway": {"msgspec": (ANYWHERE,), "aiohttp": (ANYWHERE,), "yarl": (ANYWHERE,), "genai_prices": ("gateway/prices*",)},
+    "gateway": {
+        "msgspec": (ANYWHERE,),
+        "aiohttp": (ANYWHERE,),
+        "yarl": (ANYWHERE,),
+        "genai_prices": ("gateway/prices*",),
+    },
     "apps": {"uv": (ANYWHERE,), "psutil": (ANYWHERE,), "pynvml": (ANYWHERE,), "ray": ("apps/ray*",)},
     "streams": {},
     "node": {"msgspec": (ANYWHERE,)},

@@ -1,4 +1,4 @@
-"""What traces show of the answers of fetches (S26)."""
+"""What traces show of the answers of fetches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stepwell.api.masking import shown
         [["Set-Cookie", "a=secret"], ["set-cookie", "b=secret"], ["Content-Type", "text/plain"]],
     ],
 )
-def test_s26_cookies_and_tokens_are_hidden(headers: object) -> None:
+def test_cookies_and_tokens_are_hidden(headers: object) -> None:
     text = json.dumps({"url": "https://a/", "status_code": 200, "headers": headers, "body": "hello"}).encode()
     found = shown(text) or b""
     assert b"secret" not in found

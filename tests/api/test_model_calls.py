@@ -1,4 +1,4 @@
-"""What traces show of calls of models that a function wraps (S0-42)."""
+"""What traces show of calls of models that a function wraps."""
 
 from __future__ import annotations
 

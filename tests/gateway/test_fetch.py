@@ -96,7 +96,7 @@ CREDENTIALS = {
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_s19_no_credential_goes_to_another_origin(status: int, asking: Asking, provider: Provider) -> None:
+async def test_no_credential_goes_to_another_origin(status: int, asking: Asking, provider: Provider) -> None:
     with Provider() as other:
         await asking.fetch(
             f"{provider.url}/http/redirect-to?url={other.url}/http/echo&status={status}&key={CANARY}",
@@ -109,7 +109,7 @@ async def test_s19_no_credential_goes_to_another_origin(status: int, asking: Ask
     assert second.headers["accept"] == "text/plain"
 
 
-async def test_s19_nor_in_the_address_that_a_redirect_names(asking: Asking, provider: Provider) -> None:
+async def test_nor_in_the_address_that_a_redirect_names(asking: Asking, provider: Provider) -> None:
     with Provider() as other:
         ended = await asking.fetch(
             f"{provider.url}/http/redirect-to?url={other.url}/http/echo?stolen={CANARY}&status=302",
@@ -133,10 +133,10 @@ async def test_user_and_password_of_the_url_become_an_authorization(asking: Aski
     assert CANARY not in str(ended.exchange)
 
 
-# limits (S21)
+# limits
 
 
-async def test_s21_a_body_above_the_limit_names_it(provider: Provider) -> None:
+async def test_a_body_above_the_limit_names_it(provider: Provider) -> None:
     asking = Asking(max_answer_bytes=10_000)
     for path in ("bytes/20000", "bytes/20000?length=no", "endless", "gzip/20000000"):
         ended = await asking.fetch(f"{provider.url}/http/{path}")
@@ -147,7 +147,7 @@ async def test_s21_a_body_above_the_limit_names_it(provider: Provider) -> None:
     await asking.gateway.close()
 
 
-async def test_s21_a_body_that_never_ends_runs_out_of_time(provider: Provider) -> None:
+async def test_a_body_that_never_ends_runs_out_of_time(provider: Provider) -> None:
     asking = Asking(timeout_s=0.3)
     ended = await asking.fetch(f"{provider.url}/http/slow?delay_s=0&pieces=1000&pause_s=0.05")
     assert error_of(ended)["code"] == "timed_out"
@@ -162,7 +162,7 @@ async def test_a_function_may_ask_for_less_time(asking: Asking, provider: Provid
 
 
 @pytest.mark.parametrize("what", ["count=10000&size=10", "count=1&size=65536"])
-async def test_s21_too_many_headers_or_too_large_ones(what: str, asking: Asking, provider: Provider) -> None:
+async def test_too_many_headers_or_too_large_ones(what: str, asking: Asking, provider: Provider) -> None:
     ended = await asking.fetch(f"{provider.url}/http/headers?{what}")
     assert error_of(ended)["code"] == "invalid_http"
     assert "too many headers" in error_of(ended)["message"]

@@ -89,7 +89,7 @@ async def test_a_failure_is_an_error_tried_again_if_that_can_help(
     assert ended.exchange.status == status
 
 
-async def test_f67_retry_after_is_honoured_within_bounds(provider: Provider) -> None:
+async def test_retry_after_is_honoured_within_bounds(provider: Provider) -> None:
     asking = Asking(max_retry_after_s=60)
     waits = []
     for asked in ("7", "-5", "315360000", "soon"):
@@ -122,7 +122,7 @@ async def test_an_answer_that_breaks_off_is_tried_again(asking: Asking, provider
     assert error_of(ended)["name"] == "AIGatewayError"
 
 
-async def test_s22_a_key_that_the_provider_repeats_is_not_passed_on(asking: Asking, provider: Provider) -> None:
+async def test_a_key_that_the_provider_repeats_is_not_passed_on(asking: Asking, provider: Provider) -> None:
     for status in (400, 401, 500):
         provider.answer(raw(f"bad key {KEY}".encode(), status=status))
         ended = await asking.infer(f"{provider.url}/v1/chat/completions", auth_key=KEY)
@@ -148,7 +148,7 @@ async def test_an_inference_that_is_stopped_ends_its_request(asking: Asking, pro
     assert asking.nothing_came()
 
 
-async def test_f66_an_answer_after_the_limit_is_no_result(asking: Asking, provider: Provider) -> None:
+async def test_an_answer_after_the_limit_is_no_result(asking: Asking, provider: Provider) -> None:
     provider.answer(say("late", delay_s=1.0))
     ended = await asking.infer(f"{provider.url}/v1/chat/completions", timeout_ms=200)
     assert error_of(ended)["code"] == "timed_out"
@@ -169,7 +169,7 @@ async def test_an_unknown_format_is_asked_all_the_same(asking: Asking, provider:
 
 
 async def test_a_large_prompt_passes(asking: Asking, provider: Provider) -> None:
-    """S0-58: a PDF of 5 MB."""
+    """A PDF of 5 MB."""
     pdf = "JVBERi0xLjQK" * 560_000
     source = {"type": "base64", "media_type": "application/pdf", "data": pdf}
     body = {**ANTHROPIC, "messages": [{"role": "user", "content": [{"type": "document", "source": source}]}]}

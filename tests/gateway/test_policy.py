@@ -1,4 +1,4 @@
-"""Which addresses may be called (S15 to S20)."""
+"""Which addresses may be called."""
 
 import socket
 
@@ -24,7 +24,7 @@ PUBLIC = ["8.8.8.8", "1.1.1.1", "172.15.0.1", "172.32.0.1", "100.63.255.255", "1
 
 
 @pytest.mark.parametrize("address", SPECIAL)
-def test_s15_a_special_address_is_refused(address: str) -> None:
+def test_a_special_address_is_refused(address: str) -> None:
     assert "not a public address" in Policy().refusal("name.example", 80, address)
 
 
@@ -41,7 +41,7 @@ def test_development_allows_loopback_and_nothing_else(address: str) -> None:
     assert policy.refusal("inside", 1, "0.0.0.0")
 
 
-def test_s18_a_place_of_the_operator_is_one_host_and_one_port() -> None:
+def test_a_place_of_the_operator_is_one_host_and_one_port() -> None:
     policy = Policy(["localhost:11434", "10.1.0.0/16:443", "[fd00::1]:80", "192.168.1.9:8000"])
     assert policy.refusal("localhost", 11434, "127.0.0.1") == ""
     assert policy.refusal("LocalHost.", 11434, "::1") == ""
@@ -82,7 +82,7 @@ HOSTS = ["127.0.0.1", "localhost", "localhost.", "[::1]", "[::ffff:127.0.0.1]", 
 
 
 @pytest.mark.parametrize("host", HOSTS)
-async def test_s15_however_it_is_written_loopback_is_not_reached(host: str, provider: Provider) -> None:
+async def test_however_it_is_written_loopback_is_not_reached(host: str, provider: Provider) -> None:
     asking = Asking(allow_loopback=False)
     port = provider.url.rpartition(":")[2]
     ended = await asking.fetch(f"http://{host}:{port}/http/echo")
@@ -96,7 +96,7 @@ async def test_s15_however_it_is_written_loopback_is_not_reached(host: str, prov
         assert error_of(ended)["code"] in {"unknown_host", "invalid_url"}  # not an address here, and no name either
 
 
-async def test_s18_a_local_provider_that_the_operator_allows_works(provider: Provider) -> None:
+async def test_a_local_provider_that_the_operator_allows_works(provider: Provider) -> None:
     port = provider.url.rpartition(":")[2]
     asking = Asking(allow_loopback=False, allow_addresses=(f"127.0.0.1:{port}",))
     ended = await asking.fetch(f"http://127.0.0.1:{port}/http/status/204")
@@ -107,7 +107,7 @@ async def test_s18_a_local_provider_that_the_operator_allows_works(provider: Pro
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_s16_a_redirect_into_the_inside_is_refused(status: int, provider: Provider) -> None:
+async def test_a_redirect_into_the_inside_is_refused(status: int, provider: Provider) -> None:
     port = provider.url.rpartition(":")[2]
     asking = Asking(allow_loopback=False, allow_addresses=(f"127.0.0.1:{port}",))
     inside = f"http://127.0.0.2:{port}/http/echo"
@@ -118,20 +118,20 @@ async def test_s16_a_redirect_into_the_inside_is_refused(status: int, provider: 
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://example.com/", "gopher://x", "//[bad"])
-async def test_s16_a_redirect_to_another_scheme_is_refused(target: str, asking: Asking, provider: Provider) -> None:
+async def test_a_redirect_to_another_scheme_is_refused(target: str, asking: Asking, provider: Provider) -> None:
     ended = await asking.fetch(f"{provider.url}/http/redirect-to?url={target}&status=302")
     assert error_of(ended)["code"] == "invalid_redirect"
     assert not ended.retry
 
 
-async def test_s16_redirects_come_to_an_end(asking: Asking, provider: Provider) -> None:
+async def test_redirects_come_to_an_end(asking: Asking, provider: Provider) -> None:
     assert output_of(await asking.fetch(f"{provider.url}/http/redirect/5"))["status_code"] == 200
     ended = await asking.fetch(f"{provider.url}/http/redirect/6")
     assert error_of(ended)["code"] == "too_many_redirects"
     assert "5" in error_of(ended)["message"]
 
 
-async def test_s17_a_name_that_changes_its_address_is_judged_by_the_address_that_is_connected_to(
+async def test_a_name_that_changes_its_address_is_judged_by_the_address_that_is_connected_to(
     monkeypatch: pytest.MonkeyPatch, provider: Provider
 ) -> None:
     """A resolver that tells a public address first and loopback afterwards: the socket is opened for the second."""

@@ -1,4 +1,4 @@
-"""A request's credentials do not get into what we say about a service's answer either (S22)."""
+"""A request's credentials do not get into what we say about a service's answer either."""
 
 from __future__ import annotations
 

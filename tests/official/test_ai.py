@@ -33,7 +33,7 @@ def text_of(dialect: str, reply: Any) -> str:
 
 
 def key_is_nowhere(server: Server, run: Run) -> None:
-    """No file of the server has the key, and no answer about a run either (S22)."""
+    """No file of the server has the key, and no answer about a run either."""
     written = {path: path.read_bytes() for path in server.files()}
     assert any(run.id.encode() in text for text in written.values())  # it is there that we look
     assert [path for path, text in written.items() if KEY.encode() in text] == []
@@ -150,7 +150,7 @@ class OfficialAi:
 class OfficialAiAcrossRestarts:
     kind: ClassVar[Kind]
 
-    def test_f65_s23_the_service_is_asked_for_its_key_again_after_a_kill(
+    def test_the_service_is_asked_for_its_key_again_after_a_kill(
         self, alone: tuple[Server, Service], provider: Provider
     ) -> None:
         server, service = alone

@@ -146,7 +146,7 @@ class OwnRequests:
         text = str(server.http.get(f"/api/runs/{run.id}/lines").json())
         assert text.count("ai.wrap") == 2
 
-    def test_s0_42_a_wrapped_call_of_a_provider_shows_what_was_said(
+    def test_a_wrapped_call_of_a_provider_shows_what_was_said(
         self, server: Server, service: OwnService, provider: Provider
     ) -> None:
         provider.answer(say("Because.", usage=Usage(input_tokens=7, output_tokens=2)))
@@ -159,7 +159,7 @@ class OwnRequests:
         assert "user       why?" in text
         assert "answer     Because." in text
 
-    def test_f65_after_a_kill_the_function_is_asked_for_its_key_again(
+    def test_after_a_kill_the_function_is_asked_for_its_key_again(
         self, server: Server, service: OwnService, provider: Provider
     ) -> None:
         provider.answer(held(say("lost")), fail(503), say(json={"title": "Found", "urgency": "low"}))
