@@ -407,3 +407,22 @@ def test_who_saw_the_store_fail_gives_others_a_moment_before_it_takes_their_work
     first.world.unpause()
     second.pass_time(seconds=2)
     assert first.store.job_rows[call.job].owner == "node-0"
+
+
+def test_a_lease_that_is_being_renewed_does_not_outlive_its_node() -> None:
+    (node,) = nodes("f")
+    store = moody(node)
+    renew = store.heartbeat
+
+    async def slow(row: NodeRow) -> bool:
+        if row.lease_until:
+            await node.world.sleep(500)
+        return await renew(row)
+
+    store.heartbeat = slow  # type: ignore[method-assign]
+    node.pass_time(milliseconds=2_100)  # the renewal is on its way
+    node.node.drain()
+    node.node.stop()
+    node.do(node.node.leave())
+    node.pass_time(seconds=10)
+    assert store.nodes["node-0"].lease_until == 0

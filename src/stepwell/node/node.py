@@ -109,6 +109,7 @@ class Node:
         self._claim_again = False
         self._proved_until = 0  # by the monotonic clock; nobody else has taken our jobs before that
         self._cut_off = False
+        self._renewing = False
         self._held: list[Job] = []  # calls that were to be made while we could not prove our lease
         self.draining = False
         self.stopped = False
@@ -173,6 +174,8 @@ class Node:
 
     async def leave(self) -> None:
         """After `stop`: give everything back now, so that nobody waits for the lease of this node to run out."""
+        while self._renewing:  # noqa: ASYNC110 - or that would be stored last
+            await self.world.sleep(10)
         await self.store.heartbeat(NodeRow(self.name, self._epoch, 0))
         await self.store.release_lost(self.world.now())
 
@@ -199,7 +202,7 @@ class Node:
             try:
                 await self.world.learn(self.store)
                 self._cut_off = self._cut_off or self.cut_off
-                if not await self._renew():
+                if self.stopped or not await self._renew():
                     return
                 if self._cut_off and not self.cut_off:
                     self._cut_off = False
@@ -229,6 +232,13 @@ class Node:
 
     async def _renew(self) -> bool:
         """Renew the lease. False: this node must not take part any more."""
+        self._renewing = True
+        try:
+            return await self._prove()
+        finally:
+            self._renewing = False
+
+    async def _prove(self) -> bool:
         asked = self.world.monotonic()
         if not await self.store.heartbeat(self._row()):
             if not self.shared:
