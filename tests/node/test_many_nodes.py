@@ -419,7 +419,7 @@ def test_a_lease_that_is_being_renewed_does_not_outlive_its_node() -> None:
             await node.world.sleep(500)
         return await renew(row)
 
-    store.heartbeat = slow  # type: ignore[method-assign]
+    store.heartbeat = slow  # type: ignore[method-assign,assignment]
     node.pass_time(milliseconds=2_100)  # the renewal is on its way
     node.node.drain()
     node.node.stop()

@@ -174,7 +174,7 @@ class Node:
 
     async def leave(self) -> None:
         """After `stop`: give everything back now, so that nobody waits for the lease of this node to run out."""
-        while self._renewing:  # noqa: ASYNC110 - or that would be stored last
+        while self._renewing:  # or that would be stored last
             await self.world.sleep(10)
         await self.store.heartbeat(NodeRow(self.name, self._epoch, 0))
         await self.store.release_lost(self.world.now())
@@ -202,7 +202,7 @@ class Node:
             try:
                 await self.world.learn(self.store)
                 self._cut_off = self._cut_off or self.cut_off
-                if self.stopped or not await self._renew():
+                if not await self._renew():
                     return
                 if self._cut_off and not self.cut_off:
                     self._cut_off = False
@@ -232,6 +232,8 @@ class Node:
 
     async def _renew(self) -> bool:
         """Renew the lease. False: this node must not take part any more."""
+        if self.stopped:
+            return False
         self._renewing = True
         try:
             return await self._prove()
