@@ -56,6 +56,12 @@ async def test_an_exact_answer_keeps_repeated_headers_and_every_byte(asking: Ask
         assert base64.b64decode(binary["body_base64"]) == answer.body
 
 
+async def test_a_text_of_the_callers_stands_in_the_exact_answer(asking: Asking, provider: Provider) -> None:
+    told = output_of(await asking.fetch(f"{provider.url}/http/status/404", exact=True, echo='{"place":1}'))
+    assert (told["status_code"], told["echo"]) == (404, '{"place":1}')
+    assert "echo" not in output_of(await asking.fetch(f"{provider.url}/http/status/404", exact=True))
+
+
 async def test_a_binary_request_body_arrives(asking: Asking, provider: Provider) -> None:
     body = bytes(range(256))
     await asking.fetch(f"{provider.url}/http/echo", method="POST", body=body)

@@ -117,6 +117,7 @@ class Doing:
                 incoming.headers,
                 body,
                 round(self.timing.now_ms()),
+                request.echo,
             )
         output = await beside(len(body), write_answer, answer, exact=request.exact)
         if answer.status not in request.retry_statuses:

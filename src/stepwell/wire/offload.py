@@ -5,8 +5,9 @@
 
 and what a fetch answers: `{"url", "status_code", "headers", "body"}`, as the official SDKs expect it, or with `exact`
 `{"url", "status_code", "reason", "headers": [[name, value], ...], "body" | "body_base64"}`, where nothing is lost: not
-a repeated header, not a byte. An inference answers the provider's JSON, or with `exact` `{"response": that JSON,
-"text", "model", "tool_calls", "finish_reasons", "usage", "cost_usd", ...}`, read from it.
+a repeated header, not a byte. `echo`, a text of the caller's own, stands in that answer as it stood in the request. An
+inference answers the provider's JSON, or with `exact` `{"response": that JSON, "text", "model", "tool_calls",
+"finish_reasons", "usage", "cost_usd", ...}`, read from it.
 
 Of the headers only those are kept that are known to hold no secret; any other value may be one. Of the URL it is the
 user, and the parameters whose names say so.
@@ -93,6 +94,7 @@ class Request:
     timeout_ms: int | None = None
     max_redirects: int | None = None
     retry_statuses: tuple[int, ...] = ()
+    echo: str = ""
 
 
 def fetch_request(
@@ -105,6 +107,7 @@ def fetch_request(
     timeout_ms: int | None = None,
     max_redirects: int | None = None,
     retry_statuses: Sequence[int] = (),
+    echo: str = "",
 ) -> tuple[bytes, Sealed | None]:
     """The JSON of a request, and what must be kept out of it.
 
@@ -125,6 +128,8 @@ def fetch_request(
         members["max_redirects"] = max_redirects
     if retry_statuses:
         members["retry_statuses"] = list(retry_statuses)
+    if echo:
+        members["echo"] = echo
     return _written(members, url, headers, "")
 
 
@@ -221,6 +226,7 @@ def read_request(text: bytes) -> Request:
         timeout_ms=_number(members, "timeout_ms"),
         max_redirects=_number(members, "max_redirects"),
         retry_statuses=tuple(statuses),
+        echo=_text(members, "echo", ""),
     )
 
 
@@ -260,6 +266,7 @@ class FetchAnswer:
     headers: tuple[tuple[str, str], ...]
     body: bytes
     elapsed_ms: int = 0
+    echo: str = ""
 
 
 def write_answer(answer: FetchAnswer, *, exact: bool) -> bytes:
@@ -280,6 +287,8 @@ def write_answer(answer: FetchAnswer, *, exact: bool) -> bytes:
         "elapsed_ms": answer.elapsed_ms,
         "headers": [list(pair) for pair in answer.headers],
     }
+    if answer.echo:
+        members["echo"] = answer.echo
     try:
         members["body"] = answer.body.decode()
     except UnicodeDecodeError:
@@ -303,6 +312,7 @@ def read_answer(value: Any) -> FetchAnswer:
             headers,
             body,
             int(value.get("elapsed_ms", 0)),
+            str(value.get("echo", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise InvalidRequest(f"the result is not the answer of a fetch: {err!r}") from err

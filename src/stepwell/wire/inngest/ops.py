@@ -356,6 +356,7 @@ def _gateway(item: _Object, context: _Context) -> Op:
         timeout_ms=_count(opts, "timeout_ms"),
         max_redirects=_count(opts, "max_redirects"),
         retry_statuses=[one for one in opts.get("retry_statuses") or () if isinstance(one, int)],
+        echo=_text(opts, "echo"),
     )
     return Offload(
         step=_step_id(item),
