@@ -1,12 +1,15 @@
-"""A wait that looks back over more events than one page of the store has."""
+"""A wait that looks back over more events than one page of the store has, and what an invocation starts."""
 
 from __future__ import annotations
 
 import pytest
 
+from stepwell.model.event import INVOKED
+from stepwell.model.function import Function, Service, Transport, Trigger
+from stepwell.model.op import Invoke
 from stepwell.node import matching
 from stepwell.testing.node import InMemoryNode
-from tests.node.cases import names, reply, service, wait
+from tests.node.cases import DAY_MS, a, names, reply, service, wait
 
 
 @pytest.mark.parametrize("gap_ms", [0, 1], ids=["all at one moment", "one after another"])
@@ -45,3 +48,42 @@ def test_events_of_one_moment_that_fill_a_page_do_not_hide_those_after_them(monk
     reply(node, call, *(wait(f"w{n}", "paid") for n in range(16)))
 
     assert names(node).count("StepCompleted") == 16
+
+
+def invoke(name: str, function: str) -> Invoke:
+    return Invoke(step=a(name), name=name, function=function, data=b'{"order":7}', for_ms=DAY_MS)
+
+
+def watched(**conditions: str | None) -> Service:
+    """The functions `f` and `child`, and those that invocations trigger, each on its condition."""
+    triggers = {slug: Trigger(event=f"go/{slug}") for slug in ("f", "child")}
+    triggers |= {slug: Trigger(event=INVOKED, expression=condition) for slug, condition in conditions.items()}
+    functions = tuple(
+        Function(slug=slug, name=slug, service="shop", triggers=(trigger,)) for slug, trigger in triggers.items()
+    )
+    return Service(name="shop", transport=Transport.HTTP, functions=functions)
+
+
+def test_an_invocation_starts_the_functions_it_triggers_and_the_invoked_one_once() -> None:
+    other, this = ("event.data._inngest.fn_id == 'other'", "event.data._inngest.fn_id == 'child'")
+    node = InMemoryNode(watched(child=None, watcher=None, picky=this, elsewhere=other))
+    node.send("go/f")
+    (call,) = node.worker.calls
+    reply(node, call, invoke("one", "child"))
+
+    started = {str(run.function): run for run in node.runs()}
+    assert len(started) == len(node.runs())
+    assert started.keys() == {"f", "child", "watcher", "picky"}
+    assert {slug for slug, run in started.items() if run.parent is not None} == {"child"}
+
+
+def test_a_function_is_not_started_by_the_invocations_that_it_makes() -> None:
+    node = InMemoryNode(watched(watcher=None))
+    node.send("go/f")
+    (call,) = node.worker.calls
+    reply(node, call, invoke("one", "child"))
+    watcher = next(run.id for run in node.runs() if run.function == "watcher")
+    (call,) = (call for call in node.worker.calls if call.run == watcher)
+    reply(node, call, invoke("two", "child"), invoke("three", "child"))
+
+    assert sorted(run.function for run in node.runs()) == ["child", "child", "child", "f", "watcher"]

@@ -251,6 +251,15 @@ def test_an_invocation_is_read_by_the_event_type_that_it_fits() -> None:
         read_event(an_event("inngest/function.invoked", other=5), kinds)
 
 
+def test_only_a_function_that_invocations_trigger_is_told_which_function_was_invoked() -> None:
+    invoked = an_event("inngest/function.invoked", id="o", _inngest={"fn_id": "shop-fulfil"})
+    any_data = (stepwell.event("shop/order.placed", Any),)
+    watching = (stepwell.event("inngest/function.invoked", Any),)
+
+    assert read_event(invoked, any_data).data == {"id": "o"}
+    assert read_event(invoked, watching).data == {"id": "o", "_inngest": {"fn_id": "shop-fulfil"}}
+
+
 async def test_a_function_of_two_kinds_of_events_is_invoked_with_either() -> None:
     service = stepwell.Service("shop")
     refunded = stepwell.event("shop/refunded", Refund)

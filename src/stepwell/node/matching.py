@@ -175,8 +175,8 @@ class Matching:
     def _targets(
         self, event: Event, body: dict[str, Any], now: Instant, pending: _Pending, aim: str
     ) -> list[tuple[Function, tuple[RunId, StepId] | None]]:
+        found = self._registry.started_by(event.env, event.name, body, now)
         if event.name != INVOKED:
-            found = self._registry.started_by(event.env, event.name, body, now)
             aimed = self._registry.function(event.env, aim) if aim else None
             if aimed is not None and not aimed.archived and aimed not in found:
                 found.append(aimed)
@@ -187,17 +187,21 @@ class Matching:
         if details.get("correlation_id"):
             run_id, _, step_id = str(details["correlation_id"]).partition(".")
             parent = (RunId(run_id), StepId(step_id))
-        function = self._registry.function(event.env, slug)
-        if function is not None and not function.archived:
-            return [(function, parent)]
-        if parent is not None:
+        # Functions that an invocation triggers start beside the invoked one, which starts once whatever its triggers.
+        # None is started by its own invocations: each of its runs would lead to more of them.
+        others = [function for function in found if function.slug not in (slug, details.get("source_fn_id"))]
+        targets: list[tuple[Function, tuple[RunId, StepId] | None]] = [(function, None) for function in others]
+        invoked = self._registry.function(event.env, slug)
+        if invoked is not None and not invoked.archived:
+            targets.append((invoked, parent))
+        elif parent is not None:
             error = canonical({"name": "Error", "message": f"could not find function with ID: {slug}"})
             self._turns.post(parent[0], Envelope(message.ChildEnded(parent[1], error=error), done=pending.expect()))
-        return []
+        return targets
 
     def _look_at_triggers(self, event: Event, body: dict[str, Any], now: Instant, look: Look) -> None:
         """Ask the conditions that kept functions from starting; goes through them all, so not for every event."""
-        if event.name == INVOKED or not self._mismatches.due((event.env, event.name), now):
+        if not self._mismatches.due((event.env, event.name), now):
             return
         names = trigger_names(event.name)
         for function in self._registry.functions(event.env):
@@ -217,7 +221,7 @@ class Matching:
     ) -> tuple[Plan, tuple[Unique, ...]]:
         run_id = RunId(derived_ulid(event.received_at, event.key, function.slug))
         details = body["data"].get("_inngest") if event.name == INVOKED else None
-        root = RunId(details["root"]) if details and details.get("root") else None
+        root = RunId(details["root"]) if parent is not None and details and details.get("root") else None
         beginning = Beginning(
             run=run_id,
             env=event.env,

@@ -221,16 +221,17 @@ def triggers_of(on: Trigger[Any] | str | Iterable[str | Trigger[Any]]) -> tuple[
 def read_event(text: bytes, triggers: tuple[Trigger[Any], ...]) -> Event[Any]:
     """An event as a function sees it, its data read by the trigger that it belongs to.
 
-    An invocation is read by the event type that its data fits.
+    An invocation is read by the event type that its data fits. Which function was invoked, `_inngest` beside that data,
+    is seen by functions that have invocations among their triggers.
 
     Raises:
         EventNotValid: The data is not of the trigger's type.
     """
     body = msgspec.json.decode(text)
     data = body.get("data")
-    if isinstance(data, dict) and "_inngest" in data:
-        data = {name: value for name, value in data.items() if name != "_inngest"}
     trigger = next((one for one in triggers if one.reads(body)), None)
+    if isinstance(data, dict) and "_inngest" in data and (trigger is None or body.get("name") != INVOKED):
+        data = {name: value for name, value in data.items() if name != "_inngest"}
     try:
         if trigger is None and body.get("name") == INVOKED:
             trigger, read = _fitting([one for one in triggers if isinstance(one, EventType)], data)
