@@ -19,6 +19,8 @@ from stepwell.model.errors import StepwellError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from stepwell.store.migrations import Seen
+
 _SERVER = ("uvicorn", "httptools", "starlette", "aiohttp", "google-re2", "graphql-core", "watchfiles")
 
 _db_option = click.option(
@@ -34,7 +36,10 @@ _db_option = click.option(
 @click.option("--port", default=8288, envvar="STEPWELL_PORT", help="Port to try.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(data: str, db: str | None, port: int, as_json: bool) -> None:
-    """Check this machine and the stored state. Exit 1 if something is wrong."""
+    """Check this machine and the stored state. Exit 1 if something is wrong.
+
+    Nothing is made or changed, and a server that is running is not disturbed.
+    """
     state = _store(Path(data)) if db is None else _database(db)
     findings = [*_python(), *_packages(), *_sqlite(), *_port(port), *state]
     if as_json:
@@ -92,31 +97,45 @@ def _port(port: int) -> Iterator[tuple[str, bool, str]]:
 
 
 def _store(data: Path) -> Iterator[tuple[str, bool, str]]:
+    from stepwell.store.sqlite.directory import DirectoryLock
+    from stepwell.store.sqlite.look import look
+
     if not data.exists():
         yield "state", True, f"{data} does not exist yet; the first start makes it"
         return
     try:
-        status = asyncio.run(_open_store(data))
-    except StepwellError as err:
-        yield "state", err.code == "STORE_LOCKED", str(err)
-        return
-    yield "durability", True, str(status.get("durability"))
-    runs, jobs, waits = (status.get(name, 0) for name in ("live_runs", "jobs", "waits"))
-    yield "state", True, f"{data}: {runs} runs under way, {jobs} jobs, {waits} waits, schema {status.get('schema')}"
-
-
-def _database(url: str) -> Iterator[tuple[str, bool, str]]:
-    try:
-        status = asyncio.run(_open_database(url))
+        seen = look(data)
     except StepwellError as err:
         yield "state", False, str(err)
         return
-    weak = status["warnings"]
-    yield "durability", not weak, "; ".join([str(status["durability"]), *weak])
-    yield "postgresql", True, f"{status['postgresql']} (15 or newer is needed)"
-    runs, jobs, waits = (status.get(name, 0) for name in ("live_runs", "jobs", "waits"))
-    detail = f"{runs} runs under way, {jobs} jobs, {waits} waits, schema {status.get('schema')}"
-    yield "state", True, f"{status['database']}: {detail}"
+    holder = DirectoryLock(data).holder()
+    used = "" if holder is None else f"; in use by a running server{f' (process {holder})' if holder else ''}"
+    yield "state", True, f"{data}: {_told(seen)}{used}"
+
+
+def _database(url: str) -> Iterator[tuple[str, bool, str]]:
+    from stepwell.server.server import postgres_store
+
+    try:
+        postgres_store(url)  # is the driver there, and can the URL be read?
+        from stepwell.store.postgres.look import look
+
+        seen = asyncio.run(look(url))
+    except StepwellError as err:
+        yield "state", False, str(err)
+        return
+    yield "durability", not seen.warnings, "; ".join([seen.durability, *seen.warnings])
+    yield "postgresql", True, f"{seen.server_version} (15 or newer is needed)"
+    yield "state", True, f"{seen.name}: {_told(seen.tables)}"
+
+
+def _told(seen: Seen) -> str:
+    if not seen.schema:
+        return "nothing is stored yet; the first start makes the tables"
+    if seen.schema < seen.latest:
+        return f"schema {seen.schema}; the next start (or `stepwell migrate`) brings it to schema {seen.latest}"
+    runs, jobs, waits = (seen.counts[name] for name in ("live_runs", "jobs", "waits"))
+    return f"{runs} runs under way, {jobs} jobs, {waits} waits, schema {seen.schema}"
 
 
 async def _open_database(url: str) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import re
 from importlib import resources
 from typing import NamedTuple
 
+from stepwell.model.errors import ConfigurationError
+
 _HEADER = re.compile(r"-- usable from: (\d+)\s*$", re.MULTILINE)
 
 
@@ -13,6 +15,17 @@ class Migration(NamedTuple):
     number: int
     usable_from: int
     text: str
+
+
+class Seen(NamedTuple):
+    """What was found by looking at a database that was left as it is."""
+
+    schema: int
+    """The number of the last file applied; 0 for a place without tables."""
+    latest: int
+    """The number of the last file that this program knows."""
+    counts: dict[str, object]
+    """Runs under way and the like, and settings; empty unless this program knows the tables as they are."""
 
 
 def migrations(dialect: str) -> list[Migration]:
@@ -32,9 +45,11 @@ def read_migration(number: int, text: str) -> Migration:
     return Migration(number, int(header[1]), text)
 
 
-def too_new(schema: int, needed: int, known: int) -> str:
-    """What to say about a database that this program cannot work with."""
-    return (
-        f"the database was written by a newer Stepwell (schema {schema}, for programs that know {needed} or later); "
-        f"this one knows {known}. Install the newer version again, or restore a backup made before the upgrade."
-    )
+def check_usable(schema: int, needed: int, known: int) -> None:
+    """Raise `ConfigurationError` for a database that only programs which know `needed` or later can work with."""
+    if needed > known:
+        raise ConfigurationError(
+            f"the database was written by a newer Stepwell (schema {schema}, for programs that know {needed} or "
+            f"later); this one knows {known}. Install the newer version again, or restore a backup made before the "
+            "upgrade."
+        )

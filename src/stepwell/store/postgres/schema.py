@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from stepwell.model.errors import ConfigurationError
-from stepwell.store.migrations import too_new
+from stepwell.store.migrations import check_usable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,13 +32,13 @@ async def migrate(connection: Connection, known: Sequence[Migration]) -> int:
         asyncpg.LockNotAvailableError: A table is in use; try again.
     """
     latest = known[-1].number
-    before, needed = await _versions(connection)
+    before, _ = await versions(connection)
     if before < latest:
         try:
             async with connection.transaction():
                 await connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
                 await connection.execute(f"SELECT pg_advisory_xact_lock({LOCK_KEY})")
-                before, _ = await _versions(connection)  # another program may have been faster
+                before, _ = await versions(connection)  # another program may have been faster
                 if not before:
                     await connection.execute(_META)
                 for migration in known:
@@ -52,9 +52,8 @@ async def migrate(connection: Connection, known: Sequence[Migration]) -> int:
                 f"the tables cannot be made: {err}. Give the user the right to create in this database "
                 "(GRANT CREATE ON DATABASE ...), or run `stepwell migrate` once as a user who has it"
             ) from None
-        _, needed = await _versions(connection)
-    if needed > latest:
-        raise ConfigurationError(too_new((await _versions(connection))[0], needed, latest))
+    schema, needed = await versions(connection)
+    check_usable(schema, needed, latest)
     return before
 
 
@@ -65,7 +64,7 @@ INSERT INTO stepwell.meta VALUES (0, 0);
 """
 
 
-async def _versions(connection: Connection) -> tuple[int, int]:
+async def versions(connection: Connection) -> tuple[int, int]:
     """The number of the last file applied, and what a program must know at least."""
     async with connection.transaction():
         # Not to_regclass: after waiting for the lock it may remember that there was none.

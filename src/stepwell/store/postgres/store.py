@@ -30,6 +30,7 @@ from stepwell.store.postgres.database import (
     Database,
 )
 from stepwell.store.postgres.hints import Listener, Teller, origin
+from stepwell.store.postgres.look import durability_of
 from stepwell.store.postgres.schema import migrate
 from stepwell.store.postgres.text import indexed, plain
 from stepwell.store.postgres.writer import LANES, Lane, Writer
@@ -373,14 +374,12 @@ class PostgresStore:
         database, writer = self._open, self._writer
         assert writer is not None
         counted = await reads.counts(self._list)
-        weak = [name for name in ("fsync", "full_page_writes") if counted[name] == "off"]
-        durability = f"PostgreSQL, synchronous_commit={counted.pop('synchronous_commit')}"
-        for name in ("fsync", "full_page_writes"):
-            durability += f", {name}={counted.pop(name)}"
+        settings = {name: counted.pop(name) for name in ("synchronous_commit", "fsync", "full_page_writes")}
+        durability, warnings = durability_of(settings)
         return {
             "store": "postgresql",
             "durability": durability,
-            "warnings": [f"{name} is off: acknowledged work can be lost when its machine stops" for name in weak],
+            "warnings": warnings,
             "postgresql": database.settings["server_version"],
             "database": str(self.address),
             "pooler": database.pooler,

@@ -49,7 +49,7 @@ class DirectoryLock:
         try:
             _lock(file)
         except OSError as err:
-            holder = _read_holder(file)
+            holder = _holder(file)
             os.close(file)
             directory = self._path.parent
             if err.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK):
@@ -58,7 +58,7 @@ class DirectoryLock:
                     "would spoil each other's data. Put the data directory on a local disk."
                 ) from err
             raise StoreLocked(
-                f"another server is using the data directory {directory}{holder}. "
+                f"another server is using the data directory {directory}{f' (process {holder})' if holder else ''}. "
                 "Stop it first, or give this one a directory of its own (--data)."
             ) from err
         self._file = file
@@ -66,13 +66,28 @@ class DirectoryLock:
             os.ftruncate(file, 0)
             os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
 
+    def holder(self) -> int | None:
+        """The process whose server uses the directory; None if none does. Nothing is made or kept locked."""
+        try:
+            file = os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except OSError:
+            return None
+        try:
+            _lock(file, shared=True)
+        except OSError:
+            return _holder(file) or 0
+        finally:
+            os.close(file)
+        return None
+
     def drop(self) -> None:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
 
-def _lock(file: int) -> None:
+def _lock(file: int, *, shared: bool = False) -> None:
+    """Raises `OSError` if another has it. `shared` bars only those who want it alone."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -80,16 +95,16 @@ def _lock(file: int) -> None:
     else:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
-def _read_holder(file: int) -> str:
+def _holder(file: int) -> int | None:
     """Whose lock it is, as far as the file says: a help for people, nothing decides by it."""
     try:
         text = os.read(file, 20).decode().strip()
     except (OSError, UnicodeDecodeError):
-        return ""
-    return f" (process {text})" if text.isdigit() else ""
+        return None
+    return int(text) if text.isdecimal() else None
 
 
 def check_file_system(directory: Path, mounts: str | None = None) -> str:

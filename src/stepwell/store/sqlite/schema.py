@@ -10,14 +10,13 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING
 
-from stepwell.model.errors import ConfigurationError
 from stepwell.store import migrations as numbered
 from stepwell.store.migrations import Migration, read_migration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["Migration", "migrate", "migrations", "read_migration", "statements"]
+__all__ = ["Migration", "meta", "migrate", "migrations", "read_migration", "statements"]
 
 
 def migrations() -> list[Migration]:
@@ -36,11 +35,11 @@ def migrate(
         ConfigurationError: It was written by a newer program that this one cannot work beside.
     """
     latest = known[-1].number
-    before = _meta(connection, "schema")
+    before = meta(connection, "schema")
     if before < latest:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            before = _meta(connection, "schema")  # another program may have been faster
+            before = meta(connection, "schema")  # another program may have been faster
             connection.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT NOT NULL PRIMARY KEY, value) WITHOUT ROWID")
             for migration in known:
                 if migration.number > before:
@@ -55,9 +54,7 @@ def migrate(
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-    needed = _meta(connection, "usable_from")
-    if needed > latest:
-        raise ConfigurationError(numbered.too_new(_meta(connection, "schema"), needed, latest))
+    numbered.check_usable(meta(connection, "schema"), meta(connection, "usable_from"), latest)
     return before
 
 
@@ -74,7 +71,8 @@ def statements(text: str) -> Iterator[str]:
     assert not pending.strip(), f"unfinished statement: {pending}"
 
 
-def _meta(connection: sqlite3.Connection, key: str) -> int:
+def meta(connection: sqlite3.Connection, key: str) -> int:
+    """A number that the database keeps about itself, 0 if it has none."""
     try:
         row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     except sqlite3.OperationalError as err:
