@@ -76,7 +76,7 @@ def asks_blocking(ctx: stepwell.SyncContext[Any]) -> int:
 @service.function(on="support/ticket.moved")
 async def mistaken(ctx: stepwell.Context[Any]) -> None:
     await ctx.step.ai.infer("no model", body={})  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
-    await ctx.step.ai.infer("a name", model="gpt-4o", body={})  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await ctx.step.ai.infer("a name", model="gpt-4o", body={})  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     await ctx.step.fetch("verify", "https://example.com/", verify=False)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await ctx.step.ai.wrap("typo", Client().create)(modle="m")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     await ctx.step.ai.wrap("kind", Client().create_now)(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
