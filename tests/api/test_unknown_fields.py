@@ -1,4 +1,4 @@
-"""Fields that no reference knows: accepted, and told where people look."""
+"""Fields that no reference knows, and numbers that had to be rounded: accepted, and told where people look."""
 
 from __future__ import annotations
 
@@ -74,6 +74,59 @@ async def test_unknown_fields_of_an_invocation_reach_the_function_and_are_logged
         assert event["data"]["n"] == 1
     (told,) = [line for line in caplog.messages if "unknown field" in line]
     assert told.startswith("event 'inngest/function.invoked of shop-kept' has an unknown field 'zzz'; functions see it")
+
+
+LARGE = 9007199254740993
+ROUNDED = (
+    "has the integer 9007199254740993, which became 9007199254740992: JSON that is signed has numbers of 64-bit "
+    "floating point, exact up to 2**53; give it as text"
+)
+
+
+async def test_a_rounded_integer_is_told_once_for_each_step_and_for_the_result(api: Api, shop: Scripted) -> None:
+    def answer(call: dict[str, Any]) -> Answer:
+        count = len(call["steps"])
+        if count == 3:
+            return returned({"id": LARGE})
+        return ops(done(f"s{count}", {"ids": [LARGE if count < 2 else LARGE - 1]}))
+
+    shop.answers["big"] = answer
+    await shop.register()
+    run = await api.finished(await api.send("shop/big"))
+    assert run["output"] == {"id": LARGE - 1}
+    assert [note["text"] for note in (await api.get(f"/api/runs/{run['run_id']}"))["notes"]] == [
+        f"the op StepRun of step 's0' {ROUNDED}",
+        f"the op StepRun of step 's1' {ROUNDED}",
+        f"what the function returned {ROUNDED}",
+    ]
+
+
+async def test_a_rounded_integer_in_a_checkpoint_is_told_however_often_it_is_sent(api: Api, shop: Scripted) -> None:
+    async with open_call(api, shop, returned(3)) as context:
+        for _ in range(2):
+            assert (await checkpoint(api, context, done("s", LARGE))).status_code == 200
+    run = context["run_id"]
+    await api.ended(run)
+    assert [note["text"] for note in (await api.get(f"/api/runs/{run}"))["notes"]] == [
+        f"the op StepRun of step 's' {ROUNDED}"
+    ]
+
+
+async def test_a_rounded_integer_of_events_and_of_invocations_is_logged_once_for_each_name(
+    api: Api, shop: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.answers["big"] = lambda call: returned(None)
+    await shop.register()
+    for _ in range(2):
+        await api.send("shop/big", {"id": LARGE})
+        await api.send("shop/small", {"id": LARGE - 1})
+        response = await api.http.post("/invoke/shop-big", json={"data": {"id": -LARGE}})
+        assert response.status_code == 200
+    invoked = ROUNDED.replace("9007", "-9007")
+    assert [line for line in caplog.messages if "integer" in line] == [
+        f"event 'shop/big' {ROUNDED}",
+        f"event 'inngest/function.invoked of shop-big' {invoked}",
+    ]
 
 
 async def _calls(shop: Scripted, count: int) -> bool | None:

@@ -111,7 +111,7 @@ class Site:
     closing: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     refused: dict[str, str] = field(default_factory=dict)  # why registrations are, by their URL
-    told: set[tuple[str, str]] = field(default_factory=set)  # unknown fields of events: event and field
+    told: set[tuple[str, str]] = field(default_factory=set)  # of events: name and unknown field; "" for rounded numbers
     refusals: Refusals = field(default_factory=Refusals)
     bodies: Bodies = field(init=False)
 

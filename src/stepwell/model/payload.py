@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
+import threading
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 NULL = b"null"
 
@@ -49,7 +51,27 @@ def decode(text: bytes | str) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as err:
-        raise ValueError(f"not valid JSON: {err}") from err
+        raise ValueError(f"not valid JSON: {_half_a_letter(text) or err}") from err
+
+
+# An escape of one half of a surrogate pair without the other half. Where the text ends within a pair it was cut off,
+# which is another mistake.
+_LONE = re.compile(
+    rb"(?<!\\)(?:\\\\)*(?:"
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F]|\\?u?[dD]?\Z)"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
+
+
+def _half_a_letter(text: bytes | str) -> str:
+    """What is wrong with a text that has a lone surrogate, of which the decoder says that the text ends too soon."""
+    found = _LONE.search(text.encode("utf-8", "replace") if isinstance(text, str) else text)
+    if found is None:
+        return ""
+    return (
+        f"{found[0][-6:].decode()} at byte {found.end() - 6} is a lone surrogate, half of a letter that needs two, and "
+        "no text in UTF-8 can have it; was a text cut within an emoji? Cut it between letters, or put U+FFFD there"
+    )
 
 
 _encode_plain = msgspec.json.Encoder().encode
@@ -59,7 +81,7 @@ _quote: Callable[[str], str] = encode_basestring
 def canonical(value: object) -> bytes:
     """Encode as RFC 8785: sorted by UTF-16 code unit, ECMAScript numbers, nothing escaped needlessly.
 
-    Integers beyond 2**53 are rounded to the nearest double, as every signer of this protocol does.
+    Integers beyond 2**53 are rounded to the nearest double, as every signer of this protocol does; see `roundings`.
 
     Raises:
         ValueError: NaN, infinity, a lone surrogate, or a value that JSON does not have.
@@ -76,6 +98,32 @@ def canonical(value: object) -> bytes:
         return "".join(pieces).encode()
     except UnicodeEncodeError as err:
         raise ValueError(f"text with a lone surrogate is not valid Unicode: {err}") from err
+
+
+class _Roundings(threading.local):
+    count = 0
+
+
+_roundings = _Roundings()
+
+
+def roundings() -> int:
+    """How many integers `canonical` has changed in this thread. Who has to tell of it compares before and after, which
+    costs nothing while there are none, and then asks `first_rounded`."""
+    return _roundings.count
+
+
+def first_rounded(value: object) -> tuple[int, int] | None:
+    """The first integer in `value` that `canonical` changes, and what it becomes."""
+    parts: Iterable[object] = ()
+    if isinstance(value, int) and not isinstance(value, bool):
+        back = _read_back(_integer(value))
+        return None if back == value else (value, back)
+    if isinstance(value, dict):
+        parts = value.values()
+    elif isinstance(value, (list, tuple)):
+        parts = value
+    return next((found for part in parts if (found := first_rounded(part)) is not None), None)
 
 
 def _write(value: object, emit: Callable[[str], None]) -> None:
@@ -132,9 +180,17 @@ def _integer(value: int) -> str:
     if -9007199254740992 <= value <= 9007199254740992:
         return repr(value)
     try:
-        return _number(float(value))
+        text = _number(float(value))
     except OverflowError as err:
         raise ValueError("a number beyond the range of a double has no JSON form here") from err
+    if _read_back(text) != value:
+        _roundings.count += 1
+    return text
+
+
+def _read_back(integer: str) -> int:
+    """The integer as its readers see it: 2**60 is written as 1152921504606847000, which most of them take for that."""
+    return int(float(integer)) if "e" in integer else int(integer)
 
 
 def _number(value: float) -> str:

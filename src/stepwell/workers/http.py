@@ -257,7 +257,7 @@ class HttpPerformer:
         finally:
             room.release()
             answer_room.release()
-        if isinstance(reply, replies.Ops) and reply.odd:
+        if isinstance(reply, (replies.Ops, replies.Result)) and reply.odd:
             self._deliver(dispatch.run, dispatch.job, dispatch.fence, Logged(dispatch.job, reply.odd))
         return replies.to_message(dispatch.job, reply, attempt.info(attempt.url))
 

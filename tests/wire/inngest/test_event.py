@@ -255,3 +255,23 @@ def test_trap_37_an_invoke_may_lack_data_and_keeps_what_it_has() -> None:
 
 def test_our_own_error_names_the_status() -> None:
     assert json.loads(own_error("X", "m", status=502))["error"] == "invalid status code: 502"
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (rb'{"name": "a/b", "data": {"cut": "\ud83d"}}', r"\ud83d at byte 33"),
+        (rb'{"name": "a/b", "data": {"cut": "\uDE00 rest"}}', r"\uDE00 at byte 33"),
+        (rb'{"name": "a/b", "data": {"cut": "\\\ud83d\ud83d\ude00"}}', r"\ud83d at byte 35"),
+    ],
+)
+def test_half_of_an_emoji_is_called_that(text: bytes, where: str) -> None:
+    error = str(intake(text).error)
+    assert error.startswith(f"the body is not valid JSON: {where} is a lone surrogate, half of a letter that needs two")
+
+
+@pytest.mark.parametrize(
+    "text", [rb'{"name": "\ud83d\ude00', rb'{"name": "\ud83d', rb'{"name": "\ud83d\ud', rb'{"name": "\\ud83d ']
+)
+def test_a_text_that_ends_too_soon_is_called_that(text: bytes) -> None:
+    assert "truncated" in str(intake(text).error)

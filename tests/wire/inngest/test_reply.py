@@ -288,3 +288,16 @@ def test_what_official_sdks_answered_is_understood(recording: Path) -> None:
                 assert json.loads(reply.error) == response["body"]
                 assert reply.retry is (response["headers"].get("x-inngest-no-retry") != "true")
                 assert (reply.retry_at is None) is ("retry-after" not in response["headers"])
+
+
+def test_a_step_that_returned_half_of_an_emoji_is_told_so() -> None:
+    reply = read(206, rb'[{"op": "StepRun", "id": "a", "data": "\ud83d"}]')
+    assert isinstance(reply, Failure)
+    assert "not valid JSON: \\\\ud83d at byte 39 is a lone surrogate" in reply.error.decode()
+
+
+def test_a_streamed_result_is_told_of_when_it_was_rounded() -> None:
+    reply = read(201, {"status": 200, "headers": {}, "body": {"id": 2**53 + 1}})
+    assert isinstance(reply, Result)
+    assert reply.output == b'{"id":9007199254740992}'
+    assert "9007199254740993, which became 9007199254740992" in reply.odd[0].text

@@ -16,9 +16,10 @@ from stepwell.api.routes import Ask, Route
 from stepwell.model.errors import Conflict, StepwellError, TooLarge
 from stepwell.model.job import Claim
 from stepwell.model.message import Logged
+from stepwell.model.payload import roundings
 from stepwell.node.turns import Verdict
 from stepwell.wire.inngest.checkpoint import read_checkpoint
-from stepwell.wire.inngest.ops import odd_members
+from stepwell.wire.inngest.ops import odd_members, rounded_numbers
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -42,10 +43,12 @@ async def checkpoint(ask: Ask) -> Response:
     """Record finished steps of an open call."""
     run, node = run_id(ask), ask.site.node
     body, now = await ask.json(), node.world.now()
+    since = roundings()
     found = read_checkpoint(body, run=run, now=now)
+    odd = (*odd_members(body["steps"], now=now), *rounded_numbers(body["steps"], now=now, since=since))
     match await node.report(run, Claim(found.call, found.generation), found.ops, ask.site.env):
         case Verdict.TAKEN:
-            if odd := odd_members(body["steps"], now=now):
+            if odd:
                 node.deliver(run, found.call, found.generation, Logged(found.call, odd))
             return answers.json({})
         case Verdict.STALE:

@@ -19,9 +19,10 @@ from stepwell.api.keys import Access
 from stepwell.api.routes import Ask, Route
 from stepwell.model.errors import InvalidInput, NotFound, Overloaded, StepwellError, Unauthorized
 from stepwell.model.event import INVOKED
-from stepwell.model.payload import INLINE_LIMIT_BYTES
+from stepwell.model.payload import INLINE_LIMIT_BYTES, first_rounded, roundings
 from stepwell.node.large import stored
 from stepwell.wire.inngest.event import SEED_HEADER, invoked_event, read_event, read_events, read_seed, unknown_fields
+from stepwell.wire.inngest.ops import rounding_text
 from stepwell.wire.inngest.text import read, write
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ class EventIntake:
             await accept(site, intake.events)
         if intake.unknown:
             _tell(site, intake.unknown)
+        for name, changed in intake.rounded.items():
+            _tell_rounded(site, name, *changed)
         if intake.error is None:
             return 200, answers.encode({"ids": intake.ids, "status": 200})
         site.counts["refused:event"] += 1
@@ -126,6 +129,13 @@ def _tell(site: Site, unknown: Iterable[tuple[str, str]]) -> None:
         log.warning("event %r has an unknown field %r; functions see it, the server does not read it", name, field)
         if len(site.told) == _REMEMBERED:
             log.warning("%d unknown fields of events were logged; further ones are not", _REMEMBERED)
+
+
+def _tell_rounded(site: Site, name: str, given: int, became: int) -> None:
+    """Log that events of this name have integers that were rounded, once, unless there is too much to remember."""
+    if len(site.told) < _REMEMBERED and (name, "") not in site.told:
+        site.told.add((name, ""))
+        log.warning("event %r has %s", name, rounding_text(given, became))
 
 
 async def accept(site: Site, events: Sequence[Event]) -> None:
@@ -187,7 +197,9 @@ async def invoked(ask: Ask, slug: str, *, with_id: bool = True) -> Event:
         known = await site.node.store.event_by_id(site.env, shown)
         if known is not None and known.name == INVOKED:
             return known
+    since = roundings()
     given = read_event(value, now=now, key=key, internal_id=shown, env=site.env, name=INVOKED)
+    changed = first_rounded(value) if roundings() != since else None
     assert isinstance(given.body, bytes)
     members = read(given.body)
     system = invoked_event(
@@ -202,4 +214,6 @@ async def invoked(ask: Ask, slug: str, *, with_id: bool = True) -> Event:
     event = msgspec.structs.replace(given, body=system.body())
     await accept(site, [event])
     _tell(site, ((f"{INVOKED} of {slug}", field) for field in unknown_fields(value)))
+    if changed is not None:
+        _tell_rounded(site, f"{INVOKED} of {slug}", *changed)
     return event

@@ -23,7 +23,7 @@ from typing import Any
 from stepwell.model.errors import InvalidInput, TooLarge
 from stepwell.model.event import DEV_ENV, INVOKED, MAX_NAME_BYTES, Event
 from stepwell.model.ids import EventKey, Instant, ulid
-from stepwell.model.payload import NULL
+from stepwell.model.payload import NULL, first_rounded, roundings
 from stepwell.wire.inngest.text import EMPTY_OBJECT, compose, read, shortened, size, write
 
 SEED_HEADER = "x-inngest-event-id-seed"
@@ -65,12 +65,14 @@ class Seed:
 class Intake:
     """The events to store, in order, and what stopped the request, if anything did.
 
-    `unknown` has the unknown fields of the events, each as the name of the event and that of the field, shortened.
+    `unknown` has the unknown fields of the events, each as the name of the event and that of the field, shortened;
+    `rounded` for names of events one integer that was changed to be stored, and what it became.
     """
 
     events: tuple[Event, ...]
     error: InvalidInput | None = None
     unknown: frozenset[tuple[str, str]] = frozenset()
+    rounded: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -121,7 +123,9 @@ def read_events(
         )
     events: list[Event] = []
     unknown: set[tuple[str, str]] = set()
+    rounded: dict[str, tuple[int, int]] = {}
     for position, item in enumerate(items):
+        since = roundings()
         try:
             event = read_event(
                 item,
@@ -137,10 +141,12 @@ def read_events(
                 return Intake((), err)
             kind = TooLarge if isinstance(err, TooLarge) else InvalidInput
             error = kind(f"event {position} of {len(items)}: {err}", field=err.field)
-            return Intake(tuple(events), error, frozenset(unknown))
+            return Intake(tuple(events), error, frozenset(unknown), rounded)
         events.append(event)
+        if roundings() != since and (changed := first_rounded(item)):
+            rounded[event.name] = changed
         unknown.update((event.name, field) for field in unknown_fields(item))
-    return Intake(tuple(events), unknown=frozenset(unknown))
+    return Intake(tuple(events), None, frozenset(unknown), rounded)
 
 
 def read_event(

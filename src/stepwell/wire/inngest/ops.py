@@ -33,7 +33,7 @@ from stepwell.model.op import (
     Unknown,
     WaitForEvent,
 )
-from stepwell.model.payload import NULL, Payload, decode
+from stepwell.model.payload import NULL, Payload, decode, first_rounded, roundings
 from stepwell.wire.inngest.text import EMPTY_OBJECT, array, compose, shortened, size, write
 from stepwell.wire.offload import fetch_request, infer_request
 
@@ -151,6 +151,37 @@ def odd_members(value: object, *, now: Instant) -> tuple[LogLine, ...]:
             if about not in found and len(found) < MAX_ODD:
                 found[about] = _odd(item, shortened(member, 60), given, about, now)
     return tuple(found.values())
+
+
+def rounded_numbers(value: object, *, now: Instant, since: int) -> tuple[LogLine, ...]:
+    """Which steps in the body of a 206 have numbers that were changed as they were recorded, each step once.
+
+    Args:
+        now: The time of the lines.
+        since: What `roundings` said in this thread before the body was read.
+    """
+    if roundings() == since:
+        return ()
+    found: dict[str, LogLine] = {}
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, dict):
+            continue
+        changed = first_rounded([item.get("data"), item.get("error"), item.get("opts")])
+        step = _text(item, "id")[:255]
+        if changed is not None and step not in found and len(found) < MAX_ODD:
+            what = f"the op {_text(item, 'op')[:60]} of step {shortened(_display_name(item) or step, 80)!r}"
+            text = f"{what} has {rounding_text(*changed)}"
+            found[step] = LogLine(now, "warning", text, StepId(step) if step else None, f"rounded.{step}")
+    return tuple(found.values())
+
+
+def rounding_text(given: int, became: int) -> str:
+    """What became of an integer that was rounded, and what to do."""
+    shown = shortened(str(given), 60)
+    return (
+        f"the integer {shown}, which became {shortened(str(became), 60)}: JSON that is signed has numbers of "
+        "64-bit floating point, exact up to 2**53; give it as text"
+    )
 
 
 def _odd(item: _Object, member: str, given: object, about: str, now: Instant) -> LogLine:

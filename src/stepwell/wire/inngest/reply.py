@@ -15,6 +15,7 @@ Protocol: sections 1.6, 5.1 and 5.6 of the Inngest wire protocol.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -27,10 +28,18 @@ from stepwell.model.failure import as_object, status_text
 from stepwell.model.ids import Instant, JobId
 from stepwell.model.message import CallInfo, CallLost, LogLine, Raised, Replied, Returned
 from stepwell.model.op import Op
-from stepwell.model.payload import NULL
+from stepwell.model.payload import NULL, first_rounded, roundings
 from stepwell.wire import signature
 from stepwell.wire.inngest.errors import own_error
-from stepwell.wire.inngest.ops import InvalidOps, TooManyOps, odd_members, read_ops, write_ops
+from stepwell.wire.inngest.ops import (
+    InvalidOps,
+    TooManyOps,
+    odd_members,
+    read_ops,
+    rounded_numbers,
+    rounding_text,
+    write_ops,
+)
 from stepwell.wire.inngest.text import read, shortened, size, write
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -56,7 +65,7 @@ _SECONDS = re.compile(r"-?[0-9]{1,7}(\.[0-9]{1,5})?")
 class Ops:
     """The app reported steps. An empty tuple: this branch has nothing more to do.
 
-    `odd` says what of the report has no effect, since this server does not know it.
+    `odd` says what of the report has no effect, since this server does not know it, and which numbers were rounded.
     """
 
     ops: tuple[Op, ...]
@@ -66,10 +75,11 @@ class Ops:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The function returned; `output` is canonical."""
+    """The function returned; `output` is canonical. `odd` says which number was rounded to make it so."""
 
     output: bytes
     version: int | None = None
+    odd: tuple[LogLine, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +106,7 @@ def to_message(call: JobId, reply: Reply, info: CallInfo) -> Replied | Returned 
     match reply:
         case Ops(ops, version, _):
             return Replied(call, ops, version, info)
-        case Result(output, version):
+        case Result(output, version, _):
             return Returned(call, output, version, info)
         case Failure(lost=True):
             return CallLost(call, reply.error, info=info, code=reply.code)
@@ -144,7 +154,7 @@ def read_reply(
     if status == 206:
         return _ops(found, body, now, what)
     if status == 200:
-        return _result(found, body, what)
+        return _result(found, body, now, what)
     return _failed(status, found, body, now, what)
 
 
@@ -178,7 +188,7 @@ def retry_after(text: str, now: Instant) -> Instant | None:
 
 
 def _ops(headers: Mapping[str, str], body: bytes, now: Instant, what: str) -> Reply:
-    version = _version(headers)
+    version, since = _version(headers), roundings()
     try:
         value = read(body)
     except ValueError as err:
@@ -189,17 +199,24 @@ def _ops(headers: Mapping[str, str], body: bytes, now: Instant, what: str) -> Re
         return Failure(own_error(err.code, str(err)), retry=False, version=version, code=err.code)
     except InvalidOps as err:
         return _invalid(206, body, str(err), version, what)
-    return Ops(ops, version, odd_members(value, now=now))
+    rounded = rounded_numbers(value, now=now, since=since)
+    return Ops(ops, version, (*odd_members(value, now=now), *rounded))
 
 
-def _result(headers: Mapping[str, str], body: bytes, what: str) -> Reply:
-    version = _version(headers)
+def _result(headers: Mapping[str, str], body: bytes, now: Instant, what: str) -> Reply:
+    version, since = _version(headers), roundings()
     if not body.strip():
         return Result(NULL, version)
     try:
-        return Result(write(read(body)), version)
+        value = read(body)
+        output = write(value)
     except ValueError as err:
         return _invalid(200, body, str(err), version, what)
+    changed = first_rounded(value) if roundings() != since else None
+    if changed is None:
+        return Result(output, version)
+    text = f"what the function returned has {rounding_text(*changed)}"
+    return Result(output, version, (LogLine(now, "warning", text, about="rounded"),))
 
 
 def _invalid(status: int, body: bytes, reason: str, version: int | None, what: str) -> Failure:
@@ -275,7 +292,7 @@ def _unwrapped(
         merged.update({name.lower(): str(value) for name, value in given.items() if value is not None})
     if envelope.get("error"):
         return status, merged, write(envelope["error"]), True
-    text = inner.encode("utf-8", "surrogatepass") if isinstance(inner, str) else write(inner)
+    text = inner.encode("utf-8", "surrogatepass") if isinstance(inner, str) else json.dumps(inner).encode()
     return status, merged, text, False
 
 
