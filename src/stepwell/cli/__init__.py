@@ -38,11 +38,7 @@ class _Commands(click.Group):
         try:
             command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as err:
-            if err.name is None or err.name.startswith("stepwell"):
-                raise
-            raise click.ClickException(
-                f'`stepwell {name}` needs {err.name!r}, which is not installed: pip install "stepwell[server]"'
-            ) from err
+            raise _not_installed(err, name) from err
         assert isinstance(command, click.Command)
         return command
 
@@ -51,6 +47,17 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(130)
+        except ModuleNotFoundError as err:  # what a command imports when it is run
+            raise _not_installed(err, ctx.invoked_subcommand or "") from err
+
+
+def _not_installed(err: ModuleNotFoundError, command: str) -> Exception:
+    """What to say about a module that is missing; the error itself if it is one of ours."""
+    if err.name is None or err.name.partition(".")[0] == "stepwell":
+        return err
+    return click.ClickException(
+        f'`stepwell {command}` needs {err.name!r}, which is not installed: pip install "stepwell[server]"'
+    )
 
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -75,7 +82,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point. Errors made on purpose are one line; anything else is a bug and shows its traceback."""
+    """Entry point. Every error is one line; of one that nobody foresaw the traceback is kept in a file."""
     from stepwell.model.errors import StepwellError
 
     try:
@@ -83,3 +90,31 @@ def main() -> None:
     except StepwellError as err:
         click.echo(f"Error: {err}", err=True)
         sys.exit(1)
+    except Exception as err:
+        click.echo(f"Error: {_unforeseen(err)}", err=True)
+        sys.exit(1)
+
+
+def _unforeseen(err: Exception) -> str:
+    """What to say about an error that is a defect of ours."""
+    import tempfile
+    import traceback
+
+    from stepwell.cli.output import printable
+
+    what = printable(f"{type(err).__name__}: {err}".encode("utf-8", "replace").decode())
+    trace = "".join(traceback.format_exception(err))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="backslashreplace", prefix="stepwell-error-", suffix=".txt", delete=False
+        ) as file:
+            file.write(trace)
+    except OSError:
+        click.echo(trace, err=True)
+        where = "the traceback above"
+    else:
+        where = f"the traceback, which is in {file.name}"
+    return (
+        f"unexpected {what}. This is a defect of Stepwell: please report it with the command, `stepwell --version` "
+        f"and {where}"
+    )

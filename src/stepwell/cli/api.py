@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import click
 
@@ -24,6 +25,37 @@ SILENCE_S = 45.0
 
 class ConnectionLost(Exception):
     """A stream broke; it may be opened again."""
+
+
+class Told(dict[str, Any]):
+    """An object out of an answer. A member that every server of ours sends is missing only from answers of others."""
+
+    def __init__(self, url: str, members: dict[str, Any]) -> None:
+        super().__init__(members)
+        self._url = url
+
+    def __missing__(self, name: str) -> Any:
+        raise _stranger(self._url, f"its answer has no {name!r}")
+
+
+def _stranger(url: str, why: str) -> click.ClickException:
+    return click.ClickException(
+        f"{url} answers, but not as a Stepwell server does: {printable(why)}. Is --url (or STEPWELL_URL) right?"
+    )
+
+
+def piece(text: str, what: str) -> str:
+    """A piece of a path, encoded. Raises a usage error if it is no text; `what` says which argument it is."""
+    return quote(utf8(text, what), safe="")
+
+
+def utf8(text: str, what: str) -> str:
+    """The text, unless it was bytes on the command line that are not UTF-8, which is a usage error."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as err:
+        raise click.UsageError(f"{what} is not UTF-8 text (character {err.start + 1})") from err
+    return text
 
 
 def url_option(command: Command) -> Command:
@@ -120,13 +152,16 @@ class Api:
                     if response.status_code >= 500 or response.status_code == 429:
                         raise ConnectionLost(_error_text(response, path))
                     raise click.ClickException(_error_text(response, path))
+                kind = response.headers.get("content-type", "")
+                if not kind.startswith("text/event-stream"):
+                    raise _stranger(self.url, f"{_shown(path)} is {kind or 'nothing'} and should be a stream of events")
                 on_open()
                 number = ""
                 for line in response.iter_lines():
                     if line.startswith("id:"):
                         number = line[3:].strip()
                     elif line.startswith("data:"):
-                        yield number, json.loads(line[5:])
+                        yield number, self._read(line[5:], path)
         except httpx2.TransportError as err:
             raise ConnectionLost(str(err) or type(err).__name__) from err
 
@@ -135,27 +170,48 @@ class Api:
 
         try:
             response = self._client.request(method, path, **arguments)
+        except UnicodeError as err:
+            raise click.UsageError("an argument or a variable is not UTF-8 text, so it cannot be sent") from err
         except httpx2.ConnectError as err:
             raise click.ClickException(
                 f"no server answers at {self.url}. Start one with `stepwell dev`, or name another with --url"
             ) from err
         except httpx2.HTTPError as err:
-            shown = "/e/…" if path.startswith("/e/") else path  # an event key is nobody else's business
-            raise click.ClickException(f"{self.url}{shown}: {str(err) or type(err).__name__}") from err
+            raise click.ClickException(f"{self.url}{_shown(path)}: {str(err) or type(err).__name__}") from err
         if response.status_code >= 400:
             raise click.ClickException(_error_text(response, path))
-        return response.json() if response.content else None
+        kind = response.headers.get("content-type", "")
+        try:
+            text = response.content.decode()
+        except UnicodeDecodeError as err:
+            raise _stranger(self.url, f"{_shown(path)} is {kind or 'something'} that is not UTF-8 text") from err
+        return self._read(text, path, kind)
+
+    def _read(self, text: str, path: str, kind: str = "something") -> Told:
+        """The object that an answer, or an event of a stream, is."""
+        try:
+            found = json.loads(text, object_hook=partial(Told, self.url))
+        except (ValueError, RecursionError) as err:
+            raise _stranger(self.url, f"{_shown(path)} is {kind or 'something'} that is not JSON") from err
+        if not isinstance(found, Told):
+            raise _stranger(self.url, f"{_shown(path)} is JSON and not an object")
+        return found
 
 
 def _is_local(url: str) -> bool:
     return any(name in url for name in ("//localhost", "//127.0.0.1", "//[::1]"))
 
 
+def _shown(path: str) -> str:
+    """A path to be told of. An event key is nobody else's business."""
+    return "/e/…" if path.startswith("/e/") else path
+
+
 def _error_text(response: httpx2.Response, path: str) -> str:
     try:
         body = response.json()
         text = body.get("error") or body.get("message") or response.text
-    except ValueError:
+    except (ValueError, AttributeError, RecursionError):
         text = response.text
     text = printable(str(text or ""))
     if response.status_code == 401 and path.startswith("/e/"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from stepwell.cli.api import Api, url_option
+from stepwell.cli.api import Api, piece, url_option, utf8
 from stepwell.cli.output import ago_text, dim, duration_text, instant_of, print_json, printable, say, status_text, table
 
 
@@ -25,6 +25,8 @@ from stepwell.cli.output import ago_text, dim, duration_text, instant_of, print_
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def runs(url: str, key: str | None, function: str | None, statuses: tuple[str, ...], limit: int, as_json: bool) -> None:
     """List runs, newest first."""
+    if function is not None:
+        utf8(function, "--function")
     status = ",".join(status.upper() for status in statuses) or None
     found = Api(url, key).get("/api/runs", function=function, status=status, limit=limit)["runs"]
     if as_json:
@@ -67,11 +69,12 @@ def show(run_id: str, url: str, key: str | None, as_json: bool) -> None:
     from stepwell.cli.trace import print_run
 
     api = Api(url, key)
-    detail = api.get(f"/api/runs/{run_id}")
+    path = f"/api/runs/{piece(run_id, 'ID')}"
+    detail = api.get(path)
     if as_json:
         print_json(detail)
     else:
-        print_run(detail, api.get(f"/api/runs/{run_id}/lines")["lines"])
+        print_run(detail, api.get(f"{path}/lines")["lines"])
 
 
 @run.command()
@@ -80,7 +83,7 @@ def show(run_id: str, url: str, key: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def cancel(run_id: str, url: str, key: str | None, as_json: bool) -> None:
     """Cancel the run ID."""
-    answer = Api(url, key).post(f"/api/runs/{run_id}/cancel", {})
+    answer = Api(url, key).post(f"/api/runs/{piece(run_id, 'ID')}/cancel", {})
     if as_json:
         print_json(answer)
         return

@@ -6,13 +6,13 @@ import json
 import os
 import sys
 from typing import Any
-from urllib.parse import quote
 
 import click
 
-from stepwell.cli.api import Api, url_option
+from stepwell.cli.api import Api, piece, url_option, utf8
 from stepwell.cli.follow import follow_runs
 from stepwell.cli.output import bold, dim, print_json, say
+from stepwell.model.payload import canonical
 
 
 @click.command()
@@ -45,11 +45,11 @@ def send(
     \b
     stepwell send shop/order.placed '{"id": "o1"}' --follow
     """
-    body: dict[str, Any] = {"name": name, "data": _data(data)}
+    body: dict[str, Any] = {"name": utf8(name, "NAME"), "data": _data(data)}
     if event_id:
-        body["id"] = event_id
+        body["id"] = utf8(event_id, "--id")
     api = Api(url, key)
-    answer = api.post(f"/e/{quote(event_key, safe='')}", body, **{"x-inngest-event-id-seed": _seed()})
+    answer = api.post(f"/e/{piece(event_key, '--event-key')}", body, **{"x-inngest-event-id-seed": _seed()})
     if not as_json:
         say(f"{bold(name)} {dim(answer['ids'][0])}", mark="✓", colour="green")
     runs = follow_runs(api, answer["ids"][0], quiet=as_json) if follow else []
@@ -62,15 +62,28 @@ def _data(text: str | None) -> Any:
     if text is None:
         return {}
     source = "DATA"
-    if text == "-":
-        text, source = sys.stdin.read(), "standard input"
     try:
-        value = json.loads(text)
+        if text == "-":
+            source = "standard input"
+            text = sys.stdin.buffer.read().decode()
+        value = json.loads(utf8(text, source), parse_constant=_refuse)
+    except RecursionError as err:
+        raise click.UsageError(f"{source} is nested too deeply; flatten it") from err
     except ValueError as err:
         raise click.UsageError(f"{source} is not JSON: {err}") from err
     if not isinstance(value, dict):
         raise click.UsageError(f'{source} must be a JSON object like {{"n": 1}}, not {type(value).__name__}')
+    try:
+        canonical(value)
+    except RecursionError as err:
+        raise click.UsageError(f"{source} is nested too deeply; flatten it") from err
+    except ValueError as err:
+        raise click.UsageError(f"{source} cannot be sent: {err}") from err
     return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"it has no {constant}; write null, or a text")
 
 
 def _seed() -> str:

@@ -113,11 +113,25 @@ def start(address: Address, slug: str, data: bytes) -> Flow[str]:
 
 
 def get(address: Address, path: str, query: Mapping[str, str | None] | None = None) -> Flow[Any]:
-    """The data of a GET, out of its envelope. Raises `NotFound` and the other errors of `check`."""
+    """The data of a GET, out of its envelope.
+
+    Raises:
+        ServerError: The answer is neither an object nor a list.
+        NotFound: And the other errors of `check`.
+    """
     ask = Ask("GET", path, query={name: value for name, value in (query or {}).items() if value is not None})
     answer = yield from _authorized(address, ask)
     check(answer, ask)
-    return _data(answer)
+    found = answer.json()
+    if not isinstance(found, (dict, list)):
+        kind = answer.headers.get("content-type") or "something"
+        raise ServerError(
+            f"{address.api} answers, but not as a Stepwell server does: {path} is {kind} and should be an object or a "
+            "list in JSON; is STEPWELL_URL (or url=) right?",
+            status=answer.status,
+            body=answer.body.decode("utf-8", "replace"),
+        )
+    return _unwrapped(found)
 
 
 def get_text(address: Address, path: str) -> Flow[bytes]:
@@ -290,7 +304,10 @@ def _text(answer: Answer) -> str:
 
 
 def _data(answer: Answer) -> Any:
-    found = answer.json()
+    return _unwrapped(answer.json())
+
+
+def _unwrapped(found: Any) -> Any:
     if isinstance(found, dict) and "data" in found:
         return found["data"]
     return found

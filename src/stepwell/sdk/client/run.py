@@ -153,10 +153,12 @@ class Listed:
     function: str | None
 
 
-def listed(found: Iterable[Mapping[str, Any]]) -> list[Listed]:
+def listed(found: Iterable[Any]) -> list[Listed]:
     """The runs of `GET /api/runs` or `GET /v1/events/{id}/runs`."""
     runs = []
     for one in found:
+        if not isinstance(one, Mapping):
+            continue
         run_id = one.get("id") or one.get("run_id")
         if run_id:
             runs.append(Listed(str(run_id), str(one["function"]) if one.get("function") else None))
@@ -192,6 +194,6 @@ PAGE = 100
 
 def page_of(found: Any) -> tuple[list[Listed], str | None]:
     """The runs of one page, and where the next begins if there is one."""
-    if isinstance(found, list):  # in an envelope
-        return listed(found), None
+    if not isinstance(found, dict):  # in an envelope
+        return listed(found or ()), None
     return listed(found.get("runs") or ()), found.get("cursor")
