@@ -14,9 +14,10 @@ from stepwell.cli.output import bold, dim, duration_text, print_json, printable,
 @url_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(url: str, key: str | None, as_json: bool) -> None:
-    """What a server is doing: its store, nodes, queues, workers, and what its auditor found.
+    """What a server is doing.
 
-    Exit 1 if the server does not take part or the auditor found something. The same is a page at /status.
+    Its store, nodes, queues, workers, and what its auditor found; the same is a page at /status. Exit 1 if the server
+    does not take part or the auditor found something.
     """
     told = Api(url, key).get("/api/status")
     findings = (told.get("auditor") or {}).get("findings", [])

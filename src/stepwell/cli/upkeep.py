@@ -36,10 +36,10 @@ data_option = click.option(
 @db_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def backup(destination: Path, data: Path, db: str | None, as_json: bool) -> None:
-    """Copy all state to the new folder DESTINATION, while a server uses it or not.
+    """Copy all state to the new folder DESTINATION.
 
-    The copy is one moment of the state, checked and synced; a server started on it (--data DESTINATION) goes on from
-    there.
+    A server may use it meanwhile. The copy is one moment of the state, checked and synced; a server started on it
+    (--data DESTINATION) goes on from there.
     """
     if db is not None:
         raise ConfigurationError(
