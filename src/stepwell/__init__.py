@@ -23,6 +23,7 @@ TYPE_CHECKING = False  # as checkers understand it; `typing` would be most of th
 
 if TYPE_CHECKING:
     from stepwell import ai as ai
+    from stepwell import http as http
     from stepwell import serve as serve
     from stepwell import testing as testing
     from stepwell.model.errors import InvalidInput as InvalidInput
@@ -116,7 +117,7 @@ _HOMES = {
     "step": "stepwell.sdk.step",
 }  # fmt: skip
 
-_MODULES = ("ai", "serve", "testing")
+_MODULES = ("ai", "http", "serve", "testing")
 
 
 def __getattr__(name: str) -> object:

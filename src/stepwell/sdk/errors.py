@@ -91,6 +91,25 @@ class RecordedResultChanged(StepwellError):
     retryable = True
 
 
+class RequestChanged(FunctionError):
+    """A request of a library is not the one that the function made at that place before.
+
+    Attributes:
+        fields: What differs, such as `body.messages.0.content`.
+    """
+
+    code = "REQUEST_CHANGED"
+
+    def __init__(self, request: str, fields: tuple[str, ...]) -> None:
+        self.fields = fields
+        named = ", ".join(fields) or "a field that was left out when it was recorded"
+        super().__init__(
+            f"the request {request!r} differs from the recorded one at its place in {named}; make it from what "
+            "is the same in every execution (ctx.now(), ctx.uuid4(), results of steps), or leave the field out of the "
+            "comparison: exclude=[...] of the transport"
+        )
+
+
 class SyncStepInAsync(FunctionError):
     """A sync `@step` was called inside an async function, where it cannot wait without stopping everything else."""
 

@@ -33,6 +33,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from stepwell.model.dispatch import Memo
+from stepwell.model.errors import StepwellError
 from stepwell.model.ids import RunId, StepId, derived_fraction, step_id, ulid_time
 from stepwell.model.op import StepDone, StepErrored
 from stepwell.sdk import notice
@@ -214,6 +215,26 @@ class Execution:
             # The thread may be anywhere; it ends at its next step.
             self._done.set_result(Stopped(reason))
 
+    def give_up(self, error: StepwellError) -> None:
+        """End the function with `error`, whatever a library between it and the function makes of exceptions. May be
+        called from any thread; whoever calls it in the function raises `Suspended` after it."""
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if not here:
+            self._loop.call_soon_threadsafe(self.give_up, error, context=contextvars.Context())
+        elif not self._over:
+            outcome = self._body_done(raised(error))
+            self._log_failure("the function", error, self.start.attempt, retry=False)
+            for use in list(self._running.values()):
+                self._cancel_body(use)
+            self._leave(outcome)
+
+    def warn(self, kind: str, text: str) -> None:
+        """Tell the function's author something, once for each `kind`."""
+        self._tell(logging.WARNING, kind, ("", 0), text)
+
     # Called by steps
 
     async def perform(self, request: Request) -> Any:
@@ -359,8 +380,23 @@ class Execution:
             if use is not None:
                 self._feed(use, self._memos.pop(key))
                 return
+        displaced = None if outside else self._displaced()
+        if displaced is not None:
+            self.give_up(displaced)
+            return
         self.caught_up = True
         self._settled(outside)
+
+    def _displaced(self) -> FunctionError | None:
+        """Whether a request that waits differs from what it was when its result was recorded."""
+        unused = [memo for key, memo in self._memos.items() if memo.shape == "data" and key not in self._used]
+        asked = [use.request.displaced for use in self._parked.values()] if unused else []
+        for displaced in filter(None, asked):
+            for memo in unused:
+                error = displaced(memo.value)
+                if error is not None:
+                    return error
+        return None
 
     def _feed(self, use: StepUse, memo: Memo) -> None:
         self._unpark(use)

@@ -143,7 +143,8 @@ def _response(request: httpx2.Request, text: bytes) -> httpx2.Response:
     return response
 
 
-def fetch_answer(given: httpx2.Response) -> bytes:
+def fetch_answer(given: httpx2.Response, echo: str = "") -> bytes:
     """A response in the form in which the server would record it."""
     headers = tuple(given.headers.multi_items())
-    return write_answer(FetchAnswer("", given.status_code, given.reason_phrase, headers, given.read()), exact=True)
+    told = FetchAnswer("", given.status_code, given.reason_phrase, headers, given.read(), echo=echo)
+    return write_answer(told, exact=True)

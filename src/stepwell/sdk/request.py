@@ -14,6 +14,7 @@ import msgspec
 from stepwell.model.ids import StepId
 from stepwell.model.op import Op
 from stepwell.model.payload import canonical
+from stepwell.sdk.errors import FunctionError
 from stepwell.sdk.types import UNTYPED, decode_result, parameter_type, plain, return_type
 
 MAX_SHOWN_INPUT_BYTES = 16 * 1024
@@ -94,13 +95,18 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call of a step. `signature` is its input: two that wait at the same time under one name must be equal."""
+    """One call of a step. `signature` is its input: two that wait at the same time under one name must be equal.
+
+    `displaced` is asked about each result that the function did not come to, when this request has none: whether that
+    was the result of this very request, as an earlier execution made it. The error it returns ends the function.
+    """
 
     name: str
     read: Callable[[bytes], Any]
     signature: object
     body: Body | None = None
     waiting: Waiting | None = None
+    displaced: Callable[[bytes], FunctionError | None] | None = None
 
 
 def run_request(name: str, body: Body) -> Request:

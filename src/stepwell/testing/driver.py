@@ -244,7 +244,9 @@ class Driver:
 
     def _requested(self, op: Offload) -> None:
         """A request that a server would make: the test has its answer."""
-        if op.name not in self._answers.steps:
+        # Of a request of a library, the address is enough: nobody knows the digest that ends its name.
+        name = op.name if op.name in self._answers.steps else op.name.rpartition(" ")[0]
+        if name not in self._answers.steps:
             what, example = (
                 ("asks a model", '"its answer"') if op.kind == INFER else ("fetches", "httpx2.Response(200)")
             )
@@ -252,14 +254,15 @@ class Driver:
             self._problem = self._problem or problem
             return
         self.tracks[op.step].attempts += 1
-        given = self._answers.steps[op.name]
+        given = self._answers.steps[name]
         assert isinstance(op.request, bytes)
+        request: Any = decode(op.request)
         try:
             if callable(given) and not isinstance(given, type):
-                given = given(decode(op.request))
+                given = given(request)
             if isinstance(given, BaseException) or (isinstance(given, type) and issubclass(given, BaseException)):
                 raise given
-            answer = model_answer(given) if op.kind == INFER else fetch_answer(given)
+            answer = model_answer(given) if op.kind == INFER else fetch_answer(given, request.get("echo", ""))
             memo = Memo(op.step, "data", answer)
         except Exception as err:
             # It stands for the failure of the request.
