@@ -115,7 +115,7 @@ TABLES: dict[str, list[Row]] = {
         Row("the name of a service, function or trigger", str(register.MAX_NAME_LETTERS), FIXED, "refused at registration"),
         Row("triggers of a function", str(register.MAX_TRIGGERS), FIXED, "refused at registration"),
         Row("an integer in an event, a result or a reply", f"2**{types._LARGEST_EXACT.bit_length() - 1} either way", FIXED, "`StepResultNotPortable`; from others rounded, [and told](inngest-sdks.md#numbers-and-text)"),
-        Row("a schedule", f"{cron.LONGEST} characters; `@every` of {cron.SHORTEST_MS // 1000} s or more", FIXED, "refused at registration"),
+        Row("a schedule", f"{cron.LONGEST} characters; `@every` of {cron.SHORTEST_MS // 1000} s to {cron.LONGEST_MS // 86_400_000} days", FIXED, "refused at registration"),
         Row("the jitter of a schedule", f"{register.MIN_JITTER_MS // 1000} s to {register.MAX_JITTER_MS // 60_000} min", FIXED, "refused at registration"),
         Row("`cancel_on` of a function", str(register.MAX_CANCELS), FIXED, "refused at registration"),
         Row("steps in one answer or report", f"{ops.MAX_OPS:,}", FIXED, "the run fails: `InngestErrFunctionOverflowed`"),

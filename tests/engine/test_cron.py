@@ -52,6 +52,7 @@ def occurrences(schedule: str, since: str, until: str) -> list[str]:
         ("@yearly", "2027-01-01T00:00"),
         ("@annually", "2027-01-01T00:00"),
         ("@every 90m", "2026-09-01T13:30"),
+        ("@every 8784h", "2027-02-13T00:00"),
         ("  @every   1h30m ", "2026-09-01T13:30"),
     ],
 )
@@ -90,6 +91,8 @@ def test_an_occurrence_is_not_after_itself_and_a_millisecond_counts() -> None:
         ("@every 500ms", "whole seconds, and at least one"),
         ("@every 1500ms", "whole seconds, and at least one"),
         ("@every 0s", "whole seconds, and at least one"),
+        ("@every 8785h", "'@every 8785h' is longer than the 366 days that '@every' may have"),
+        ("@every 9999999999h", "longer than the 366 days|too long for a duration"),
         ("TZ=Europe/Nowhere 0 9 * * *", "'Europe/Nowhere' is no time zone; write a name such as TZ=Europe/Berlin"),
         ("TZ=../../etc/passwd 0 9 * * *", "is no time zone"),
         ("TZ=/etc/localtime 0 9 * * *", "is no time zone"),

@@ -29,6 +29,8 @@ LONGEST = 255
 """Characters of a schedule."""
 SHORTEST_MS = 1000
 """The shortest `@every`."""
+LONGEST_MS = 366 * 86_400_000
+"""The longest one."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND_MS = 1000
@@ -143,6 +145,9 @@ def _every(length: list[str], text: str) -> int:
         every_ms = parse_duration(length[0] if length else "") // timedelta(milliseconds=1)
     except ValueError as err:
         raise ScheduleError(f"{text!r} does not say how often: {err}") from err
+    if every_ms > LONGEST_MS:
+        most = LONGEST_MS // _DAY_MS
+        raise ScheduleError(f"{text!r} is longer than the {most} days that '@every' may have; write '@yearly' or less")
     if every_ms < SHORTEST_MS or every_ms % _SECOND_MS:
         raise ScheduleError(f"{text!r} must be whole seconds, and at least one; write '@every 10s' or '@every 1h30m'")
     return every_ms
