@@ -91,7 +91,8 @@ def test_trap_24_a_sleeps_duration_may_be_in_name_or_opts(fields: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "fields", [{"name": "x/y"}, {"opts": {"event": "x/y"}}, {"name": "no", "opts": {"event": "x/y"}}]
+    "fields",
+    [{"name": "x/y", "opts": {"timeout": ""}}, {"opts": {"event": "x/y"}}, {"name": "no", "opts": {"event": "x/y"}}],
 )
 def test_trap_24_a_waits_event_may_be_in_name_or_opts(fields: dict[str, Any]) -> None:
     assert one("WaitForEvent", **fields) == WaitForEvent(step=HASH, name="a", event="x/y")
@@ -235,8 +236,9 @@ def test_f38_an_unknown_operation_is_named_with_its_step() -> None:
         ({"op": "Sleep", "id": HASH, "name": "soon"}, "not a duration"),
         ({"op": "Sleep", "id": HASH, "name": "2026-13-01"}, "not a duration"),
         ({"op": "WaitForEvent", "id": HASH}, "must name the event"),
+        ({"op": "WaitForEvent", "id": HASH, "name": "w", "opts": {"if": "true"}}, "`opts.event` must name the event"),
         ({"op": "WaitForEvent", "id": HASH, "name": "x", "opts": {"timeout": 5}}, "is a number and must be text"),
-        ({"op": "WaitForEvent", "id": HASH, "name": "x" * 513}, "may have 512 bytes"),
+        ({"op": "WaitForEvent", "id": HASH, "opts": {"event": "x" * 513}}, "may have 512 bytes"),
         ({"op": "InvokeFunction", "id": HASH, "opts": {}}, "must name the function"),
         (
             {"op": "InvokeFunction", "id": HASH, "opts": {"function_id": "f", "payload": []}},

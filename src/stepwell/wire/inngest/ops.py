@@ -331,6 +331,9 @@ def _wait_for_event(item: _Object, context: _Context) -> Op:
     event = _text(opts, "event") or _text(item, "name")
     if not event:
         raise _Unreadable("`opts.event` or `name` must name the event to wait for")
+    if not _text(opts, "event") and opts.get("timeout") is None:
+        # SDKs that say the event in `name` say how long, too; else `name` is more likely that of the step.
+        raise _Unreadable("`opts.event` must name the event to wait for, or `name` with `opts.timeout` beside it")
     if len(event.encode()) > MAX_NAME_BYTES:
         raise _Unreadable(
             f"the name of the event to wait for may have {MAX_NAME_BYTES} bytes; no event has a longer one"
