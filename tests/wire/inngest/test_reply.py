@@ -301,3 +301,28 @@ def test_a_streamed_result_is_told_of_when_it_was_rounded() -> None:
     assert isinstance(reply, Result)
     assert reply.output == b'{"id":9007199254740992}'
     assert "9007199254740993, which became 9007199254740992" in reply.odd[0].text
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (b"<html><head><title>502 Bad Gateway</title></head></html>", "<title>502 Bad Gateway</title>"),
+        (b"upstream gateway timed out", "upstream gateway timed out"),
+        (b'{"message": "Bad Gateway of the shop"}', "Bad Gateway of the shop"),
+    ],
+)
+def test_what_a_gateway_answers_in_place_of_the_app_is_shown(body: bytes, shown: str) -> None:
+    for headers in ({}, SDK):
+        assert shown in message_of(read(502, body, dict(headers)))
+
+
+@pytest.mark.parametrize("op", ["Gateway", "AIGateway", "aigateway"])
+@pytest.mark.parametrize("status", [200, 206, 201, 500])
+def test_a_malformed_answer_with_requests_for_the_server_is_not_shown(op: str, status: int) -> None:
+    ops = f'[{{"op": "{op}", "opts": {{"headers": {{"Authorization": "Bearer secret"}}'
+    streamed = json.dumps({"status": 206, "body": ops})[:-1]
+    for body in (ops, streamed, f"warning: deprecated\n{ops}"):
+        for headers in ({}, SDK):
+            message = message_of(read(status, body.encode(), dict(headers)))
+            assert "secret" not in message
+            assert "(not shown: a request that the server is to make may hold credentials)" in message

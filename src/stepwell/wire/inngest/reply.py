@@ -58,6 +58,9 @@ REQUEST_VERSION = 2
 """The request version that our own SDK answers with (section 4.4)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# The op of a request that the server is to make, in JSON or in JSON that is a text of JSON. It stands before the
+# headers of that request, so an answer that was cut off before it has none of them.
+_MAY_HOLD_KEYS = re.compile(rb'"(?:ai)?gateway\\*"', re.IGNORECASE)
 _SECONDS = re.compile(r"-?[0-9]{1,7}(\.[0-9]{1,5})?")
 
 
@@ -317,7 +320,7 @@ def _retry_at(headers: Mapping[str, str], now: Instant) -> Instant | None:
 
 
 def _beginning(body: bytes) -> str:
-    if b"gateway" in body.lower():
+    if _MAY_HOLD_KEYS.search(body):
         return "(not shown: a request that the server is to make may hold credentials)"
     text = body[:1000].decode("utf-8", "replace")
     return repr(shortened(text)) if text.strip() else "(empty)"
