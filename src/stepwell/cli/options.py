@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stepwell.cli.output import dim, say
 from stepwell.model.duration import parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
@@ -23,7 +22,15 @@ _NO_EFFECT = {
     "tick": "Stepwell does not poll its queue",
     "queue_workers": "Stepwell does not limit its queue by workers",
     "persist": "state is always kept (use --fresh to start empty)",
+    "in_memory": "state is always kept (use --fresh to start empty)",
     "connect_gateway_port": "worker connections use the same port as everything else",
+    "connect_gateway_grpc_port": "servers of one database need no port between them",
+    "connect_executor_grpc_port": "servers of one database need no port between them",
+    "postgres_max_idle_conns": "a server keeps the few connections that it needs",
+    "postgres_max_open_conns": "a server opens the few connections that it needs",
+    "postgres_conn_max_idle_time": "a server keeps the few connections that it needs",
+    "postgres_conn_max_lifetime": "a server keeps the few connections that it needs",
+    "debug_api_port": "there is no separate port for debugging",
     "log_level": "use --log-json or read the log as it is",
     "no_ui": "there is no separate page server to switch off",
 }
@@ -43,12 +50,17 @@ def age(ctx: click.Context, param: click.Parameter, value: str | None) -> int | 
         raise click.BadParameter(str(err), ctx, param) from err
 
 
-fallback_option = click.option(
-    "--signing-key-fallback",
-    envvar=["STEPWELL_SIGNING_KEY_FALLBACK", "INNGEST_SIGNING_KEY_FALLBACK"],
-    metavar="KEY",
-    help="Accepted as well, while keys are being exchanged.",
-)
+_KEYS = ("INNGEST_SIGNING_KEY", "INNGEST_SIGNING_KEY_FALLBACK", "INNGEST_EVENT_KEY")
+
+
+def fallback_option(*variables: str) -> Callable[[Command], Command]:
+    """`--signing-key-fallback`, else the first of these variables."""
+    return click.option(
+        "--signing-key-fallback",
+        envvar=variables,
+        metavar="KEY",
+        help="Accepted as well, while keys are being exchanged.",
+    )
 
 
 def server_options(command: Command) -> Command:
@@ -188,19 +200,35 @@ def _shared() -> list[Callable[[Any], Any]]:
     ]
     for name in (*_NO_EFFECT, *_REFUSED):
         flag = "--" + name.replace("_", "-")
-        is_flag = name in ("persist", "no_ui")
+        is_flag = name in ("persist", "in_memory", "no_ui")
         options.append(option(flag, name, hidden=True, is_flag=is_flag, envvar=f"INNGEST_{name.upper()}"))
     return options
 
 
-def check_foreign(values: dict[str, Any]) -> None:
-    """Take the foreign options out of `values`: say which do nothing, refuse those that would be a lie."""
+def check_foreign(values: dict[str, Any]) -> list[str]:
+    """Take the foreign options out of `values`: what to say of those that do nothing.
+
+    Raises:
+        click.UsageError: One of those that would be a lie.
+    """
     for name, why in _REFUSED.items():
         if values.pop(name, None):
-            raise click.UsageError(f"--{name.replace('_', '-')} (or INNGEST_{name.upper()}): {why}")
-    for name, why in _NO_EFFECT.items():
-        if values.pop(name, None):
-            say(dim(f"--{name.replace('_', '-')} does nothing here: {why}"))
+            raise click.UsageError(f"{_both(name)}: {why}")
+    return [f"{_both(name)} does nothing here: {why}" for name, why in _NO_EFFECT.items() if values.pop(name, None)]
+
+
+def _both(name: str) -> str:
+    return f"--{name.replace('_', '-')} (or INNGEST_{name.upper()})"
+
+
+def keys_not_taken(environment: Mapping[str, str]) -> list[str]:
+    """What to say of keys that `dev` leaves to the SDKs: they are often those of another server."""
+    found = [name for name in _KEYS if environment.get(name)]
+    if not found:
+        return []
+    ours = " and ".join(name.replace("INNGEST", "STEPWELL") for name in found)
+    are = "is" if len(found) == 1 else "are"
+    return [f"{' and '.join(found)} {are} not used by `dev`, which needs no keys; {ours} would be"]
 
 
 def keys_from_environment(option: tuple[str, ...], *names: str) -> tuple[str, ...]:

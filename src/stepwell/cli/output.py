@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from datetime import datetime
@@ -32,6 +33,14 @@ def say(text: str = "", *, mark: str = " ", colour: str | None = None) -> None:
     """One line for a person, on standard error so that output can be piped."""
     head = click.style(mark, fg=colour, bold=True) if mark.strip() else mark
     click.echo(f" {head} {text}", err=True)
+
+
+def tell(text: str, *, as_json: bool, mark: str = " ", colour: str | None = None) -> None:
+    """A line about the life of a server: `say`, or a line of the log where that is JSON."""
+    if as_json:
+        logging.getLogger("stepwell").info(click.unstyle(text))
+    else:
+        say(text, mark=mark, colour=colour)
 
 
 def dim(text: str) -> str:

@@ -18,7 +18,7 @@ from asyncio.subprocess import PIPE
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from stepwell.cli.output import bold, dim, say
+from stepwell.cli.output import bold, dim, say, tell
 from stepwell.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ class Processes:
                 return
             if time.monotonic() - begun > SOUND_S:
                 pause_s = FIRST_PAUSE_S
-            say(f"a server process ended ({_how(code)}), again in {pause_s:g} s", mark="✗", colour="red")
+            ended = f"a server process ended ({_how(code)}), again in {pause_s:g} s"
+            tell(ended, as_json=self._settings.log_json, mark="✗", colour="red")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +17,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stepwell.cli.console import Console
-from stepwell.cli.options import check_foreign, fallback_option, keys_from_environment, server_options
-from stepwell.cli.output import bold, dim, say
+from stepwell.cli.options import (
+    check_foreign,
+    fallback_option,
+    keys_from_environment,
+    keys_not_taken,
+    server_options,
+)
+from stepwell.cli.output import bold, dim, say, tell
 from stepwell.cli.processes import READY, Processes, own_command
 from stepwell.cli.target import NOT_LOADED, watched_folder
 from stepwell.cli.worker import die_with_parent
@@ -40,7 +48,7 @@ RELOAD_GRACE_S = 60.0
 @click.argument("target", required=False)
 @server_options
 @click.option("--signing-key", envvar="STEPWELL_SIGNING_KEY", metavar="KEY", help="Sign calls and ask for this key.")
-@fallback_option
+@fallback_option("STEPWELL_SIGNING_KEY_FALLBACK")
 @click.option(
     "--event-key",
     "event_keys",
@@ -69,7 +77,7 @@ def dev(target: str | None, no_reload: bool, **options: Any) -> None:
     metavar="KEY",
     help="Hexadecimal, as `openssl rand -hex 32` prints.",
 )
-@fallback_option
+@fallback_option("STEPWELL_SIGNING_KEY_FALLBACK", "INNGEST_SIGNING_KEY_FALLBACK")
 @click.option(
     "--event-key",
     "event_keys",
@@ -90,7 +98,7 @@ def dev(target: str | None, no_reload: bool, **options: Any) -> None:
 def start(processes: int, child: bool, **options: Any) -> None:
     """Run a server for production. It needs a signing key and at least one event key."""
     options["event_keys"] = keys_from_environment(options["event_keys"], "STEPWELL_EVENT_KEY", "INNGEST_EVENT_KEY")
-    settings = _settings(options, dev=False)
+    settings = _settings(options, dev=False, quiet=child)
     if child:
         die_with_parent()
         _run(lambda: _start_child(replace(settings, beside_others=True)))
@@ -100,12 +108,18 @@ def start(processes: int, child: bool, **options: Any) -> None:
         _run(lambda: _start(settings))
 
 
-def _settings(options: dict[str, Any], *, dev: bool) -> ServerSettings:
+def _settings(options: dict[str, Any], *, dev: bool, quiet: bool = False) -> ServerSettings:
+    """The settings that options and variables come to; `quiet` says nothing of those that do nothing."""
     from stepwell.gateway.gateway import GatewaySettings
     from stepwell.node.retention import Keep
-    from stepwell.server import ServerSettings
+    from stepwell.server import ServerSettings, logs
 
-    check_foreign(options)
+    log_json = options["log_json"]
+    if log_json:
+        logs.set_up(as_json=True)
+    notes = check_foreign(options) + (keys_not_taken(os.environ) if dev else [])
+    for note in () if quiet else notes:
+        tell(dim(note), as_json=log_json)
     interval = options["retry_interval"]
     return ServerSettings(
         dev=dev,
@@ -127,7 +141,7 @@ def _settings(options: dict[str, Any], *, dev: bool) -> ServerSettings:
         event_keys=_split(options["event_keys"]),
         keep=Keep(options["keep_runs"], options["keep_events"], options["keep_runs_at_most"]),
         gateway=GatewaySettings(allow_addresses=_split(options["allow_addresses"])),
-        log_json=options["log_json"],
+        log_json=log_json,
         unsafe_no_auth=options["unsafe_no_auth"],
     )
 
@@ -158,7 +172,8 @@ async def _start(settings: ServerSettings) -> None:
     spare_collector()
     _banner(server, settings, "start")
     await stopped.wait()
-    say("stopping: what is in flight may still finish", mark="■")
+    if not settings.log_json:  # else the server's own line is seen
+        say("stopping: what is in flight may still finish", mark="■")
     await server.stop()
 
 
@@ -183,15 +198,17 @@ async def _dev(settings: ServerSettings, target: str | None, *, reload: bool) ->
         place = Path(target.partition(":")[0])
         if place.suffix == ".py" and not place.is_file():
             raise ConfigurationError(f"no file {place}")
+    stopped = _on_signals()  # from now on: who has begun to take part must leave in order
     server = Server(settings)
     await server.start()
     spare_collector()
-    stopped = _on_signals()
     _banner(server, settings, "dev")
     console = Console(server.node.store, as_json=settings.log_json)
     server.site.watch.listener = console.moved
     telling = asyncio.create_task(console.tell(), name="telling of runs")
-    child = WorkerProcess(target, server.url, settings.signing_key) if target is not None else None
+    child: WorkerProcess | None = None
+    if target is not None:
+        child = WorkerProcess(target, server.url, settings.signing_key, log_json=settings.log_json)
     try:
         if child is None:
             await stopped.wait()
@@ -234,8 +251,9 @@ class WorkerProcess:
            └─▶ the old one finishes the steps it runs, for `RELOAD_GRACE_S` at most
     """
 
-    def __init__(self, target: str, url: str, key: str | None) -> None:
+    def __init__(self, target: str, url: str, key: str | None, *, log_json: bool = False) -> None:
         self.target = target
+        self._tell = partial(tell, as_json=log_json)
         self.stopping = asyncio.Event()
         self._url = url
         self._key = key
@@ -258,11 +276,11 @@ class WorkerProcess:
                 return
             broken = code == NOT_LOADED  # only a change can help
             if code == 0:
-                say("the worker ended; change a file to start it again", mark="■", colour="yellow")
+                self._tell("the worker ended; change a file to start it again", mark="■", colour="yellow")
             elif broken:
-                say("the worker waits for a change", mark="✗", colour="red")
+                self._tell("the worker waits for a change", mark="✗", colour="red")
             else:
-                say(f"the worker died ({_exit_text(code)}), again in {pause:g} s", mark="✗", colour="red")
+                self._tell(f"the worker died ({_exit_text(code)}), again in {pause:g} s", mark="✗", colour="red")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), None if broken or code == 0 else pause)
             pause = 0.5 if self._changed.is_set() else min(pause * 2, 10.0)
@@ -273,7 +291,9 @@ class WorkerProcess:
 
         async for changes in awatch(folder, watch_filter=PythonFilter(), step=50):
             names = sorted({Path(path).name for _, path in changes})
-            say(f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''} changed: new worker", mark="↻", colour="blue")
+            self._tell(
+                f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''} changed: new worker", mark="↻", colour="blue"
+            )
             self.renew()
 
     def renew(self) -> None:
@@ -319,7 +339,7 @@ class WorkerProcess:
 
     async def _see_off(self, process: Process) -> None:
         if not await _end(process, RELOAD_GRACE_S):
-            say(f"an old worker was killed: its steps took over {RELOAD_GRACE_S:g} s", mark="✗", colour="yellow")
+            self._tell(f"an old worker was killed: its steps took over {RELOAD_GRACE_S:g} s", mark="✗", colour="yellow")
 
 
 def _ask_to_end(process: Process) -> None:
