@@ -197,7 +197,15 @@ async def test_what_is_not_there_yet_says_so_by_name(plain: Api) -> None:
     for path in ("/nowhere", "/v1/nowhere"):
         response = await plain.http.get(path)
         assert (response.status_code, response.json()["status"]) == (404, 404)
-    assert (await plain.http.put("/fn/register")).status_code == 405
+    response = await plain.http.put("/fn/register")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert response.json() == {
+        "error": "/fn/register does not take PUT; it takes POST",
+        "status": 405,
+        "code": "method_not_allowed",
+    }
+    response = await plain.http.post("/api/status")
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
     assert (await plain.http.post("/v0/telemetry", content=b"...")).status_code == 202
 
 

@@ -54,10 +54,9 @@ def retry_after(err: StepwellError) -> dict[str, str]:
     return {"retry-after": str(max(1, math.ceil(seconds)))}
 
 
-def error(err: StepwellError, path: str = "") -> Response:
-    """The answer to a request that was refused on purpose. Without a key it is plain text, as SDKs expect, but ours."""
-    if err.http_status == 401 and not path.startswith("/api/"):
-        return Response(str(err), 401, media_type="text/plain")
+def error(err: StepwellError) -> Response:
+    """The answer to a request that was refused on purpose. SDKs look at the status of a 401, and read its body as JSON
+    where they read it at all."""
     return json(error_members(err), err.http_status, retry_after(err))
 
 

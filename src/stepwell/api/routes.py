@@ -24,6 +24,8 @@ from stepwell.model.payload import decode
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from starlette.types import Receive, Scope, Send
+
     from stepwell.api.site import Site
 
 log = logging.getLogger("stepwell.api")
@@ -90,6 +92,27 @@ _TELLS = frozenset({Access.SIGNING_KEY, Access.DEVELOPMENT})
 """Routes whose answer is the same whichever node is asked, also about services that have just registered."""
 
 
+class MethodNotAllowed(StepwellError):
+    """Nothing answers to this method at a path that is there for others."""
+
+    code = "METHOD_NOT_ALLOWED"
+    http_status = 405
+
+
+class _Line(StarletteRoute):
+    """A path of the table, which refuses other methods as everything is refused here: in JSON."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        methods = sorted(self.methods or ())
+        if scope["method"] in methods:
+            await super().handle(scope, receive, send)
+            return
+        err = MethodNotAllowed(f"{scope['path'][:200]} does not take {scope['method']}; it takes {', '.join(methods)}")
+        answer = answers.error(err)
+        answer.headers["allow"] = ", ".join(methods)
+        await answer(scope, receive, send)
+
+
 def router(site: Site, routes: Iterable[Route], more: Iterable[BaseRoute] = ()) -> Router:
     """The table as something that can be called."""
     by_path: dict[str, dict[str, Route]] = {}
@@ -99,7 +122,7 @@ def router(site: Site, routes: Iterable[Route], more: Iterable[BaseRoute] = ()) 
         methods[route.method] = route
     table: list[BaseRoute] = list(more)
     for path, methods in by_path.items():
-        table.append(StarletteRoute(path, _endpoint(site, methods), methods=list(methods)))
+        table.append(_Line(path, _endpoint(site, methods), methods=list(methods)))
     return Router(table, redirect_slashes=False, default=_not_found)
 
 
@@ -121,7 +144,7 @@ def _endpoint(site: Site, methods: dict[str, Route]) -> Callable[[Request], Awai
             if err.http_status == 401:
                 client = request.client.host if request.client is not None else ""
                 site.refusals.note(client, f"{request.method} {route.path}", str(err))
-            return answers.error(err, route.path)
+            return answers.error(err)
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:
