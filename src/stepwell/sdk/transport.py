@@ -48,6 +48,7 @@ MAX_FIELDS = 64
 """Digests that go with a request; a body with more parts is told apart less finely."""
 _DEEPEST = 6
 _DIGEST_LETTERS = 8
+_FIELD_NAMES_LETTERS = 4096
 _NAMED_FIELDS = 5
 _NAMED_LETTERS = 120  # of an address, in the name of a step
 
@@ -405,11 +406,15 @@ def describe(method: str, url: str, content_type: str, body: bytes, exclude: Col
     asked: dict[str, Any] = {"method": method, "url": address}
     for name in dict(query):
         asked[f"query.{name}"] = [value for other, value in query if other == name]
-    if len(asked) >= MAX_FIELDS:
+    if not _is_short(asked):
         asked = {"method": method, "url": address, "query": query}
-    depths = (list(_flat(read, "body", depth)) for depth in range(_DEEPEST, 0, -1))
-    asked |= next((flat for flat in depths if len(asked) + len(flat) <= MAX_FIELDS), [("body", read)])
+    finer = (asked | dict(_flat(read, "body", depth)) for depth in range(_DEEPEST, 0, -1))
+    asked = next(filter(_is_short, finer), asked | {"body": read})
     return Described(_digest(whole, 2 * _DIGEST_LETTERS), {name: _digest(value) for name, value in asked.items()})
+
+
+def _is_short(fields: dict[str, Any]) -> bool:
+    return len(fields) <= MAX_FIELDS and sum(map(len, fields)) <= _FIELD_NAMES_LETTERS
 
 
 def _body_of(content_type: str, body: bytes) -> Any:
@@ -417,14 +422,17 @@ def _body_of(content_type: str, body: bytes) -> Any:
     kind = content_type.partition(";")[0].strip().lower()
     boundary = _BOUNDARY.search(content_type)
     if kind == "application/x-www-form-urlencoded":
-        return dict(parse_qsl(body.decode("latin-1"), keep_blank_values=True))
+        form: dict[str, list[str]] = {}
+        for name, member in parse_qsl(body.decode("latin-1"), keep_blank_values=True):
+            form.setdefault(name, []).append(member)
+        return form
     if kind.startswith("multipart/") and boundary is not None:
         body = body.replace(boundary[1].encode(), b"boundary")
     elif body[:1] in {b"{", b"["}:
         try:
             value = msgspec.json.decode(body)
-            canonical(value)
-        except ValueError:
+            _digest(value)
+        except (ValueError, OverflowError):  # no JSON, or a number that has no place
             pass
         else:
             return value
@@ -454,4 +462,4 @@ def _flat(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def _digest(value: Any, letters: int = _DIGEST_LETTERS) -> str:
-    return hashlib.sha256(canonical(value)).hexdigest()[:letters]
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()[:letters]
