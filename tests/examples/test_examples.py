@@ -142,6 +142,17 @@ def test_models_are_asked_by_the_server(tmp_path: Path, monkeypatch: pytest.Monk
     assert not any(b"sk-canary" in path.read_bytes() for path in state)
 
 
+def test_a_library_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Provider(lambda asked: say("an essay" if b"Join" in asked.body else "a part")) as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{provider.url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-of-the-example")
+        with dev(tmp_path, "examples/durable_library.py") as server:
+            essay = {"topic": "tea", "parts": ["history", "taste"]}
+            assert server.send("essay/asked", essay).result(30) == "an essay"
+        assert len(provider.calls) == 3
+        assert provider.calls[2].json["messages"][0]["content"] == "Join these:\na part\na part"
+
+
 def test_approval_waits_for_the_decision_on_this_expense(tmp_path: Path) -> None:
     with dev(tmp_path, "examples/approval.py") as server:
         assert server.send("expenses/handed-in", {"id": "e0", "amount": 9}).result(30) == "approved: small enough"
