@@ -170,9 +170,17 @@ def async_context(ctx: stepwell.Context[Any]) -> None: ...
 async def two_arguments(ctx: Ctx, more: int) -> None: ...
 
 
+async def no_argument() -> None: ...
+
+
+def only_named(*, ctx: stepwell.SyncContext[Any]) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("handler", "says"),
     [
+        (no_argument, r"no_argument takes no argument; .* `ctx: stepwell.Context\["),
+        (only_named, r"only_named takes no argument; .* `ctx: stepwell.SyncContext\["),
         (a_generator, "yields"),
         (sync_context, r"write `ctx: stepwell.Context"),
         (async_context, r"write `async def`"),
@@ -189,6 +197,13 @@ def test_a_callable_that_cannot_work_is_refused_where_it_is_written(handler: Any
     ("options", "says"),
     [
         ({"retries": 21}, "between 0 and 20"),
+        ({"retrys": 2}, r"has no option retrys=; did you mean retries=\? There are on, id, name, retries, concurrency"),
+        ({"zzz": 2}, "has no option zzz=; there are on, id, .*on_failure"),
+        ({"id": ""}, "a function needs an id"),
+        ({"id": 5}, "a function needs an id that is a text"),
+        ({"id": "shop/body"}, "a function cannot have the id 'shop/body'.*slashes"),
+        ({"id": " body"}, "a function cannot have the id ' body': spaces"),
+        ({"id": "bo\ndy"}, "control characters"),
         ({"cancel_on": stepwell.CancelOn("a", match="data.id", condition="true")}, "not both"),
     ],
 )
@@ -217,6 +232,12 @@ async def test_a_function_that_nothing_starts_can_be_invoked(options: dict[str, 
     recorded = await Server(service.function(on="test/started")(calls), answers={"help": {"n": 1}}).run_live()
     assert recorded.output == {"n": 1}
     assert [op.data for op in recorded.ops if isinstance(op, Invoke)] == [b'{"n":1}']
+
+
+@pytest.mark.parametrize("id", ["", " shop", "shop/eu", "shop\t1"])
+def test_a_service_has_an_id_that_can_be_told_from_others(id: str) -> None:
+    with pytest.raises(DefinitionError, match="a service "):
+        stepwell.Service(id)
 
 
 def test_two_functions_cannot_share_an_id() -> None:

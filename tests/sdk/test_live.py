@@ -214,8 +214,9 @@ async def test_the_error_says_whether_a_step_is_tried_again(error: BaseException
     await started.end()
 
 
-async def test_retry_after_names_the_moment() -> None:
-    at = stepwell.RetryAfterError(timedelta(minutes=5))
+@pytest.mark.parametrize("after", [timedelta(minutes=5), "5m", "300 s"])
+async def test_retry_after_names_the_moment(after: timedelta | str) -> None:
+    at = stepwell.RetryAfterError(after)
 
     async def body(ctx: Ctx) -> None:
         raise at
@@ -225,6 +226,12 @@ async def test_retry_after_names_the_moment() -> None:
     assert outcome.retry_at is not None
     assert outcome.retry
     assert 299_000 < outcome.retry_at - time.time() * 1000 < 301_000
+
+
+@pytest.mark.parametrize("after", ["soon", 5, None, timedelta.max])
+def test_a_moment_to_retry_at_that_is_none_is_told(after: Any) -> None:
+    with pytest.raises(ValueError, match=r"not a duration|write timedelta|year 9999"):
+        stepwell.RetryAfterError(after)
 
 
 async def test_retries_of_a_declared_step_end_before_those_of_the_function() -> None:

@@ -11,6 +11,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from stepwell.model.duration import parse_duration
 from stepwell.model.errors import ConfigurationError, StepwellError
 
 
@@ -24,20 +25,30 @@ class RetryAfterError(StepwellError):
     """Raise it to choose when the next attempt is made, instead of the usual growing pause.
 
     Args:
-        after: How long from now, or at which moment (with a time zone). The server keeps it between 1 s and 24 h.
+        after: How long from now, as a `timedelta` or text such as `"5m"`, or at which moment (with a time zone). The
+            server keeps it between 1 s and 24 h.
         message: What went wrong, for people.
+
+    Raises:
+        ValueError: `after` is none of these.
     """
 
     code = "RETRY_AFTER"
     retryable = True
 
-    def __init__(self, after: timedelta | datetime, message: str = "") -> None:
+    def __init__(self, after: timedelta | datetime | str, message: str = "") -> None:
         if isinstance(after, datetime):
             if after.tzinfo is None:
                 raise ValueError("RetryAfterError needs a datetime with a time zone, such as datetime.now(UTC)")
             self.at = after.astimezone(UTC)
         else:
-            self.at = datetime.now(UTC) + after
+            read: Any = parse_duration(after) if isinstance(after, str) else after
+            if not isinstance(read, timedelta):
+                raise ValueError(f'RetryAfterError({after!r}): write timedelta(minutes=5), "5m", or a datetime')
+            try:
+                self.at = datetime.now(UTC) + read
+            except OverflowError as err:
+                raise ValueError(f"RetryAfterError({after!r}): that is after the year 9999") from err
         super().__init__(message or f"try again at {self.at.isoformat(timespec='seconds')}")
 
 

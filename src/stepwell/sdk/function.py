@@ -65,6 +65,7 @@ class Function(Generic[T_contra, R_co]):
         options: Options,
     ) -> None:
         _refuse_wrong_callable(handler)
+        check_id(id, "a function")
         self.handler = handler
         self.service = service
         self.id = id
@@ -126,6 +127,21 @@ def failure_trigger(slug: str) -> EventType[Failure]:
     return EventType(FAILED, Failure, expression=f"event.data.function_id == '{quoted}'")
 
 
+def check_id(id: object, what: str) -> None:
+    """Raise `DefinitionError` for an id that could not be told from another, or not be written in an address.
+
+    Args:
+        what: Of which thing it is, for the message.
+    """
+    if not isinstance(id, str) or not id:
+        raise DefinitionError(f"{what} needs an id that is a text and not empty, not {id!r}")
+    if id != id.strip() or not id.isprintable() or "/" in id:
+        raise DefinitionError(
+            f"{what} cannot have the id {id!r}: spaces at its ends, control characters and slashes are not allowed; "
+            'write a name such as "import-orders"'
+        )
+
+
 def _refuse_wrong_callable(handler: Callable[..., Any]) -> None:
     where = getattr(handler, "__qualname__", repr(handler))
     if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
@@ -151,6 +167,10 @@ def _context_kind(handler: Callable[..., Any]) -> str | None:
     ):
         where = getattr(handler, "__qualname__", repr(handler))
         raise DefinitionError(f"{where} takes several arguments; a function takes one, the context `ctx`")
+    if not any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
+        where = getattr(handler, "__qualname__", repr(handler))
+        kind = "Context" if inspect.iscoroutinefunction(handler) else "SyncContext"
+        raise DefinitionError(f"{where} takes no argument; a function takes the context: `ctx: stepwell.{kind}[...]`")
     annotation: Any = parameters[0].annotation if parameters else None
     if isinstance(annotation, str):
         return annotation.partition("[")[0].rpartition(".")[2].strip()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, overload
 
 from stepwell.sdk.errors import DefinitionError
 from stepwell.sdk.event import EventType, Trigger, triggers_of
-from stepwell.sdk.function import Failure, Function, failure_trigger
+from stepwell.sdk.function import Failure, Function, check_id, failure_trigger
 from stepwell.sdk.options import (
     Batch,
     CancelOn,
@@ -76,8 +76,9 @@ class Service:
     """
 
     def __init__(self, id: str, *, app_version: str = "", checkpointing: bool | Checkpointing = True) -> None:
-        if not id or id != id.strip():
+        if not id:
             raise DefinitionError('a service needs an id, such as stepwell.Service("shop")')
+        check_id(id, "a service")
         self.id = id
         self.app_version = app_version
         self.checkpointing = Checkpointing() if checkpointing is True else checkpointing or None
@@ -138,12 +139,14 @@ class Service:
             options: See `FunctionOptions`.
 
         Raises:
-            DefinitionError: An option out of range, an id used twice, or a context that does not fit the callable.
+            DefinitionError: An option that does not exist or is out of range, an id that cannot be one or is used
+                twice, or a context that does not fit the callable.
         """
+        _refuse_unknown(options)
         on_failure = options.pop("on_failure", None)
 
         def decorate(handler: Callable[..., Any]) -> Function[Any, Any]:
-            own_id = id or _id_of(handler)
+            own_id = _id_of(handler) if id is None else id
             made = self._add(handler, own_id, name or own_id, triggers_of(on), Options(**options))
             if on_failure is not None:
                 failure_name = f"{made.name} (failure)"
@@ -167,6 +170,17 @@ class Service:
 
     def __repr__(self) -> str:
         return f"<service {self.id}: {len(self._functions)} functions>"
+
+
+def _refuse_unknown(options: dict[str, Any]) -> None:
+    known = ["on", "id", "name", *FunctionOptions.__annotations__]
+    for name in options:
+        if name not in known:
+            from difflib import get_close_matches  # which takes long to import
+
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}=? There are" if near else "there are"
+            raise DefinitionError(f"a function has no option {name}=; {hint} {', '.join(known)}")
 
 
 def _id_of(handler: Callable[..., Any]) -> str:
