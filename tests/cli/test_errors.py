@@ -23,6 +23,7 @@ REFUSED = [
     (["send", "s/x", '{"x": NaN}'], "DATA is not JSON: it has no NaN"),
     (["send", "s/x", '{"x": -Infinity}'], "DATA is not JSON: it has no -Infinity"),
     (["send", "s/x", '{"x": "\\ud83d"}'], "DATA cannot be sent: text with a lone surrogate"),
+    (["send", "s/x", '{"x": [9007199254740993]}'], "DATA: the integer 9007199254740993 is beyond 2**53 and would be"),
     (["send", "s/x", DEEP], "DATA is nested too deeply"),
     (["send", "s/x", b'{"x": "\xff"}'], "DATA is not UTF-8 text (character 8)"),
     (["send", b"s/\xff", "{}"], "NAME is not UTF-8 text (character 3)"),

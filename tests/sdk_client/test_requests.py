@@ -190,6 +190,17 @@ def test_data_that_is_not_the_functions_is_refused_before_anything_is_sent() -> 
             client.start(summarize, {"id": 5})  # type: ignore[misc]
         with pytest.raises(DefinitionError, match="object"):
             client.start("a-b", 5)
+        with pytest.raises(StepResultNotPortable, match="9007199254740993 is beyond 2"):
+            client.start("a-b", {"ids": [9007199254740993]})
+
+
+@pytest.mark.parametrize("members", [{"data": {"id": 9007199254740993}}, {"user": {"id": 9007199254740993}}])
+def test_an_event_with_an_integer_that_would_be_rounded_is_refused_before_anything_is_sent(members: Any) -> None:
+    with Client("http://127.0.0.1:9") as client:
+        with pytest.raises(StepResultNotPortable, match="event 'a/b': the integer 9007199254740993 is beyond 2"):
+            client.send({"name": "a/b", **members})
+        with pytest.raises(StepResultNotPortable, match="9007199254740993"):
+            client.send(stepwell.Event("a/b", {"id": 9007199254740993}))
 
 
 def test_a_start_whose_answer_was_lost_finds_the_run_that_it_made() -> None:

@@ -73,8 +73,14 @@ def _data(text: str | None) -> Any:
         raise click.UsageError(f"{source} is not JSON: {err}") from err
     if not isinstance(value, dict):
         raise click.UsageError(f'{source} must be a JSON object like {{"n": 1}}, not {type(value).__name__}')
+    from stepwell.sdk.errors import StepResultNotPortable
+    from stepwell.sdk.types import GIVEN, refuse_large_integers
+
     try:
         canonical(value)
+        refuse_large_integers(value, source, GIVEN)
+    except StepResultNotPortable as err:
+        raise click.UsageError(str(err)) from err
     except RecursionError as err:
         raise click.UsageError(f"{source} is nested too deeply; flatten it") from err
     except ValueError as err:

@@ -70,7 +70,7 @@ def encode_result(value: object, annotation: Any, where: str, words: Words = RET
     plain: Any = value
     try:
         plain = _codec(annotation).plain(value)
-        _refuse_large_integers(plain, where, words)
+        refuse_large_integers(plain, where, words)
         text = canonical(plain)
     except StepResultNotPortable:
         raise
@@ -392,7 +392,8 @@ def _culprit(value: Any, path: str) -> tuple[float | str, str] | None:
     return next((found for where, part in parts if (found := _culprit(part, where)) is not None), None)
 
 
-def _refuse_large_integers(value: Any, where: str, words: Words) -> None:
+def refuse_large_integers(value: Any, where: str, words: Words) -> None:
+    """Raise `StepResultNotPortable` if plain JSON has an integer that `canonical` may round."""
     if isinstance(value, int):
         if not -_LARGEST_EXACT <= value <= _LARGEST_EXACT:
             raise StepResultNotPortable(
@@ -400,10 +401,10 @@ def _refuse_large_integers(value: Any, where: str, words: Words) -> None:
             )
     elif isinstance(value, dict):
         for item in value.values():
-            _refuse_large_integers(item, where, words)
+            refuse_large_integers(item, where, words)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _refuse_large_integers(item, where, words)
+            refuse_large_integers(item, where, words)
 
 
 def _refuse_changes(value: object, back: object, where: str, words: Words, path: str = "") -> None:

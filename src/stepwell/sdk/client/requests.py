@@ -24,6 +24,7 @@ from stepwell.model.payload import canonical
 from stepwell.sdk.client.address import Address, bearer
 from stepwell.sdk.client.errors import EventsRefused, ServerError, ServerUnreachable
 from stepwell.sdk.client.exchange import Answer, Ask, Flow, Pause
+from stepwell.sdk.types import GIVEN, refuse_large_integers
 from stepwell.wire.inngest.event import MAX_EVENTS, SEED_HEADER
 from stepwell.wire.inngest.text import array, shortened
 
@@ -319,6 +320,7 @@ def event_texts(events: Sequence[Any]) -> list[bytes]:
     Raises:
         TypeError: Something else; the message says what to write.
         ValueError: A dict that JSON cannot hold.
+        StepResultNotPortable: It has an integer beyond 2**53, which would be rounded.
     """
     texts = []
     for one in events:
@@ -328,5 +330,7 @@ def event_texts(events: Sequence[Any]) -> list[bytes]:
                 f"an event to send is made by an event type, such as order_paid(Order(...)), or a dict with `name` and "
                 f"`data`; got a {type(one).__name__}"
             )
-        texts.append(canonical(dict(body)))
+        members = dict(body)
+        texts.append(canonical(members))
+        refuse_large_integers(members, f"event {members.get('name')!r}", GIVEN)
     return texts

@@ -15,9 +15,17 @@ from stepwell.model.job import RunStatus
 from stepwell.model.payload import canonical
 from stepwell.sdk.client.errors import RunCancelled, RunFailed
 from stepwell.sdk.client.follow import status_of
-from stepwell.sdk.errors import DefinitionError, RecordedResultChanged
+from stepwell.sdk.errors import DefinitionError, RecordedResultChanged, StepResultNotPortable
 from stepwell.sdk.event import Event
-from stepwell.sdk.types import GIVEN, UNTYPED, decode_result, encode_result, no_json_form, plain
+from stepwell.sdk.types import (
+    GIVEN,
+    UNTYPED,
+    decode_result,
+    encode_result,
+    no_json_form,
+    plain,
+    refuse_large_integers,
+)
 
 if TYPE_CHECKING:
     from stepwell.sdk.function import Function
@@ -69,7 +77,10 @@ def data_text(function: Function[Any, Any] | str, data: Any) -> bytes:
     where = f"the data for {slug_of(function)}"
     if isinstance(function, str):
         try:
+            refuse_large_integers(plain(data), where, GIVEN)
             text = canonical(plain(data))
+        except StepResultNotPortable:
+            raise
         except Exception as err:
             # Whatever a serializer of the user's type raises.
             raise no_json_form(data, data, UNTYPED, where, err, GIVEN) from err
