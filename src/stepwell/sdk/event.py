@@ -198,7 +198,7 @@ def event(name: str, annotation: TypeForm[T], /) -> EventType[T]:
 def cron(schedule: str, /, *, tz: str | None = None, jitter: timedelta | str | None = None) -> Cron:
     """Start a function on a schedule: `stepwell.cron("0 9 * * 1-5", tz="Europe/Berlin")`.
 
-    Each occurrence starts it once. Its event has no data; its `id` is the time of the occurrence.
+    Each occurrence starts it once. The `data` of its event is None, and its `id` the time of the occurrence.
 
     Args:
         schedule: Five fields (minute, hour, day of the month, month, day of the week), a word such as `@hourly`, or
