@@ -32,6 +32,7 @@ REFUSED = [
     (["run", "show", b"\xff"], "ID is not UTF-8 text"),
     (["run", "cancel", b"\xff"], "ID is not UTF-8 text"),
     (["runs", "-f", b"\xff"], "--function is not UTF-8 text"),
+    (["run", "show", ""], "ID is empty"),
 ]
 ANSWERS = {
     "html": (b"text/html", b"<h1>It works</h1>"),
@@ -94,6 +95,14 @@ def test_what_cannot_be_sent_is_a_usage_error(words: list[str | bytes], what: st
     code, said = run(*words, "--url", "http://127.0.0.1:1")
     assert code == 2
     assert what in said
+
+
+@pytest.mark.parametrize("url", [b"http://\xff", "http://a..b:1", f"http://{'a' * 300}.com"])
+def test_an_address_that_no_host_can_have_is_a_usage_error(url: str | bytes) -> None:
+    code, said = run("runs", "--url", url)
+    assert code == 2
+    assert "--url (or STEPWELL_URL): " in said
+    assert "is not the address of a server" in said
 
 
 def test_standard_input_that_is_no_text_is_a_usage_error() -> None:

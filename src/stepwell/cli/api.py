@@ -45,7 +45,9 @@ def _stranger(url: str, why: str) -> click.ClickException:
 
 
 def piece(text: str, what: str) -> str:
-    """A piece of a path, encoded. Raises a usage error if it is no text; `what` says which argument it is."""
+    """A piece of a path, encoded. Raises a usage error if it is empty or no text; `what` says which argument it is."""
+    if not text:
+        raise click.UsageError(f"{what} is empty")
     return quote(utf8(text, what), safe="")
 
 
@@ -123,9 +125,12 @@ class Api:
         if key:
             headers["Authorization"] = f"Bearer {credential(key)}"
         self.url = url.rstrip("/")
-        self._client: httpx2.Client = httpx2.Client(
-            base_url=self.url, headers=headers, timeout=30, trust_env=not _is_local(url)
-        )
+        try:
+            self._client: httpx2.Client = httpx2.Client(
+                base_url=self.url, headers=headers, timeout=30, trust_env=not _is_local(url)
+            )
+        except httpx2.InvalidURL as err:
+            raise self._no_address(err) from err
 
     def get(self, path: str, **query: Any) -> Any:
         return self._ask("GET", path, params={name: value for name, value in query.items() if value is not None})
@@ -165,13 +170,18 @@ class Api:
         except httpx2.TransportError as err:
             raise ConnectionLost(str(err) or type(err).__name__) from err
 
+    def _no_address(self, err: Exception) -> click.UsageError:
+        return click.UsageError(
+            f"--url (or STEPWELL_URL): {printable(self.url)!r} is not the address of a server: {printable(str(err))}"
+        )
+
     def _ask(self, method: str, path: str, **arguments: Any) -> Any:
         import httpx2
 
         try:
             response = self._client.request(method, path, **arguments)
-        except UnicodeError as err:
-            raise click.UsageError("an argument or a variable is not UTF-8 text, so it cannot be sent") from err
+        except (httpx2.InvalidURL, UnicodeError) as err:  # the latter from the name of a host, too
+            raise self._no_address(err) from err
         except httpx2.ConnectError as err:
             raise click.ClickException(
                 f"no server answers at {self.url}. Start one with `stepwell dev`, or name another with --url"

@@ -33,7 +33,7 @@ _db_option = click.option(
     "--data", default=".stepwell", envvar="STEPWELL_DATA", type=click.Path(file_okay=False), help="Folder of the state."
 )
 @_db_option
-@click.option("--port", default=8288, envvar="STEPWELL_PORT", help="Port to try.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8288, envvar="STEPWELL_PORT", help="Port to try.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(data: str, db: str | None, port: int, as_json: bool) -> None:
     """Check this machine and the stored state. Exit 1 if something is wrong.
@@ -114,13 +114,13 @@ def _store(data: Path) -> Iterator[tuple[str, bool, str]]:
 
 
 def _database(url: str) -> Iterator[tuple[str, bool, str]]:
-    from stepwell.server.server import postgres_store
-
     try:
-        postgres_store(url)  # is the driver there, and can the URL be read?
         from stepwell.store.postgres.look import look
 
         seen = asyncio.run(look(url))
+    except ModuleNotFoundError as err:
+        yield "state", False, f'it takes {err.name!r} to look into a database: pip install "stepwell[postgres]"'
+        return
     except StepwellError as err:
         yield "state", False, str(err)
         return
