@@ -3,12 +3,14 @@
 import asyncio
 import base64
 import json
+from typing import Any
 
 import pytest
 
 from stepwell.gateway.gateway import GatewaySettings, HttpGateway
 from stepwell.model.offload import Sealed
-from stepwell.testing.provider import Provider
+from stepwell.testing.provider import Provider, Reply, fail, raw, say
+from stepwell.wire.models.dialect import Usage
 from stepwell.wire.offload import InvalidRequest, fetch_request, read_answer, read_request
 from tests.gateway.errands import RUN, STEP, Asking, error_of, output_of
 
@@ -329,3 +331,36 @@ async def test_so_many_requests_are_made_at_a_time() -> None:
             assert (await asking.end()).output is not None
         assert 1 < provider.most_in_flight <= 3
     await asking.gateway.close()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_model_that_a_plain_request_asks_is_accounted(
+    streamed: bool, asking: Asking, provider: Provider
+) -> None:
+    provider.answer(say("Hi", usage=Usage(input_tokens=1000, output_tokens=100)))
+    body: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
+    if streamed:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+    ended = await asking.fetch(
+        f"{provider.url}/v1/chat/completions",
+        method="POST",
+        headers={"Content-Type": "application/json"},
+        body=json.dumps(body).encode(),
+        exact=True,
+    )
+    assert output_of(ended)["status_code"] == 200
+    assert output_of(ended)["body"].startswith("data: " if streamed else "{")
+    exchange = ended.exchange
+    assert (exchange.model.startswith("gpt-4o"), exchange.input_tokens, exchange.output_tokens) == (True, 1000, 100)
+    assert exchange.cost_usd == "0.0035"
+
+
+@pytest.mark.parametrize("reply", [fail(503), raw(b"no JSON"), say("Hi", cut_after=2, cut_cleanly=True)])
+async def test_an_answer_of_a_model_that_cannot_be_read_is_the_result_all_the_same(
+    reply: Reply, asking: Asking, provider: Provider
+) -> None:
+    provider.answer(reply)
+    body = b'{"model":"gpt-4o","stream":true,"messages":[]}'
+    ended = await asking.fetch(f"{provider.url}/v1/chat/completions", method="POST", body=body, exact=True)
+    assert output_of(ended)["status_code"] in {200, 503}
+    assert ended.exchange.cost_usd is None

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from stepwell.testing.provider import Provider, fail, held, say
+from stepwell.wire.models.dialect import Usage
 from tests.official.harness import Run, Server
 from tests.sdk_e2e.harness import OwnKind, OwnService, a_server, a_service
 
@@ -122,11 +123,17 @@ class OwnLibraries:
         assert [call.streamed for call in provider.calls] == [True, True]
 
     def test_a_plain_function(self, server: Server, service: OwnService, provider: Provider) -> None:
-        provider.answer(say("Because"), say("Somehow"))
+        used = Usage(input_tokens=7, output_tokens=2)
+        provider.answer(say("Because", usage=used), say("Somehow", usage=used))
         run = server.completed(server.send(service.event("plain"), {"provider": provider.url}))
+        lines = server.http.get(f"/api/runs/{run.id}/lines").json()["lines"]
+        text = "\n".join("".join(piece for _, piece in line) for line in lines)
 
         assert run.output == ["Because", "Somehow"]
         assert len(provider.calls) == 2
+        assert text.count("7 → 2 tokens") == 2
+        for said in ("user       why?", "answer     Because", "user       how?", "answer     Somehow", "$0.0"):
+            assert said in text
         key_is_nowhere(server, run)
 
     def test_a_client_of_httpx(self, server: Server, service: OwnService, provider: Provider) -> None:

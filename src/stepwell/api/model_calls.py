@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stepwell.model.offload import INFER
+from stepwell.model.offload import FETCH, INFER
 from stepwell.model.payload import canonical, decode
 from stepwell.node.reads.payloads import text_of
 from stepwell.node.reads.trace_text import Line, Piece, Role
 from stepwell.wire.inngest.text import shortened
 from stepwell.wire.models import dialect_for
-from stepwell.wire.models.dialect import Answer, Prompt, ToolCall
-from stepwell.wire.offload import InvalidRequest, read_request
+from stepwell.wire.models.dialect import Answer, Dialect, Prompt, ToolCall
+from stepwell.wire.models.errors import AnswerError
+from stepwell.wire.offload import InvalidRequest, read_answer, read_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,13 +28,18 @@ _LETTERS = 300
 
 async def model_lines(node: Node, trace: Trace) -> list[Line]:
     """A section with the calls of models; nothing if there were none."""
-    asked = [span for span in trace.root.children if span.step_kind in (INFER, WRAP)]
+    asked = [span for span in trace.root.children if span.step_kind in (INFER, WRAP) or _is_of_library(span)]
     found: list[Line] = []
     for span in asked[:MOST_CALLS]:
         found += await _call(node, span)
     if len(asked) > MOST_CALLS:
         found.append((Piece(Role.DETAIL, f"  and {len(asked) - MOST_CALLS} more"),))
     return [(), (Piece(Role.HEADING, "Models"),), *found] if found else []
+
+
+def _is_of_library(span: Span) -> bool:
+    """Whether it is a plain request that asked a model."""
+    return span.step_kind == FETCH and span.exchange is not None and span.exchange.provider != ""
 
 
 async def _call(node: Node, span: Span) -> list[Line]:
@@ -89,8 +95,24 @@ def _answer(request: bytes | None, output: bytes | None) -> str | None:
         calls = [ToolCall("", str(call["name"]), str(call["arguments"])) for call in value.get("tool_calls", ())]
         return _words(str(value["text"]), calls)
     read = read_request(request)
-    answer = dialect_for(read.format, read.url).answer(value)
+    dialect = dialect_for(read.format, read.url)
+    answer = dialect.answer(value) if read.format else fetched(dialect, value)
     return _words(answer.text, answer.tool_calls)
+
+
+def fetched(dialect: Dialect, value: Any) -> Answer:
+    """What a model said whose answer is that of a fetch, plain or as a stream."""
+    try:
+        told = read_answer(value)
+    except InvalidRequest:
+        return Answer()
+    content_type = {name.lower(): text for name, text in told.headers}.get("content-type", "")
+    reader = dialect.reader(content_type, limit_bytes=len(told.body) + 1)
+    try:
+        reader.feed(told.body)
+        return reader.finish().answer
+    except AnswerError:  # one that broke off, or an error
+        return reader.answer_so_far()
 
 
 def _words(text: str, calls: Sequence[ToolCall]) -> str:

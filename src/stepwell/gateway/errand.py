@@ -22,7 +22,7 @@ from stepwell.model.dispatch import Errand
 from stepwell.model.ids import Instant
 from stepwell.model.offload import INFER, Exchange
 from stepwell.model.payload import canonical
-from stepwell.wire.models import dialect_for
+from stepwell.wire.models import detect, dialect_for
 from stepwell.wire.models.credentials import Credentials
 from stepwell.wire.models.dialect import Answer, Dialect
 from stepwell.wire.models.errors import AnswerError, StreamFailed
@@ -103,6 +103,9 @@ class Doing:
         url, headers = credentials.put_back(request.url, request.headers)
         limit = self.max_redirects if request.max_redirects is None else min(request.max_redirects, self.max_redirects)
         outgoing = self._outgoing(request.method, url, headers, request.body, max_redirects=limit)
+        dialect = detect(request.url) if request.method == "POST" and request.body else None
+        if dialect is not None:
+            self.load_prices()
         async with self.fetcher.open(outgoing, self.timing) as incoming:
             self._note(status=incoming.status, url=_shown(incoming.url))
             try:
@@ -119,6 +122,8 @@ class Doing:
                 round(self.timing.now_ms()),
                 request.echo,
             )
+        if dialect is not None and 200 <= answer.status < 300:
+            await self._read_as_model(dialect, answer)
         output = await beside(len(body), write_answer, answer, exact=request.exact)
         if answer.status not in request.retry_statuses:
             return Outcome(self.told(), output)
@@ -126,6 +131,19 @@ class Doing:
         self._note(retry_after_ms=asked)
         text = f"{_host(answer.url)} answered with status {answer.status}"
         return Outcome(self.told(), output, self.error(text, "http_status"), retry=True, retry_after_ms=asked)
+
+    async def _read_as_model(self, dialect: Dialect, answer: FetchAnswer) -> None:
+        """Take note of what a model used that was asked by a plain request, as libraries do."""
+        prompt = dialect.prompt(self.request.url, self.request.body or b"")
+        self._note(provider=dialect.provider, model=prompt.model)
+        content_type = {name.lower(): value for name, value in answer.headers}.get("content-type", "")
+        reader = dialect.reader(content_type, limit_bytes=self.max_answer_bytes)
+        try:
+            await beside(len(answer.body), reader.feed, answer.body)
+            told = (await beside(len(answer.body), reader.finish)).answer
+        except AnswerError:  # the function gets it as it is
+            told = reader.answer_so_far()
+        await self._account(dialect, told)
 
     # infer
 
