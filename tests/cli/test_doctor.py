@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -71,6 +72,22 @@ async def test_state_of_this_version_is_counted_and_left_as_it_was(tmp_path: Pat
         (True, f"{tmp_path}: 0 runs under way, 0 jobs, 0 waits, schema {LATEST}"),
     )
     assert contents(tmp_path) == before
+
+
+async def test_what_a_killed_server_left_is_read_and_left_for_the_next(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "data")
+    await store.open()
+    left = tmp_path / "left"
+    await asyncio.to_thread(shutil.copytree, tmp_path / "data", left)
+    await store.close()
+    before = contents(left)
+    assert before[str(left / "stepwell.db-wal")]  # where everything is
+    code, found = await asyncio.to_thread(examined, "--data", str(left))
+    assert code == 0
+    assert found["state"][1].endswith(f"schema {LATEST}")
+    after = contents(left)
+    assert after.keys() == before.keys()
+    assert {path for path in after if after[path] != before[path]} <= {str(left / "stepwell.db-shm")}  # only an index
 
 
 def test_state_of_a_newer_version_is_something_wrong(tmp_path: Path) -> None:
