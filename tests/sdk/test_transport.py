@@ -342,6 +342,22 @@ def test_a_large_body_has_few_digests(body: bytes) -> None:
     assert described.fields != describe("POST", URL, "application/json", body.replace(b"1", b"3", 1)).fields
 
 
+def test_the_server_follows_no_redirect_and_keeps_the_timeout_of_the_transport() -> None:
+    transport = http.AsyncTransport(timeout="2m", retry_statuses=[418])
+    asked: list[Any] = []
+
+    @stepwell.Service("library").function(on="a/b")
+    async def get(ctx: Ctx) -> int:
+        return (await http.async_client(transport=transport).get(URL)).status_code
+
+    def answer(request: dict[str, Any]) -> httpx2.Response:
+        asked.append(request)
+        return httpx2.Response(302, headers={"Location": "/here"})
+
+    assert run(get, steps={"GET api.example.com/v1": answer}).output == 302
+    assert [asked[0][name] for name in ("max_redirects", "timeout_ms", "retry_statuses")] == [0, 120_000, [418]]
+
+
 # Failures and retries
 
 
