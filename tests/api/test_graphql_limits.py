@@ -205,6 +205,9 @@ async def test_invoking_a_function(node: Node) -> None:
 async def test_invoking_with_literals(node: Node) -> None:
     answer = await ask(node, 'mutation { invokeFunction(functionSlug: "shop-bill", data: {a: {b: [1, "x"]}}) }')
     assert answer == {"data": {"invokeFunction": True}}
+    query = 'mutation ($data: Map) { invokeFunction(functionSlug: "shop-bill", data: $data) }'
+    answer = await ask(node, query, {"data": {"ids": [9007199254740993]}})
+    assert "9007199254740993 would be rounded" in answer["errors"][0]["message"]
     [event] = await node.store.events(EventQuery(env=DEV_ENV))
     assert isinstance(event.body, bytes)
     assert read_body(event.body)["data"]["a"] == {"b": [1, "x"]}

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stepwell.api.inngest.graphql_context import Context, NotSupportedYet, Resolvers
-from stepwell.model.errors import NotFound
+from stepwell.model.errors import InvalidInput, NotFound
 from stepwell.model.event import INVOKED
 from stepwell.model.function import Service, Transport
 from stepwell.model.ids import RunId
-from stepwell.model.payload import canonical
+from stepwell.model.payload import canonical, first_rounded
 from stepwell.node.large import stored
 from stepwell.node.reads import functions, runs, services
 from stepwell.wire.inngest.event import invoked_event, read_event
@@ -38,6 +38,8 @@ async def _invoke(
     function = functions.find_function(context.node.registry, functionSlug, context.env)
     if function is None or function.archived:
         raise NotFound(f"no function {functionSlug!r} is registered")
+    if changed := first_rounded([data, user]):
+        raise InvalidInput(f"the integer {str(changed[0])[:60]} would be rounded to a 64-bit float; give it as text")
     now, key = context.now, context.node.new_key()
     given = read_event({"data": data, "user": user}, now=now, key=key, env=context.env, name=INVOKED)
     system = invoked_event(
