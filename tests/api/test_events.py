@@ -154,7 +154,7 @@ async def test_bad_input_is_a_clear_error(plain: Api, subtests: pytest.Subtests)
 
 async def test_an_event_above_its_limit_is_refused_by_name(plain: Api) -> None:
     response = await plain.http.post("/e/any", json={"name": "a", "data": {"text": "x" * (3 * 1024 * 1024)}})
-    assert response.status_code == 400
+    assert response.status_code == 413
     assert "may have 3 MiB" in response.json()["error"]
 
 

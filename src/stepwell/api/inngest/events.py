@@ -115,7 +115,8 @@ class EventIntake:
         if intake.error is None:
             return 200, answers.encode({"ids": intake.ids, "status": 200})
         site.counts["refused:event"] += 1
-        return 400, answers.encode({"ids": intake.ids, "status": 400, "error": str(intake.error)})
+        status = intake.error.http_status
+        return status, answers.encode({"ids": intake.ids, "status": status, "error": str(intake.error)})
 
 
 def _tell(site: Site, unknown: Iterable[tuple[str, str]]) -> None:
