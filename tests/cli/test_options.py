@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from stepwell.cli import api, cli
+from stepwell.model.errors import ConfigurationError
 
 
 @pytest.mark.parametrize(
@@ -66,3 +67,13 @@ def test_the_first_key_comes_before_its_fallback() -> None:
     for command in ("dev", "start"):
         text = CliRunner().invoke(cli, [command, "--help"]).output
         assert text.index("--signing-key KEY") < text.index("--signing-key-fallback") < text.index("--event-key")
+
+
+def test_a_folder_and_a_database_for_one_state_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEPWELL_DB", "postgresql://127.0.0.1:1/nothing")
+    result = CliRunner().invoke(cli, ["start", "--signing-key", "ab" * 16, "--data", str(tmp_path / "data")])
+    assert isinstance(result.exception, ConfigurationError)
+    assert "give only one of them" in str(result.exception)
+    monkeypatch.setenv("STEPWELL_DATA", str(tmp_path / "data"))  # of an image, for whoever names no database
+    result = CliRunner().invoke(cli, ["start", "--signing-key", "ab" * 16])
+    assert "give only one of them" not in f"{result.output}{result.exception}"

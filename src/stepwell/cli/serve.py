@@ -120,6 +120,11 @@ def _settings(options: dict[str, Any], *, dev: bool, quiet: bool = False) -> Ser
     notes = check_foreign(options) + (keys_not_taken(os.environ) if dev else [])
     for note in () if quiet else notes:
         tell(dim(note), as_json=log_json)
+    given = click.get_current_context().get_parameter_source("data")
+    if options["db"] and given is click.core.ParameterSource.COMMANDLINE:  # a container image may set STEPWELL_DATA
+        raise ConfigurationError(
+            "--data names a folder for the state and --db (or STEPWELL_DB) a database; give only one of them"
+        )
     interval = options["retry_interval"]
     return ServerSettings(
         dev=dev,
