@@ -104,7 +104,7 @@ async def test_a_backup_is_never_written_over_something(data: Path, tmp_path: Pa
         back_up(data, tmp_path / "there")
     with pytest.raises(ConfigurationError, match="no database"):
         back_up(tmp_path / "nothing", tmp_path / "copy")
-    with pytest.raises(ConfigurationError, match="pg_dump"):
+    with pytest.raises(ConfigurationError, match="pg_dump --format=custom --schema=stepwell "):
         call("backup", str(tmp_path / "copy"), "--db", "postgresql://localhost/x")
     assert not (tmp_path / "copy").exists()
     assert not (tmp_path / "copy.part").exists()

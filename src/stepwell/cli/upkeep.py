@@ -43,9 +43,9 @@ def backup(destination: Path, data: Path, db: str | None, as_json: bool) -> None
     """
     if db is not None:
         raise ConfigurationError(
-            "PostgreSQL has its own tools: `pg_dump --format=custom --file=stepwell.dump URL` copies one moment of it "
-            "while servers work, `pg_restore --clean --if-exists --dbname=URL stepwell.dump` brings it back while none "
-            "does; continuous archiving leads back to any moment"
+            "PostgreSQL has its own tools: `pg_dump --format=custom --schema=stepwell --file=stepwell.dump URL` copies "
+            "one moment of it while servers work, `pg_restore --clean --if-exists --dbname=URL stepwell.dump` brings "
+            "it back while none does; continuous archiving leads back to any moment"
         )
     from stepwell.store.sqlite.backup import back_up
 
