@@ -18,6 +18,7 @@ from stepwell.cli import cli
 from stepwell.node.auditor import Finding, Report
 from stepwell.node.retention import Keep
 from stepwell.server import Server, ServerSettings
+from stepwell.store.base import Node
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -211,3 +212,14 @@ def audited(url: str) -> tuple[dict[str, Any], int]:
     assert done.exit_code == 0, done.output
     report: dict[str, Any] = json.loads(done.stdout)
     return report, report["texts"]
+
+
+async def test_a_lost_node_is_shown_as_gone_and_forgotten_after_an_hour(server: Server) -> None:
+    store, now = server.node.store, server.node.world.now()
+    await store.heartbeat(Node("lately", 1, now - 60_000))
+    await store.heartbeat(Node("long-ago", 1, now - 3_700_000))
+    shown = {node["name"]: node["alive"] for node in (await get(server, "/api/status")).json()["nodes"]}
+    assert shown == {server.node.name: True, "lately": False}
+    told = await asyncio.to_thread(CliRunner().invoke, cli, ["status", "--url", server.url])
+    assert "lately, gone, its lease ran out at" in told.output
+    assert "long-ago" not in told.output

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from stepwell.api.site import Site
 
+SHOWN_GONE_MS = 3_600_000
+"""How long a node is shown after its lease ran out."""
+
 
 def routes() -> list[Route]:
     return [Route("GET", "/status", page), Route("GET", "/api/status", status)]
@@ -43,7 +46,7 @@ async def report(site: Site) -> dict[str, Any]:
     node, store = site.node, site.node.store
     now = node.world.now()
     backlog = await store.backlog(now)
-    nodes = await store.known_nodes()
+    nodes = [one for one in await store.known_nodes() if one.lease_until > now - SHOWN_GONE_MS]
     return {
         "version": site.version,
         "kind": site.kind,

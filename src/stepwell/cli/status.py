@@ -42,10 +42,17 @@ def _show(told: dict[str, Any], findings: list[str], *, good: bool) -> None:
     late = f", the oldest for {duration_text(queue['oldest_due_lag_ms'])}" if queue["due"] else ""
     _line("due now", f"{queue['due']} jobs{late}")
     for node in told["nodes"]:
-        _line("node", f"{node['name']}, lease {'until' if node['alive'] else 'ran out at'} {node['lease_until']}")
+        lease = (
+            f"lease until {node['lease_until']}"
+            if node["alive"]
+            else f"gone, its lease ran out at {node['lease_until']}"
+        )
+        _line("node", f"{node['name']}, {lease}")
     _line("known", f"services: {told['services']}, functions: {told['functions']}")
+    here = " here" if len(told["nodes"]) > 1 else ""
     for line in told["workers"]:
-        _line("workers", f"{line['service']}: {line['connected']} connected, {line['waiting_calls']} calls waiting")
+        calls = f"{line['waiting_calls']} calls waiting{here}"
+        _line("workers", f"{line['service']}: {line['connected']} connected{here}, {calls}")
     _line("kept", f"ended runs {_age(keep.get('keep_runs_ms'))}, events {_age(keep.get('keep_events_ms'))}")
     if sweep := keep.get("last_sweep"):
         removed = f"{sweep['runs']} runs, {sweep['events']} events, {sweep['texts']} texts"
