@@ -150,7 +150,7 @@ async def test_frames_that_come_twice_change_nothing(server: Server) -> None:
         runs = [await server.run_of(await server.event("twice/f")) for _ in range(10)]
         ended = [await server.completed(run) for run in runs]
 
-    assert proxy.repeated > 50
+    assert proxy.repeated > 20  # several frames may travel as one
     assert all(run["output"] == [0, 1, 2, 3, 4] for run in ended)
     assert len(executions) == len(set(executions)) == 50
 

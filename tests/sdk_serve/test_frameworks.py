@@ -115,22 +115,26 @@ def through_django(url: str) -> Web:
 
     import stepwell.serve
 
+    wanted: dict[str, Any] = {
+        "DEBUG": False,
+        "ALLOWED_HOSTS": ["testserver"],
+        "ROOT_URLCONF": "stepwell_test_urls",
+        "SECRET_KEY": "x",
+        "MIDDLEWARE": ["django.middleware.csrf.CsrfViewMiddleware", "django.middleware.common.CommonMiddleware"],
+        "DATA_UPLOAD_MAX_MEMORY_SIZE": 1000,
+    }
     if not settings.configured:
-        settings.configure(
-            DEBUG=False,
-            ALLOWED_HOSTS=["testserver"],
-            ROOT_URLCONF="stepwell_test_urls",
-            SECRET_KEY="x",
-            MIDDLEWARE=["django.middleware.csrf.CsrfViewMiddleware", "django.middleware.common.CommonMiddleware"],
-            DATA_UPLOAD_MAX_MEMORY_SIZE=1000,
-        )
+        settings.configure(**wanted)
         django.setup()
+    for name, value in wanted.items():  # Django has one of each in a process, and another test may have set it
+        setattr(settings, name, value)
     urls = type(sys)("stepwell_test_urls")
     urls.urlpatterns = [path("api/inngest", stepwell.serve.django(service, url=url, dev=True))]  # type: ignore[attr-defined]
     sys.modules["stepwell_test_urls"] = urls
-    from django.urls import clear_url_caches
+    from django.urls import clear_url_caches, set_urlconf
 
     clear_url_caches()
+    set_urlconf(None)
     client = Client(enforce_csrf_checks=True)
 
     def ask(method: str, path: str, body: bytes, headers: dict[str, str]) -> Any:

@@ -149,7 +149,11 @@ class FaultyStore:
         node = self._inner.nodes.get(name)
         if node is not None and node.epoch > epoch:
             return  # a store takes nothing more from a life once it knows a later one
-        outcome = self._say(self._inner.apply, transition)
+        try:
+            outcome = self._say(self._inner.apply, transition)
+        except AssertionError as bug:
+            task.fail(bug)  # whoever asked has it, as from any store
+            return
         self._note(task, transition)
         self._world.scheduler.after(int(self._random.random() * 4), task.resume, outcome)
 
