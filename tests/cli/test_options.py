@@ -56,6 +56,29 @@ def test_a_wrong_event_key_names_the_option_for_it(monkeypatch: pytest.MonkeyPat
     assert "set STEPWELL_API_KEY or use --key" in listed.output
 
 
+def test_of_several_servers_the_first_that_accepts_a_connection_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.url.host)
+        if request.url.host != "c.example":
+            raise httpx2.ConnectError("refused") if request.url.host == "a.example" else httpx2.ConnectTimeout("")
+        return httpx2.Response(200, json={"runs": []})
+
+    client = httpx2.Client
+    monkeypatch.setattr(httpx2, "Client", lambda **named: client(transport=httpx2.MockTransport(answer), **named))
+    monkeypatch.setenv("STEPWELL_URL", "a.example,http://b.example,c.example")
+    listed = CliRunner().invoke(cli, ["runs"])
+    assert listed.exit_code == 0, listed.output
+    several = api.Api("http://a.example,http://b.example,http://c.example")
+    several.get("/api/runs")
+    several.get("/api/runs")
+    assert asked == ["a.example", "b.example", "c.example"] * 2 + ["c.example"]
+    monkeypatch.setenv("STEPWELL_URL", "a.example,a.example:1")
+    refused = CliRunner().invoke(cli, ["runs"])
+    assert "no server answers at http://a.example:1 or http://a.example. Start" in refused.output
+
+
 def test_no_summary_is_cut() -> None:
     for group in ([], ["run"]):
         assert (

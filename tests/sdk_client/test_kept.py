@@ -155,6 +155,15 @@ async def test_nobody_there_is_a_refused_connection() -> None:
     assert raised.value.refused is True
 
 
+async def test_of_several_servers_the_next_is_asked_over_a_connection_of_its_own() -> None:
+    async with talking() as (_, exchange):
+        several = KeptExchange(address_of(f"http://127.0.0.1:1,{exchange.address.api}", environment={}), "agent")
+        with pytest.raises(ServerUnreachable):
+            await several.run(ask())
+        assert (await several.run(ask())).ok
+        await several.close()
+
+
 @pytest.mark.parametrize(("url", "through"), [("http://127.0.0.1:1", False), ("http://elsewhere.example", True)])
 async def test_a_proxy_of_the_environment_is_used_but_not_for_this_machine(
     monkeypatch: pytest.MonkeyPatch, url: str, through: bool

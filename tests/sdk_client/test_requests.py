@@ -17,6 +17,7 @@ from stepwell.sdk.client import requests
 from stepwell.sdk.client.address import address_of
 from stepwell.sdk.client.client import Client
 from stepwell.sdk.client.errors import EventsRefused, ServerError, ServerUnreachable
+from stepwell.sdk.client.exchange import after_failure
 from stepwell.sdk.errors import DefinitionError, StepResultNotPortable
 from stepwell.wire.inngest.event import read_seed
 from stepwell.wire.signature import bearer_hash
@@ -293,6 +294,38 @@ def test_an_address_that_is_none_is_refused_when_the_client_is_made(url: str) ->
             Client(url)
     else:
         assert address_of(url, environment={}).api == "http://localhost:8288"
+
+
+NOBODY = "http://127.0.0.1:1"
+
+
+def test_of_several_servers_the_one_that_answers_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted(always(value={"ids": ["01A"], "status": 200})) as server:
+        monkeypatch.setenv("STEPWELL_URL", f"{NOBODY}, {server.url}")
+        with Client() as client:
+            assert client.send({"name": "a/b", "data": {}}).ids == ("01A",)
+            monkeypatch.setattr(requests, "ATTEMPTS", 1)  # it is remembered: nobody is asked in vain
+            client.send({"name": "a/b", "data": {}})
+        assert len(server.asked) == 2
+        with Client(f"{NOBODY},{NOBODY}/other") as client, pytest.raises(ServerUnreachable):
+            client.send({"name": "a/b", "data": {}})
+
+
+async def test_of_several_servers_one_that_stops_is_left() -> None:
+    with scripted(always(503)) as stopping, scripted(always(value={"data": []})) as other:
+        async with stepwell.AsyncClient(f"{stopping.url},{other.url}") as client:
+            assert await client.events() == []
+            assert await client.events() == []
+        assert (len(stopping.asked), len(other.asked)) == (1, 2)
+
+
+def test_who_failed_at_the_same_server_goes_on_once() -> None:
+    first = address_of("http://a,http://b,http://c", environment={})
+    second = after_failure(first, first)
+    assert second.api == second.events == "http://b"
+    assert after_failure(second, first) is second
+    assert after_failure(after_failure(second, second), second).api == "http://c"
+    assert second.others == ("http://c", "http://a")
 
 
 # Looking

@@ -23,6 +23,10 @@ SILENCE_S = 45.0
 """A stream that says nothing for so long is broken: the server sends something every 15 s."""
 
 
+CONNECT_S = 5.0
+"""How long one of several servers may take to accept a connection."""
+
+
 class ConnectionLost(Exception):
     """A stream broke; it may be opened again."""
 
@@ -107,16 +111,20 @@ def credential(key: str) -> str:
 
 
 def _url(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
-    """The address to ask: of several, which STEPWELL_URL may have for workers, the first. A worker gets them all."""
+    """The address to ask, or several with commas between."""
     try:
-        addresses = [server_url(one) for one in value.split(",")]
-        return ",".join(addresses) if ctx.command.name == "worker" else addresses[0]
+        return ",".join(server_url(one) for one in value.split(","))
     except ValueError as err:
         raise click.BadParameter(str(err), ctx, parameter) from err
 
 
 class Api:
-    """Requests to a server; what goes wrong becomes one line that says what to do."""
+    """Requests to a server; what goes wrong becomes one line that says what to do.
+
+    Args:
+        url: Its address, or those of several on one database, with commas between. When one cannot be reached the
+            next is asked, and is asked first from then on.
+    """
 
     def __init__(self, url: str, key: str | None = None) -> None:
         import httpx2
@@ -124,13 +132,25 @@ class Api:
         headers = {}
         if key:
             headers["Authorization"] = f"Bearer {credential(key)}"
-        self.url = url.rstrip("/")
+        self._urls = [one.rstrip("/") for one in url.split(",")]
         try:
             self._client: httpx2.Client = httpx2.Client(
-                base_url=self.url, headers=headers, timeout=30, trust_env=not _is_local(url)
+                base_url=self.url,
+                headers=headers,
+                timeout=httpx2.Timeout(30, connect=30 if len(self._urls) == 1 else CONNECT_S),
+                trust_env=not all(_is_local(one) for one in self._urls),
             )
         except httpx2.InvalidURL as err:
             raise self._no_address(err) from err
+
+    @property
+    def url(self) -> str:
+        """The server that is asked now."""
+        return self._urls[0]
+
+    def _move_on(self) -> None:
+        self._urls.append(self._urls.pop(0))
+        self._client.base_url = self.url
 
     def get(self, path: str, **query: Any) -> Any:
         return self._ask("GET", path, params={name: value for name, value in query.items() if value is not None})
@@ -168,6 +188,7 @@ class Api:
                     elif line.startswith("data:"):
                         yield number, self._read(line[5:], path)
         except httpx2.TransportError as err:
+            self._move_on()
             raise ConnectionLost(str(err) or type(err).__name__) from err
 
     def _no_address(self, err: Exception) -> click.UsageError:
@@ -179,12 +200,13 @@ class Api:
         import httpx2
 
         try:
-            response = self._client.request(method, path, **arguments)
+            response = self._reach(method, path, **arguments)
         except (httpx2.InvalidURL, UnicodeError) as err:  # the latter from the name of a host, too
             raise self._no_address(err) from err
         except httpx2.ConnectError as err:
             raise click.ClickException(
-                f"no server answers at {self.url}. Start one with `stepwell dev`, or name another with --url"
+                f"no server answers at {' or '.join(self._urls)}. Start one with `stepwell dev`, or name another with "
+                "--url"
             ) from err
         except httpx2.HTTPError as err:
             raise click.ClickException(f"{self.url}{_shown(path)}: {str(err) or type(err).__name__}") from err
@@ -196,6 +218,17 @@ class Api:
         except UnicodeDecodeError as err:
             raise _stranger(self.url, f"{_shown(path)} is {kind or 'something'} that is not UTF-8 text") from err
         return self._read(text, path, kind)
+
+    def _reach(self, method: str, path: str, **arguments: Any) -> httpx2.Response:
+        """The answer of the first server that a connection can be made to; nothing is sent twice."""
+        import httpx2
+
+        for _ in self._urls[1:]:
+            try:
+                return self._client.request(method, path, **arguments)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                self._move_on()
+        return self._client.request(method, path, **arguments)
 
     def _read(self, text: str, path: str, kind: str = "something") -> Told:
         """The object that an answer, or an event of a stream, is."""

@@ -1,6 +1,7 @@
 """Where the server is and how to introduce oneself: arguments first, then the environment, then this machine.
 
-    STEPWELL_URL                                   the server; else INNGEST_API_BASE_URL, INNGEST_EVENT_API_BASE_URL,
+    STEPWELL_URL                                   the server, or several with commas between; else
+                                                   INNGEST_API_BASE_URL, INNGEST_EVENT_API_BASE_URL,
                                                    INNGEST_BASE_URL, INNGEST_DEV when it is a URL
     STEPWELL_API_KEY                               else STEPWELL_SIGNING_KEY, INNGEST_SIGNING_KEY
     STEPWELL_SIGNING_KEY_FALLBACK                  else INNGEST_SIGNING_KEY_FALLBACK; tried when the first is refused
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from stepwell.model.errors import ConfigurationError
@@ -32,6 +33,7 @@ class Address:
     Attributes:
         api: Origin of everything but event intake, without a slash at its end.
         events: Origin of `/e/`; the same as `api` unless the environment says otherwise.
+        others: Origins of further servers on the same store, for when this one cannot be reached.
         keys: Credentials of the API, in the order in which they are tried. May be empty.
         event_key: Goes into the path of a send.
         env: Name of the environment; None leaves it to the server.
@@ -39,6 +41,7 @@ class Address:
 
     api: str = DEFAULT_URL
     events: str = DEFAULT_URL
+    others: tuple[str, ...] = ()
     keys: tuple[str, ...] = field(default=(), repr=False)
     event_key: str = field(default=NO_EVENT_KEY, repr=False)
     env: str | None = None
@@ -51,7 +54,15 @@ class Address:
     @property
     def is_local(self) -> bool:
         """Whether it is this machine; then no proxy of the environment is asked."""
-        return (urlsplit(self.api).hostname or "") in {"localhost", "127.0.0.1", "::1"}
+        hosts = {urlsplit(one).hostname or "" for one in (self.api, *self.others)}
+        return hosts <= {"localhost", "127.0.0.1", "::1"}
+
+    def next(self) -> Address:
+        """The next of several servers, with this one as the last of the others; itself if it is the only one."""
+        if not self.others:
+            return self
+        first_other, *rest = self.others
+        return replace(self, api=first_other, events=first_other, others=(*rest, self.api))
 
 
 def address_of(
@@ -69,7 +80,9 @@ def address_of(
     """
     found = os.environ if environment is None else environment
     dev = found.get("INNGEST_DEV", "")
-    general = first(found, "STEPWELL_URL").partition(",")[0].strip() or None  # workers read it as a list
+    several = [origin(one) for one in (url or first(found, "STEPWELL_URL")).split(",") if one.strip()]
+    if url and not several:
+        raise ConfigurationError(f"{url!r} is not the address of a server; write something like {DEFAULT_URL}")
     either = first(found, "INNGEST_BASE_URL") or (dev if "://" in dev else "") or DEFAULT_URL
     keys = [
         api_key or first(found, "STEPWELL_API_KEY", "STEPWELL_SIGNING_KEY", "INNGEST_SIGNING_KEY"),
@@ -78,8 +91,9 @@ def address_of(
     # The server reads the same variable as a list.
     events = event_key or first(found, "STEPWELL_EVENT_KEY", "INNGEST_EVENT_KEY").partition(",")[0].strip()
     return Address(
-        api=origin(url or general or first(found, "INNGEST_API_BASE_URL") or either),
-        events=origin(url or general or first(found, "INNGEST_EVENT_API_BASE_URL") or either),
+        api=several[0] if several else origin(first(found, "INNGEST_API_BASE_URL") or either),
+        events=several[0] if several else origin(first(found, "INNGEST_EVENT_API_BASE_URL") or either),
+        others=tuple(dict.fromkeys(one for one in several[1:] if one != several[0])),
         keys=tuple(dict.fromkeys(key for key in keys if key)),
         event_key=events or NO_EVENT_KEY,
         env=env or first(found, "STEPWELL_ENV", "INNGEST_ENV") or None,

@@ -146,7 +146,7 @@ class Client:
     """A server, to programs that start runs, send events and want results. Safe to share between threads.
 
     Args:
-        url: Of the server; STEPWELL_URL, else http://localhost:8288.
+        url: Of the server, or of several on one database with commas between; STEPWELL_URL, else http://localhost:8288.
         api_key: The server's signing key, if it has one; STEPWELL_API_KEY, STEPWELL_SIGNING_KEY.
         event_key: For `send`, if the server asks for one; STEPWELL_EVENT_KEY.
         env: Name of the environment; STEPWELL_ENV.

@@ -32,6 +32,8 @@ ANSWER_S = 30.0
 """How long the server may take to begin an answer."""
 QUIET_S = 45.0
 """How long a followed run may say nothing before the connection counts as lost; the server sends comments."""
+STOPPING = 503
+"""The status of a server that stops, or has lost its store; of several another is asked the next time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +102,17 @@ class Exchange:
                 case Ask() as ask:
                     import httpx2
 
+                    address = self.address
                     try:
                         got = self._http.request(
-                            ask.method, ask.url(self.address), content=ask.body, headers=dict(ask.headers)
+                            ask.method, ask.url(address), content=ask.body, headers=dict(ask.headers)
                         )
                     except httpx2.RequestError as err:
-                        step.failed(unreachable(err, self.address, ask))
+                        self.address = after_failure(self.address, address)
+                        step.failed(unreachable(err, address, ask))
                     else:
+                        if got.status_code == STOPPING:
+                            self.address = after_failure(self.address, address)
                         step.answered(_answer(got, got.content))
         return step.result()
 
@@ -119,15 +125,19 @@ class Exchange:
         """
         import httpx2
 
+        address = self.address
         timeout = httpx2.Timeout(quiet_s, connect=CONNECT_S)
         try:
             with self._http.stream(
-                ask.method, ask.url(self.address), headers=dict(ask.headers), timeout=timeout
+                ask.method, ask.url(address), headers=dict(ask.headers), timeout=timeout
             ) as response:
                 body = b"" if response.is_success else response.read()
+                if response.status_code == STOPPING:
+                    self.address = after_failure(self.address, address)
                 yield _answer(response, body), response.iter_bytes()
         except httpx2.RequestError as err:
-            raise unreachable(err, self.address, ask) from err
+            self.address = after_failure(self.address, address)
+            raise unreachable(err, address, ask) from err
 
     def close(self) -> None:
         self._http.close()
@@ -153,13 +163,17 @@ class AsyncExchange:
                 case Ask() as ask:
                     import httpx2
 
+                    address = self.address
                     try:
                         got = await self._http.request(
-                            ask.method, ask.url(self.address), content=ask.body, headers=dict(ask.headers)
+                            ask.method, ask.url(address), content=ask.body, headers=dict(ask.headers)
                         )
                     except httpx2.RequestError as err:
-                        step.failed(unreachable(err, self.address, ask))
+                        self.address = after_failure(self.address, address)
+                        step.failed(unreachable(err, address, ask))
                     else:
+                        if got.status_code == STOPPING:
+                            self.address = after_failure(self.address, address)
                         step.answered(_answer(got, got.content))
         return step.result()
 
@@ -168,15 +182,19 @@ class AsyncExchange:
         """A request whose answer is read as it comes. Raises `ServerUnreachable`, also while it is read."""
         import httpx2
 
+        address = self.address
         timeout = httpx2.Timeout(QUIET_S, connect=CONNECT_S)
         try:
             async with self._http.stream(
-                ask.method, ask.url(self.address), headers=dict(ask.headers), timeout=timeout
+                ask.method, ask.url(address), headers=dict(ask.headers), timeout=timeout
             ) as response:
                 body = b"" if response.is_success else await response.aread()
+                if response.status_code == STOPPING:
+                    self.address = after_failure(self.address, address)
                 yield _answer(response, body), response.aiter_bytes()
         except httpx2.RequestError as err:
-            raise unreachable(err, self.address, ask) from err
+            self.address = after_failure(self.address, address)
+            raise unreachable(err, address, ask) from err
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -206,6 +224,14 @@ class Step(Generic[T]):
             self.wants = move()
         except StopIteration as stop:
             self.ended, self._result = True, stop.value
+
+
+def after_failure(now: Address, used: Address) -> Address:
+    """Where to ask next when `used` failed and `now` is asked: the next server, unless somebody else went on already.
+
+    Every flow asks again what failed, and asks only what may be asked twice, so the next try reaches another server.
+    """
+    return used.next() if now is used else now
 
 
 def unreachable(error: httpx2.RequestError, address: Address, ask: Ask) -> ServerUnreachable:

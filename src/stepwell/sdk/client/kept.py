@@ -19,12 +19,14 @@ from stepwell.sdk.client.errors import ServerUnreachable
 from stepwell.sdk.client.exchange import (
     ANSWER_S,
     CONNECT_S,
+    STOPPING,
     Answer,
     Ask,
     AsyncExchange,
     Flow,
     Pause,
     Step,
+    after_failure,
     certificates,
 )
 
@@ -67,11 +69,16 @@ class KeptExchange:
                     await asyncio.sleep(seconds)
                     step.answered(None)
                 case Ask() as ask:
+                    address = self.address
                     try:
                         answer = await self._ask(ask)
                     except (OSError, EOFError, ValueError) as err:
-                        step.failed(self._unreachable(ask, err))
+                        failed = self._unreachable(ask, err)
+                        self._leave(address)
+                        step.failed(failed)
                     else:
+                        if answer.status == STOPPING:
+                            self._leave(address)
                         step.answered(answer)
         return step.result()
 
@@ -80,6 +87,12 @@ class KeptExchange:
         self._close_idle()
         if self._through_proxy is not None:
             await self._through_proxy.close()
+
+    def _leave(self, address: Address) -> None:
+        """Ask the next of several servers from now on, if it is still this one that is asked."""
+        if (moved := after_failure(self.address, address)) is not self.address:
+            self._close_idle()
+            self.address = moved
 
     def _close_idle(self) -> None:
         idle, self._idle = self._idle, []
@@ -93,26 +106,27 @@ class KeptExchange:
             self._close_idle()
 
     async def _ask(self, ask: Ask) -> Answer:
-        parts = urlsplit(ask.url(self.address))
+        address = self.address
+        parts = urlsplit(ask.url(address))
         target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         request = self._request(ask, parts.netloc.rpartition("@")[2], target)
         while (connection := self._kept()) is not None:
             try:
-                return await self._answered(connection, request)
+                return await self._answered(connection, request, address)
             except (OSError, EOFError):
                 if connection.heard:
                     raise  # of this very request
         connection = await self._connected(parts.scheme, parts.hostname or "localhost", parts.port)
-        return await self._answered(connection, request)
+        return await self._answered(connection, request, address)
 
-    async def _answered(self, connection: _Connection, request: bytes) -> Answer:
+    async def _answered(self, connection: _Connection, request: bytes, address: Address) -> Answer:
         try:
             async with asyncio.timeout(ANSWER_S):
                 answer = await connection.ask(request)
         except BaseException:
             connection.close()
             raise
-        if connection.open and len(self._idle) < MOST_IDLE:
+        if connection.open and self.address is address and len(self._idle) < MOST_IDLE:
             self._idle.append((time.monotonic(), connection))
         else:
             connection.close()
