@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from stepwell.model import message
@@ -365,6 +367,32 @@ def test_after_an_outage_nobody_takes_the_work_of_those_who_come_back_a_moment_l
     report(first, call, 1, done("a"))
     assert first.worker.acknowledged == [(call.job, 1, 1)]
     assert second.worker.calls == []
+
+
+def test_the_log_tells_of_a_lost_node_once(caplog: pytest.LogCaptureFixture) -> None:
+    lost, other, _third = nodes("f", "f", "f")
+    lost.send("go/f")
+    lost.node.stop()  # without giving anything back
+    with caplog.at_level(logging.INFO, logger="stepwell.node"):
+        other.pass_time(seconds=20)
+    assert [record.getMessage() for record in caplog.records] == [
+        "node node-0 is lost; 1 jobs of lost nodes are taken over"
+    ]
+
+
+def test_a_store_that_is_away_is_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    (node,) = nodes("f")
+    moody(node).away = True
+    with caplog.at_level(logging.INFO, logger="stepwell.node"):
+        node.pass_time(seconds=25)
+        moody(node).away = False
+        node.pass_time(seconds=2)
+        moody(node).away = True
+        node.pass_time(seconds=3)
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    failed = ("WARNING", "node node-0 could not renew its lease: it cannot be reached")
+    assert told.count(failed) == 4
+    assert told[-2:] == [("INFO", "node node-0 reaches its store again"), failed]
 
 
 # leaving

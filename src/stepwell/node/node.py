@@ -62,6 +62,10 @@ RENEW_AGAIN_MS = 250
 """How soon a node tries again when it could not renew its lease."""
 SLOW_MS = 1_000
 """A store that takes so long to renew a lease was away."""
+TELL_AGAIN_MS = 10_000
+"""How often it is logged, at most, that the lease could not be renewed."""
+JUST_LOST_MS = 60_000
+"""A node whose lease ran out longer ago was lost before, and told then."""
 FOLLOW_MS = 5_000
 """How often runs that somebody follows are read anew in case a hint got lost."""
 _FAR = 1 << 62
@@ -110,6 +114,7 @@ class Node:
         self._proved_until = 0  # by the monotonic clock; nobody else has taken our jobs before that
         self._cut_off = False
         self._renewing = False
+        self._told_lost: set[tuple[str, int]] = set()
         self._held: list[Job] = []  # calls that were to be made while we could not prove our lease
         self.draining = False
         self.stopped = False
@@ -195,6 +200,7 @@ class Node:
         pause_ms = lease_ms // 3
         patience_ms = 0  # how long others may take to come back before their jobs are taken from them
         away = False  # the store, since the last time
+        told: int | None = None  # when it was logged that it is away
         while not self.stopped:
             await self.world.sleep(pause_ms)
             pause_ms = lease_ms // 3
@@ -204,9 +210,10 @@ class Node:
                 self._cut_off = self._cut_off or self.cut_off
                 if not await self._renew():
                     return
+                told = None
                 if self._cut_off and not self.cut_off:
                     self._cut_off = False
-                    log.warning("node %s reaches its store again", self.name)
+                    log.info("node %s reaches its store again", self.name)
                     self._take_up()
                     away = True
                 elif self._held:
@@ -216,19 +223,32 @@ class Node:
                     away, patience_ms = False, lease_ms // 2
                 if patience_ms > 0:
                     patience_ms -= pause_ms
-                elif await self.store.release_lost(self.world.now()):
+                elif freed := await self.store.release_lost(self.world.now()):
                     self._wake_at(self.world.now())
+                    if self.shared:
+                        await self._tell_lost(freed)
                 if self.shared:
                     await self.registry.refresh(self.store, self.world.now())
                 self.schedules.mend_soon()
             except (StoreFull, StoreUnavailable) as err:
-                log.warning("node %s could not renew its lease: %s", self.name, err)
+                if told is None or begun - told >= TELL_AGAIN_MS:
+                    told = begun
+                    log.warning("node %s could not renew its lease: %s", self.name, err)
                 away = True
                 if self.shared:
                     pause_ms = min(pause_ms, RENEW_AGAIN_MS)
             if self.cut_off and not self._cut_off:
                 self._cut_off = True
                 log.warning("node %s can no longer prove its lease; it makes no calls until it can", self.name)
+
+    async def _tell_lost(self, freed: int) -> None:
+        """Log whose jobs were freed a moment ago; a node that left by itself has no lease that ran out."""
+        now = self.world.now()
+        known = await self.store.known_nodes()
+        lost = {(one.name, one.epoch) for one in known if now - JUST_LOST_MS < one.lease_until <= now}
+        new, self._told_lost = lost - self._told_lost, lost
+        for name, _ in sorted(new):
+            log.warning("node %s is lost; %d jobs of lost nodes are taken over", name, freed)
 
     async def _renew(self) -> bool:
         """Renew the lease. False: this node must not take part any more."""
