@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -92,6 +93,51 @@ def test_a_failed_attempt_shows_its_error_and_the_next_try(capsys: pytest.Captur
     follow.follow_runs(Scripted([retry, END]), "event")  # type: ignore[arg-type]
     line = capsys.readouterr().err.splitlines()[0]
     assert line == f"     {'charge':<24} ↻ retrying next try in 15 s: ValueError: bad  row"
+
+
+class Waiting(Scripted):
+    """A server where nothing begins for a while."""
+
+    def __init__(self, *, started_at: str | None, connected: int) -> None:
+        super().__init__([END])
+        self.started_at = started_at
+        self.line = {"service": "shop", "connected": connected, "waiting_calls": 2}
+
+    def get(self, path: str) -> Any:
+        if path == "/api/status":
+            return {"workers": [self.line]}
+        found = super().get(path)
+        if not path.startswith("/v1/") and not self.ended:
+            found |= {"service": "shop", "started_at": self.started_at, "ended_at": None}
+        return found
+
+    ended = False
+
+    def events(self, path: str, after: str | None, on_open: Callable[[], None]) -> Iterator[tuple[str, Any]]:
+        time.sleep(0.3)
+        self.ended = True
+        yield from super().events(path, after, on_open)
+
+
+@pytest.mark.parametrize(
+    ("started_at", "connected", "said"),
+    [
+        (None, 0, "nothing has begun: no workers of the service shop connected, calls waiting: 2"),
+        (None, 1, "nothing has begun: 1 worker of the service shop connected, calls waiting: 2"),
+        (NOON, 0, None),
+    ],
+)
+def test_a_run_that_does_not_begin_is_explained_once(
+    started_at: str | None,
+    connected: int,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(follow, "BEGIN_S", 0.05)
+    follow.follow_runs(Waiting(started_at=started_at, connected=connected), "event")  # type: ignore[arg-type]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "nothing has begun" in line]
+    assert [line.strip(" ○") for line in lines] == ([said] if said else [])
 
 
 @pytest.mark.parametrize("runs", [0, 2])

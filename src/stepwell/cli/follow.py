@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 MATCH_S = 3.0
 """How long to wait for the first run of an event; matching begins before the sender has its answer."""
+BEGIN_S = 3.0
+"""How long nothing may begin before somebody looks for workers."""
 GONE_S = 30.0
 """How long a server may be gone before nobody waits for it any more."""
 PAUSE_S = 0.5
@@ -47,13 +50,20 @@ def _runs_of(api: Api, event_id: str) -> list[str]:
 
 def _follow(api: Api, run_id: str, *, quiet: bool) -> dict[str, Any]:
     begun: dict[str, int] = {}
-    for change in _changes(api, run_id):
-        if quiet:
-            continue
-        if change.get("type") == "step":
-            _tell_step(api, run_id, change, begun)
-        elif change.get("type") == "call":
-            _tell_call(api, run_id, change)
+    look = threading.Timer(BEGIN_S, _tell_waiting, (api, run_id))
+    look.daemon = True
+    if not quiet:
+        look.start()
+    try:
+        for change in _changes(api, run_id):
+            if quiet:
+                continue
+            if change.get("type") == "step":
+                _tell_step(api, run_id, change, begun)
+            elif change.get("type") == "call":
+                _tell_call(api, run_id, change)
+    finally:
+        look.cancel()
     detail: dict[str, Any] = api.get(f"/api/runs/{run_id}")
     if not quiet:
         _print_end(detail)
@@ -89,6 +99,26 @@ def _changes(api: Api, run_id: str) -> Iterator[dict[str, Any]]:
                 f"no server answers at {api.url} for {GONE_S:.0f} s; the run {run_id} goes on when it is back"
             )
         time.sleep(PAUSE_S)
+
+
+def _tell_waiting(api: Api, run_id: str) -> None:
+    """Say why a run has not begun, if it is because nobody is connected who could do it."""
+    try:
+        run = api.get(f"/api/runs/{run_id}")
+        if run["started_at"] is not None or run["ended_at"] is not None:
+            return
+        lines = {line["service"]: line for line in api.get("/api/status")["workers"]}
+    except click.ClickException:
+        return  # whoever follows is told soon enough that the server is gone
+    line = lines.get(run["service"])
+    if line is not None and (line["waiting_calls"] or not line["connected"]):
+        workers = line["connected"] or "no"
+        say(
+            f"nothing has begun: {workers} worker{'' if workers == 1 else 's'} of the service "
+            f"{printable(run['service'])} connected, calls waiting: {line['waiting_calls']}",
+            mark="○",
+            colour="yellow",
+        )
 
 
 def _tell_step(api: Api, run_id: str, change: dict[str, Any], begun: dict[str, int]) -> None:
