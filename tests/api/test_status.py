@@ -166,7 +166,10 @@ async def test_no_key_is_told_and_none_is_enough_without(tmp_path: Path) -> None
     try:
         for path in ("/status", "/api/status", "/metrics"):
             assert (await get(server, path)).status_code == 401
-            assert (await get(server, path, **HTML)).status_code == 401
+            hint = await get(server, path, **HTML)
+            assert (hint.status_code, hint.headers["content-type"]) == (401, "text/html; charset=utf-8")
+            assert "stepwell status --url URL --key KEY" in hint.text
+            assert (await get(server, path)).json()["status"] == 401
             for more in ({}, HTML):
                 answer = await get(server, path, authorization=f"Bearer {SIGNING_KEY}", **more)
                 assert answer.status_code == 200

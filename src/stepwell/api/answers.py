@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -58,6 +59,22 @@ def error(err: StepwellError) -> Response:
     """The answer to a request that was refused on purpose. SDKs look at the status of a 401, and read its body as JSON
     where they read it at all."""
     return json(error_members(err), err.http_status, retry_after(err))
+
+
+def locked(err: StepwellError) -> Response:
+    """What a person sees who opens a page that wants a key, which browsers have no way to give."""
+    text = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Stepwell: a key is needed</title></head>'
+        f"<body><h1>Stepwell</h1><p>{escape(str(err))}</p><p>This server has a signing key, and a browser cannot send "
+        "it. In a terminal:</p><pre>stepwell status --url URL --key KEY\n"
+        'curl -H "Authorization: Bearer KEY" URL/api/status</pre></body></html>'
+    )
+    headers = {
+        "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+        "x-content-type-options": "nosniff",
+        "cache-control": "no-store",
+    }
+    return Response(text, err.http_status, headers, "text/html")
 
 
 def bug(reference: str) -> Response:

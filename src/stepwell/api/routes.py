@@ -144,6 +144,8 @@ def _endpoint(site: Site, methods: dict[str, Route]) -> Callable[[Request], Awai
             if err.http_status == 401:
                 client = request.client.host if request.client is not None else ""
                 site.refusals.note(client, f"{request.method} {route.path}", str(err))
+                if route.method == "GET" and "text/html" in request.headers.get("accept", ""):
+                    return answers.locked(err)
             return answers.error(err)
         except ClientDisconnect:
             return Response(status_code=400)
