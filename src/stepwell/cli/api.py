@@ -142,6 +142,8 @@ class Api:
             )
         except httpx2.InvalidURL as err:
             raise self._no_address(err) from err
+        if (ctx := click.get_current_context(silent=True)) is not None:
+            ctx.call_on_close(self._client.close)
 
     @property
     def url(self) -> str:
