@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TYPESCRIPT := tests/official/typescript
 WORKERS ?= 2
+ON_POSTGRES := STEPWELL_TEST_STORE=postgres
+# Tests of whole servers wait most of the time.
+WAITING = -n $$((2 * $(WORKERS))) -m "not long"
 
 # Anything that would ask a question gets "no terminal, no question" instead.
 export PIP_NO_INPUT := 1
@@ -31,7 +34,8 @@ quick: setup  ## unit tests, under a minute
 
 test: setup check  ## what CI runs: check, every test not marked long, the simulator
 	$(BIN)/pytest -n $(WORKERS) -m "not long"
-	STEPWELL_TEST_STORE=postgres STEPWELL_TEST_NODES=2 $(BIN)/pytest -n $(WORKERS) -m "not long" tests/official tests/sdk_e2e
+	$(ON_POSTGRES) STEPWELL_TEST_NODES=2 $(BIN)/pytest $(WAITING) tests/official tests/sdk_e2e
+	for nodes in 1 3; do $(ON_POSTGRES) STEPWELL_TEST_NODES=$$nodes $(BIN)/pytest $(WAITING) tests/sdk_e2e/test_lifecycle.py; done
 	$(MAKE) sim
 
 test-long: setup  ## what does not fit into `make test`: soak and whole ranges
