@@ -108,8 +108,8 @@ async def goes_on(server: Server) -> None:
 async def test_an_event_above_its_limit_is_refused_by_name(server: Server) -> None:
     """F76: one event, a batch of them, their number, a body of any kind."""
     large = {"name": "too/large", "data": {"text": "x" * (3 * MIB)}}
-    await refused(server, large, 400, "3 MiB", "reference")
-    await refused(server, [{"name": "fits/in"}, large], 400, "event 1 of 2", "3 MiB")
+    await refused(server, large, 413, "3 MiB", "reference")
+    await refused(server, [{"name": "fits/in"}, large], 413, "event 1 of 2", "3 MiB")
     await refused(server, [{"name": "too/many"}] * 5001, 400, "5001 events", "5000")
     await refused(server, [large] * 6, 413, "16 MiB", "max_body_bytes")
     await goes_on(server)
