@@ -48,7 +48,7 @@ check: setup  ## lint, format, types
 	@if [ -d tests/typing ]; then set -x; $(BIN)/basedpyright; fi
 
 sim: setup  ## simulate crashes: CI's range of seeds, or one with SEED=n
-	$(BIN)/python -m stepwell.testing.simulate $(if $(SEED),--seed $(SEED),--seeds 20000)
+	$(BIN)/python -m stepwell.testing.simulate $(if $(SEED),--seed $(SEED),--seeds 20000 --processes $(WORKERS))
 
 bench: setup  ## measure throughput, latency and memory; ARGS=--quick for a short round
 	$(BIN)/python -m benchmarks $(ARGS)
