@@ -139,9 +139,13 @@ async def test_a_connection_cut_at_any_moment_loses_and_doubles_nothing(
     load = Load(store)
     proxy.fate = fate
 
-    await load.run(load.until(3000))
+    async def cut_often() -> None:
+        await load.until(3000)
+        while proxy.cuts <= 5:  # noqa: ASYNC110 - the faster the disk, the more is in one group, and the fewer are cut
+            await asyncio.sleep(0.01)
+
+    await load.run(cut_often())
     proxy.fate = lambda data: "pass"
-    assert proxy.cuts > 1  # the faster the disk, the more is in one group
     await load.check()
     await store.close()
 
@@ -396,16 +400,17 @@ async def test_of_two_servers_that_claim_each_job_is_had_by_one(postgres_url: st
         await store.open()
     await store_all(stores[0], Transition(jobs=tuple(a_job(f"j{i}") for i in range(500))))
 
-    async def claimer(which: int) -> list[str]:
-        got: list[str] = []
-        while jobs := await stores[which].claim_due(Node(f"n{which}", 1, 9), 0, 7):
-            got += [job.id for job in jobs]
-            await store_all(stores[which], Transition(ends=tuple(a_claim(job.id, job.fence) for job in jobs)))
-        return got
+    async def claimed(which: int) -> list[str]:
+        jobs = await stores[which].claim_due(Node(f"n{which}", 1, 9), 0, 7)
+        await store_all(stores[which], Transition(ends=tuple(a_claim(job.id, job.fence) for job in jobs)))
+        return [job.id for job in jobs]
 
-    got = await asyncio.gather(claimer(0), claimer(1))
+    got: tuple[list[str], list[str]] = ([], [])
+    while any(found := await asyncio.gather(claimed(0), claimed(1))):
+        for mine, more in zip(got, found, strict=True):
+            mine += more
     assert len(got[0]) + len(got[1]) == len({*got[0], *got[1]}) == 500
-    assert all(got), "each of them had some"
+    assert min(map(len, got)) > 50
     for store in stores:
         await store.close()
 
