@@ -235,7 +235,7 @@ class Simulation:
         scheduler.run_until(START + EVENTS_MS, over=self._broken)
         scheduler.run_until(START + TROUBLE_MS, over=self._is_over)
         self._begin_calm()
-        if not scheduler.run_until(scheduler.now + CALM_MS, over=self._is_over):
+        if not scheduler.run_until(scheduler.now + CALM_MS, over=self._is_over) and not self._escaped():
             self.watcher.fail("progress", "work is left over and nothing happens: " + self._leftovers())
 
     # the beginning
@@ -430,6 +430,10 @@ class Simulation:
 
     def _broken(self) -> bool:
         return self.watcher.violation is not None
+
+    def _escaped(self) -> bool:
+        """Whether a task ended with an error, which says more than the work that it left; the verdict tells it."""
+        return any(machine.world is not None and machine.world.errors for machine in self.machines)
 
     def _is_over(self) -> bool:
         store = self.store
