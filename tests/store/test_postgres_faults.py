@@ -345,6 +345,22 @@ async def test_a_silent_network_is_noticed(postgres_url: str, proxy: Proxy) -> N
     await store.close()
 
 
+async def test_a_store_is_closed_soon_although_its_database_says_nothing(proxy: Proxy, postgres_url: str) -> None:
+    port = await proxy.start()
+    store = PostgresStore(postgres_url.replace(str(shared_cluster().port), str(port)), patience_s=60)
+    await store.open()
+    await store_all(store, Transition(run=started(1)))
+    proxy.silence(True)
+    waiting = [asyncio.ensure_future(store.commit(Transition(run=started(number)))) for number in range(2, 30)]
+    await asyncio.sleep(0.1)
+    waiting.append(asyncio.ensure_future(store.commit(Transition(run=moved(1, 1, "x")))))
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(20):
+        await store.close()
+    ends = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 1)
+    assert all(isinstance(end, StoreUnavailable) for end in ends), "everybody is told that nothing is certain"
+
+
 async def test_a_full_disk_is_told_and_stores_nothing(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = PostgresStore(postgres_url)
     await store.open()

@@ -334,8 +334,9 @@ class Connections:
         self._idle.append(connection)
 
     async def close(self) -> None:
-        while self._idle:
-            await shut(self._idle.pop())
+        idle = tuple(self._idle)
+        self._idle.clear()
+        await asyncio.gather(*map(shut, idle))
 
 
 class _TooLong(Exception):

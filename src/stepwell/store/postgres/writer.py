@@ -51,6 +51,8 @@ GROUP_BYTES = 8 << 20
 WAITING_TRANSITIONS = 4_096
 WAITING_BYTES = 64 << 20
 WAITING_FOR_ROOM = 20_000
+SILENT_S = 5.0
+"""How long a store that is being closed waits for a database that says nothing."""
 CHANGED = "SW001"
 """The SQLSTATE of a group that relied on something which is not so."""
 UNKNOWN = "SW002"
@@ -279,7 +281,11 @@ class Writer:
 
     async def _serve(self, lane: Lane, group: list[_Item]) -> None:
         while group:
-            await self._write(lane, group)
+            try:
+                await self._write(lane, group)
+            except asyncio.CancelledError:
+                self._fail(group, StoreUnavailable("the store was closed while the database was away"))
+                raise
             for item in group:
                 self._under_way -= item.touches
                 self._queued_bytes -= item.prepared.size_bytes
@@ -388,11 +394,20 @@ class Writer:
                 turn.set_exception(StoreUnavailable("the store is closing"))
 
     async def join(self) -> None:
-        """Wait until the queue is written."""
+        """Wait until the queue is written, or the database was silent for so long that it is away: nobody was told of
+        what is left then."""
         self._start()
         while self._busy:
-            await asyncio.wait(self._busy)
+            written = self.groups
+            await asyncio.wait(self._busy, timeout=SILENT_S)
+            if self._busy and self.groups == written:
+                break
             self._start()
+        for task in self._busy:
+            task.cancel()
+        await asyncio.gather(*self._busy, return_exceptions=True)
+        self._fail(list(self._queue), StoreUnavailable("the store was closed while the database was away"))
+        self._queue.clear()
 
     async def close(self) -> None:
         for task in self._doubts:
