@@ -120,6 +120,9 @@ def test_only_answers_count_for_the_key() -> None:
     story.tell(ended(story, "rates", status=0, error=b"{}", retry=True))
     story.tell(lost(story, "rates"))
     assert step.answered == 0
+    cut = Exchange(job=job_of(story, "rates"), status=200, cut=True)
+    story.tell(message.OffloadEnded(a("rates"), cut.job, cut, error=b"{}", retry=True))
+    assert step.answered == 0, "it said 200 and broke off: what was done must not be done once more"
     story.tell(ended(story, "rates", status=500, error=b"{}", retry=True))
     assert step.answered == 1
 

@@ -294,6 +294,10 @@ def test_a_request_without_secrets_needs_none() -> None:
         ("GET", {}, None),
         ("POST", {"Idempotency-Key": "mine"}, "mine"),
         ("POST", {"idempotency-key": "mine"}, "mine"),
+        ("POST", {"X-Idempotency-Key": "mine"}, None),
+        ("PUT", {}, "the-key"),
+        ("DELETE", {}, "the-key"),
+        ("HEAD", {}, None),
     ],
 )
 async def test_hosts_that_know_it_get_a_key(
@@ -303,6 +307,28 @@ async def test_hosts_that_know_it_get_a_key(
     await asking.fetch(f"{provider.url}/http/echo", method=method, headers=headers, key="the-key")
     await asking.gateway.close()
     assert provider.requests[0].headers.get("idempotency-key") == expected
+
+
+def test_the_hosts_that_are_known_to_take_a_key() -> None:
+    known = GatewaySettings().idempotency_headers
+    assert {known[f"api.{name}.com"] for name in ("openai", "stripe", "adyen", "mollie", "resend")} == {
+        "Idempotency-Key"
+    }
+    assert known["api.paypal.com"] == known["api-m.paypal.com"] == "PayPal-Request-Id"
+    assert "api.anthropic.com" not in known
+
+
+async def test_an_answer_that_breaks_off_leaves_open_what_was_done(asking: Asking, provider: Provider) -> None:
+    provider.answer(say("long " * 500, cut_after=2))
+    ended = await asking.fetch(f"{provider.url}/v1/chat/completions", method="POST", body=b"{}")
+    provider.answer(say("whole"))
+    whole = await asking.fetch(f"{provider.url}/v1/chat/completions", method="POST", body=b"{}")
+    late = await asking.fetch(f"{provider.url}/http/slow?pieces=2&pause_s=5", timeout_ms=300)
+    assert ended.retry
+    assert (ended.exchange.status, ended.exchange.cut) == (200, True)
+    assert (whole.exchange.status, whole.exchange.cut) == (200, False)
+    assert error_of(late)["code"] == "timed_out"
+    assert (late.exchange.status, late.exchange.cut) == (200, True)
 
 
 async def test_other_hosts_get_none(asking: Asking, provider: Provider) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stepwell.model.offload import INFER
-from stepwell.testing.provider import Asked, Provider, call, drop, fail, held, raw, say
+from stepwell.testing.provider import Asked, Provider, Reply, call, drop, fail, held, raw, say
 from stepwell.wire.models.dialect import Usage
 from stepwell.wire.offload import infer_request
 from tests.gateway.errands import HELLO, STEP, Asking, error_of, output_of
@@ -114,12 +114,35 @@ async def test_a_provider_that_refuses_to_stream_is_asked_again_without(asking: 
     assert [asked.streamed for asked in provider.calls] == [True, False]
 
 
-async def test_an_answer_that_breaks_off_is_tried_again(asking: Asking, provider: Provider) -> None:
-    provider.answer(drop())
+async def test_the_second_request_has_a_key_of_its_own_since_the_first_was_answered(provider: Provider) -> None:
+    refusal = {"message": "no", "type": "invalid_request_error", "param": "stream", "code": "unsupported_value"}
+    provider.answer(raw(json.dumps({"error": refusal}).encode(), status=400, headers=JSON), say("plain"))
+    asking = Asking(idempotency_headers={provider.url.removeprefix("http://"): "Idempotency-Key"})
+    await asking.infer(f"{provider.url}/v1/chat/completions", key="the-key")
+    await asking.gateway.close()
+    assert [asked.headers["idempotency-key"] for asked in provider.calls] == ["the-key", "the-key-plain"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "status"),
+    [(drop(), 0), (say("a b c", cut_after=2), 200), (say("a b c", cut_after=2, cut_cleanly=True), 200)],
+)
+async def test_an_answer_that_breaks_off_is_tried_again(
+    broken: Reply, status: int, asking: Asking, provider: Provider
+) -> None:
+    provider.answer(broken)
     ended = await asking.infer(f"{provider.url}/v1/chat/completions")
     assert ended.retry
     assert ended.output is None
     assert error_of(ended)["name"] == "AIGatewayError"
+    assert (ended.exchange.status, ended.exchange.cut) == (status, status > 0)
+
+
+async def test_an_error_in_the_middle_of_a_stream_is_an_answer(asking: Asking, provider: Provider) -> None:
+    provider.answer(say("a b c", error_after=2, error=fail(529, "overloaded")))
+    ended = await asking.infer(f"{provider.url}/v1/chat/completions")
+    assert ended.retry
+    assert (ended.exchange.status, ended.exchange.cut) == (200, False)
 
 
 async def test_a_key_that_the_provider_repeats_is_not_passed_on(asking: Asking, provider: Provider) -> None:
@@ -166,6 +189,37 @@ async def test_an_unknown_format_is_asked_all_the_same(asking: Asking, provider:
     ended = await asking.infer(f"{provider.url}/http/echo", format="somebody-elses", auth_key=KEY)
     assert output_of(ended)["method"] == "POST"
     assert KEY in provider.requests[0].headers["authorization"]
+
+
+async def test_the_connection_is_kept_although_the_end_of_an_answer_comes_late(asking: Asking) -> None:
+    connections = 0
+    chunk = {"id": "c", "object": "chat.completion.chunk", "model": "m"}
+    choice = {"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}
+    events = f"data: {json.dumps({**chunk, 'choices': [choice]})}\n\ndata: [DONE]\n\n".encode()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while head := await reader.read(65536):
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            await reader.readexactly(length - len(head.partition(b"\r\n\r\n")[2]))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+            writer.write(b"%x\r\n%b\r\n" % (len(events), events))
+            await asyncio.sleep(0.1)
+            writer.write(b"0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        for number in range(3):
+            ended = await asking.infer(f"http://127.0.0.1:{port}/v1/chat/completions")
+            assert output_of(ended)["choices"][0]["message"]["content"] == "Hi"
+            if number:
+                assert ended.exchange.connected_ms is None
+                assert ended.exchange.duration_ms < 100, "nobody waits for the end"
+            await asyncio.sleep(0.2)
+        await asking.gateway.close()
+    assert connections == 1
 
 
 async def test_a_large_prompt_passes(asking: Asking, provider: Provider) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from stepwell.model.dispatch import Errand
 from stepwell.model.ids import RunId, StepId
 from stepwell.model.message import CancelAsked, OffloadEnded
@@ -57,8 +59,8 @@ def begun(gateway: Recording, *, sealed: Sealed | None = None, **details: Any) -
     return node
 
 
-def end(node: InMemoryNode, errand: Errand, **details: Any) -> None:
-    ended = OffloadEnded(errand.step, errand.job, Exchange(job=errand.job, status=200), **details)
+def end(node: InMemoryNode, errand: Errand, *, status: int = 200, cut: bool = False, **details: Any) -> None:
+    ended = OffloadEnded(errand.step, errand.job, Exchange(job=errand.job, status=status, cut=cut), **details)
     node.node.deliver(errand.run, errand.job, errand.fence, ended)
     node.settle()
 
@@ -106,6 +108,19 @@ def test_a_retry_waits_for_its_time_and_keeps_the_credentials_and_changes_the_ke
     second = gateway.errands[1]
     assert (second.attempt, gateway.holds(second.run, second.step)) == (1, True)
     assert second.key != first.key
+
+
+@pytest.mark.parametrize(
+    ("status", "cut", "same"), [(0, False, True), (200, True, True), (503, False, False), (429, False, False)]
+)
+def test_a_request_whose_end_is_unknown_is_made_again_under_its_key(status: int, cut: bool, same: bool) -> None:
+    node = begun(gateway := Recording())
+    for _ in range(2):
+        end(node, gateway.errands[-1], status=status, cut=cut, error=b"{}", retry=True, retry_at=node.now() + 1000)
+        node.pass_time(seconds=2)
+    keys = [errand.key for errand in gateway.errands]
+    assert len(keys) == 3
+    assert len(set(keys)) == (1 if same else 3)
 
 
 def test_the_end_of_a_run_stops_its_request_and_forgets_its_credentials() -> None:

@@ -288,7 +288,7 @@ def apply(run: Run, entry: Entry) -> None:
             if entry.exchange is None:
                 _open(run, step, Phase.RETRYING, entry.at)
             else:
-                step.answered += entry.exchange.status > 0
+                step.answered += entry.exchange.status > 0 and not entry.exchange.cut
         case journal.StepReady():
             step = run.steps[entry.step]
             step.phase, step.timer = Phase.READY, None

@@ -25,7 +25,7 @@ from stepwell.model.payload import canonical
 from stepwell.wire.models import detect, dialect_for
 from stepwell.wire.models.credentials import Credentials
 from stepwell.wire.models.dialect import Answer, Dialect
-from stepwell.wire.models.errors import AnswerError, StreamFailed
+from stepwell.wire.models.errors import AnswerError, StreamCut, StreamFailed
 from stepwell.wire.models.failure import Failure, retry_after_ms
 from stepwell.wire.offload import FetchAnswer, Request, is_plain_header, secret_values, split, write_answer
 
@@ -81,11 +81,12 @@ class Doing:
         """
         return await (self._infer() if self.errand.kind == INFER else self._fetch())
 
-    def told(self) -> Exchange:
-        """What can be said of the request by now."""
+    def told(self, *, cut: bool = False) -> Exchange:
+        """What can be said of the request by now; `cut` if nothing more of its answer will come."""
         timing = self.timing
         return msgspec.structs.replace(
             self.exchange,
+            cut=cut and self.exchange.status > 0,
             duration_ms=round(timing.now_ms(), 1),
             redirects=timing.redirects,
             received_bytes=timing.received_bytes,
@@ -102,7 +103,8 @@ class Doing:
         request, credentials = self.request, self.credentials
         url, headers = credentials.put_back(request.url, request.headers)
         limit = self.max_redirects if request.max_redirects is None else min(request.max_redirects, self.max_redirects)
-        outgoing = self._outgoing(request.method, url, headers, request.body, max_redirects=limit)
+        key = self.errand.key
+        outgoing = self._outgoing(request.method, url, headers, request.body, key=key, max_redirects=limit)
         dialect = detect(request.url) if request.method == "POST" and request.body else None
         if dialect is not None:
             self.load_prices()
@@ -162,7 +164,9 @@ class Doing:
         )
         prompt = dialect.prompt(request.url, asked.body)
         self._note(provider=dialect.provider, model=prompt.model)
-        outgoing = self._outgoing("POST", asked.url, asked.headers, asked.body, max_redirects=self.max_redirects)
+        key = self.errand.key if stream else f"{self.errand.key}-plain"  # the request with a stream had its answer
+        limit = self.max_redirects
+        outgoing = self._outgoing("POST", asked.url, asked.headers, asked.body, key=key, max_redirects=limit)
         async with self.fetcher.open(outgoing, self.timing) as incoming:
             self._note(status=incoming.status, url=_shown(incoming.url))
             if not 200 <= incoming.status < 300:
@@ -181,6 +185,7 @@ class Doing:
                 if reader.feed(chunk) and self.exchange.first_token_ms is None:
                     self._note(first_token_ms=_rounded(self.timing.now_ms()))
                 if reader.done:
+                    incoming.told = True
                     break
             answered = await beside(self.timing.received_bytes, reader.finish)
         except StreamFailed as err:
@@ -190,7 +195,8 @@ class Doing:
         except AnswerError as err:
             await self._account(dialect, reader.answer_so_far())
             text = f"{_host(self.exchange.url)}: {err}"
-            return Outcome(self.told(), error=self.error(text, err.code.lower()), retry=err.retryable)
+            cut = isinstance(err, StreamCut)
+            return Outcome(self.told(cut=cut), error=self.error(text, err.code.lower()), retry=err.retryable)
         await self._account(dialect, answered.answer)
         body = self.credentials.hide(answered.body)
         if dialect.raw:
@@ -257,14 +263,14 @@ class Doing:
     # both
 
     def _outgoing(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, max_redirects: int
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, key: str, max_redirects: int
     ) -> Outgoing:
         credentials, sent = self.credentials, dict(headers)
         self._note(sent_bytes=len(body or b""))
         name = self.idempotency_headers.get(urlsplit(url).netloc.rpartition("@")[2].lower())
         own = {"idempotency-key", "x-idempotency-key", (name or "").lower()}
         if name is not None and method.upper() not in {"GET", "HEAD"} and not own & {each.lower() for each in sent}:
-            sent[name] = self.errand.key
+            sent[name] = key
         return Outgoing(
             method=method,
             url=url,

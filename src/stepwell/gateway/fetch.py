@@ -36,6 +36,8 @@ _OURS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade"}
 )
 _SHORTEST_SECRET = 6
+_END_S = 1.0
+_END_BYTES = 4096
 
 
 class FetchFailed(Exception):
@@ -90,6 +92,8 @@ class Incoming:
         self._unpacker = Unpacker(response.headers.get("Content-Encoding", ""))
         self.large = False
         """Whether `read` took a place for a large body."""
+        self.told = False
+        """Whether all that matters was read: what follows is awaited beside, so that the connection is kept."""
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
@@ -164,6 +168,7 @@ class Fetcher:
         self._connect_timeout_s = connect_timeout_s
         self._per_host = per_host
         self._session: aiohttp.ClientSession | None = None
+        self._ends: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def open(self, request: Outgoing, timing: Timing) -> AsyncIterator[Incoming]:
@@ -201,13 +206,22 @@ class Fetcher:
                 method, body = ("HEAD" if method == "HEAD" else "GET"), None
                 headers = {name: value for name, value in headers.items() if not name.lower().startswith("content-")}
             url = target
+        incoming = Incoming(url, response, timing)
         try:
-            yield Incoming(url, response, timing)
+            yield incoming
         finally:
-            response.close()
+            if incoming.told and not response.content.at_eof():
+                end = asyncio.create_task(_read_end(response), name="end of an answer")
+                self._ends.add(end)
+                end.add_done_callback(self._ends.discard)
+            else:
+                response.close()
 
     async def close(self) -> None:
         """Close all connections."""
+        for end in self._ends:
+            end.cancel()
+        await asyncio.gather(*self._ends, return_exceptions=True)
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
@@ -282,6 +296,23 @@ async def _note_connection(session: aiohttp.ClientSession, context: SimpleNamesp
     if context.trace_request_ctx is not None:
         timing: Timing = context.trace_request_ctx.timing
         timing.connected_ms = timing.now_ms()
+
+
+async def _read_end(response: aiohttp.ClientResponse) -> None:
+    """Read the few bytes between the last event of a stream and the end of the answer, if they come soon.
+
+    They come in a packet of their own as often as not, and a connection that is closed before them costs the next
+    request a handshake.
+    """
+    read = 0
+    try:
+        async with asyncio.timeout(_END_S):
+            while read < _END_BYTES and not response.content.at_eof():
+                read += len(await response.content.readany())
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        pass  # then the connection is not used again
+    finally:
+        response.close()  # if it is not at its end
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
