@@ -74,7 +74,7 @@ def _half_a_letter(text: bytes | str) -> str:
     )
 
 
-_encode_plain = msgspec.json.Encoder().encode
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
 _quote: Callable[[str], str] = encode_basestring
 
 
@@ -92,12 +92,65 @@ def canonical(value: object) -> bytes:
         return b"true"
     if value is False:
         return b"false"
-    pieces: list[str] = []
-    _write(value, pieces.append)
+    if isinstance(value, (dict, list)):
+        if not value:
+            return b"{}" if isinstance(value, dict) else b"[]"
+        text = _encoded_at_once(value)
+        if text is not None:
+            return text
     try:
+        if isinstance(value, str):
+            return _quote(value).encode()
+        pieces: list[str] = []
+        _write(value, pieces.append)
         return "".join(pieces).encode()
     except UnicodeEncodeError as err:
         raise ValueError(f"text with a lone surrogate is not valid Unicode: {err}") from err
+
+
+def _encoded_at_once(value: object) -> bytes | None:
+    """The same by a library that is several times as fast; None where it may write something else.
+
+    It knows more types than JSON has, which is seen when its text is read again, and it sorts names and writes some
+    numbers in its own way, which is seen in the text. What is nested so deeply that others could not follow it is not
+    done this way either.
+    """
+    try:
+        text = _encode_sorted(value)
+        if msgspec.json.decode(text) != value:
+            return None
+    except (TypeError, ValueError, msgspec.MsgspecError, RecursionError):
+        return None
+    digits = text.translate(_AS_ZEROS)
+    if (
+        (b"0e" in digits or b".0," in text or b".0}" in text or b".0]" in text or _MANY_ZEROS in digits)
+        and _OTHER_NUMBER.search(text)
+    ) or not (text.isascii() or _BEYOND_BASIC_PLANE.search(text) is None):
+        return None
+    brackets = text.translate(None, _NO_BRACKETS)
+    return text if len(brackets) <= _FEW_BRACKETS or _is_flat(brackets) else None
+
+
+def _is_flat(brackets: bytes) -> bool:
+    """Whether they are nested no deeper than `_DEEPEST`. Says no when that takes long to find out, too."""
+    if len(brackets) > _MANY_BRACKETS:
+        return False
+    for _ in range(_DEEPEST):
+        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
+        if not brackets:
+            return True
+    return False
+
+
+_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_MANY_ZEROS = b"0" * 16
+# A whole number with a fraction, an exponent, or more digits than every integer may have.
+_OTHER_NUMBER = re.compile(rb"[:\[,]-?(?:[0-9]+\.0[,\]}]|[0-9.]+e|[0-9]{16})")
+_BEYOND_BASIC_PLANE = re.compile(rb"[\xf0-\xf4]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_FEW_BRACKETS = 100
+_MANY_BRACKETS = 100_000
+_DEEPEST = 16
 
 
 class _Roundings(threading.local):
@@ -136,9 +189,9 @@ def _write(value: object, emit: Callable[[str], None]) -> None:
     elif value is False:
         emit("false")
     elif isinstance(value, int):
-        emit(_integer(value))
+        emit(_integer(int(value)))
     elif isinstance(value, float):
-        emit(_number(value))
+        emit(_number(float(value)))
     elif isinstance(value, dict):
         _write_object(value, emit)
     elif isinstance(value, (list, tuple)):
