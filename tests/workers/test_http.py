@@ -18,7 +18,7 @@ from stepwell.model.op import StepDone
 from stepwell.model.payload import canonical
 from stepwell.wire.inngest.call import Ready
 from stepwell.wire.signature import verify
-from stepwell.workers.budget import Budget
+from stepwell.workers.budget import PATIENCE, Budget, Places
 from stepwell.workers.http import HttpPerformer
 from tests.workers.apps import EVENT, RUN, Answer, Mailbox, Request, Writer, a_dispatch, an_app, http, raw
 
@@ -471,6 +471,69 @@ async def test_calls_of_a_service_queue_and_another_service_is_not_held_up(mailb
     await performer.close()
     assert peak == 2
     assert mailbox.messages[0][1] == "quick"
+
+
+async def test_who_began_first_goes_first(mailbox: Mailbox) -> None:
+    performer = HttpPerformer(mailbox, calls_per_service=1)
+    async with an_app(http(200, b"1")) as app:
+        for number, born_at in enumerate((50, 30, 20, 40, 10)):
+            performer.perform(a_dispatch(app.url, job=JobId(str(born_at)), started_at=born_at))
+            assert performer.in_flight == number + 1
+        await mailbox.wait(5)
+    await performer.close()
+    assert [job for _, job, _, _ in mailbox.messages] == ["50", "10", "20", "30", "40"]  # 50 found a place at once
+
+
+async def test_a_call_in_line_may_be_stopped_or_come_too_late(mailbox: Mailbox) -> None:
+    performer = HttpPerformer(mailbox, calls_per_service=1, clock=lambda: 1000)
+    async with an_app(hang, http(200, b"1")) as app:
+        performer.perform(a_dispatch(app.url, job=JobId("long")))
+        await app.seen()
+        performer.perform(a_dispatch(app.url, job=JobId("stopped")))
+        performer.perform(a_dispatch(app.url, job=JobId("late"), deadline=1010))
+        performer.perform(a_dispatch(app.url, job=JobId("early"), deadline=90_000))
+        performer.perform(a_dispatch(app.url, job=JobId("last"), started_at=1))
+        performer.stop(JobId("stopped"), "cancelled")
+        await mailbox.wait()
+        performer.stop(JobId("long"), "cancelled")
+        await mailbox.wait(3)
+        performer.perform(a_dispatch(app.url, job=JobId("never begun")))
+        performer.stop(JobId("never begun"), "cancelled")  # with a place, which must be given back
+        performer.perform(a_dispatch(app.url, job=JobId("after")))
+        await mailbox.wait(4)
+        assert len(app.requests) == 4
+    await performer.close()
+    assert [job for _, job, _, _ in mailbox.messages] == ["late", "early", "last", "after"]
+    late = mailbox.messages[0][3]
+    assert isinstance(late, CallLost)
+    assert late.code == "deadline_passed"
+
+
+def test_no_work_waits_for_ever_for_a_place() -> None:
+    places = Places[str](1)
+    assert places.take()
+    assert not places.take()
+    places.wait("young", 1000)
+    served: list[str | None] = []
+    for _ in range(3 * PATIENCE):  # an older run is always there
+        places.wait("old", 1)
+        served.append(places.leave())
+    assert served.count("young") == 1
+    assert served.index("young") == PATIENCE - 1
+
+
+def test_places_remember_nobody_who_has_given_up() -> None:
+    places = Places[int](1)
+    assert places.take()
+    numbers = [places.wait(number, number) for number in range(1000)]
+    for number in numbers[:-1]:
+        places.give_up(number)
+        places.give_up(number)
+    assert len(places) == 1
+    assert len(places._oldest) < 20
+    assert places.leave() == 999
+    assert places.leave() is None
+    assert places.take()
 
 
 async def test_f75_large_requests_are_delayed_and_not_failed(mailbox: Mailbox) -> None:

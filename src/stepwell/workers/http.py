@@ -1,11 +1,11 @@
 """Calls over HTTP: one signed POST for each, and a verdict on whatever comes back.
 
-    perform ──▶ queue of the service ──▶ room for its bytes ──▶ POST ──▶ read, bounded ──▶ wire.inngest.reply
+    perform ──▶ line of the service ──▶ room for its bytes ──▶ POST ──▶ read, bounded ──▶ wire.inngest.reply
 
 The bytes that are signed are the bytes that are sent. An answer counts only if it arrived whole: a reset, a body
-shorter than it promised, a broken chunk or a torn gzip stream is a lost call, which is tried again. Slots are
-bounded for each service, so a slow one does not hold up the others; the bytes of large requests and of large answers
-are bounded together, so many large runs at once are delayed and not failed.
+shorter than it promised, a broken chunk or a torn gzip stream is a lost call, which is tried again. Places are
+bounded for each service, so a slow one does not hold up the others, and go to the oldest run first; the bytes of large
+requests and of large answers are bounded together, so many large runs at once are delayed and not failed.
 
 A redirect that keeps the method (307, 308) is followed with body, headers and query. One that would turn the call
 into a GET (301, 302, 303) ends it with an error that names the new address: the answer to that GET would be an
@@ -24,6 +24,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -36,7 +37,7 @@ from stepwell.wire.inngest import reply as replies
 from stepwell.wire.inngest.call import MAX_STATE_BYTES, Call, Ready, build_body, call_url, headers, parameter_name
 from stepwell.wire.inngest.text import shortened
 from stepwell.workers.base import Clock, Deliver, Dispatch, Memo, now_ms, own_error
-from stepwell.workers.budget import Budget
+from stepwell.workers.budget import Budget, Places
 
 CALL_TIMEOUT_S = 2 * 3600.0
 """How long a call may take (section 13)."""
@@ -57,8 +58,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Flight:
+    """A call that was taken: it waits in line, or has a place and a task."""
+
     dispatch: Dispatch
+    places: Places[_Flight]
     task: asyncio.Task[None] | None = None
+    number: int = 0  # in the line
+    timer: asyncio.TimerHandle | None = None  # for the deadline of a call in line
 
 
 @dataclass(slots=True)
@@ -115,8 +121,8 @@ class HttpPerformer:
         deliver: Takes each outcome.
         signing_key: Signs every body; None sends unsigned, which SDKs accept in dev mode.
         server_kind: `dev` or `cloud`; SDKs of the other mode refuse.
-        timeout_s: For one call, from its request to the end of its answer; waiting for a slot not included.
-        calls_per_service: Calls of one service at a time; more wait in order.
+        timeout_s: For one call, from its request to the end of its answer; waiting for a place not included.
+        calls_per_service: Calls of one service at a time; more wait, those of the oldest runs in front.
         bytes_in_flight: See `BYTES_IN_FLIGHT`.
     """
 
@@ -143,7 +149,7 @@ class HttpPerformer:
         self._clock = clock
         self._requests = Budget(bytes_in_flight)
         self._answers = Budget(bytes_in_flight)
-        self._slots: dict[tuple[str, str], asyncio.Semaphore] = {}
+        self._places: dict[tuple[str, str], Places[_Flight]] = {}
         self._flights: dict[JobId, _Flight] = {}
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
@@ -154,13 +160,23 @@ class HttpPerformer:
         if self._closed:
             return
         self.stop(dispatch.job, "stale")  # the same job with an older fence
-        flight = self._flights[dispatch.job] = _Flight(dispatch)
-        flight.task = asyncio.get_running_loop().create_task(self._fly(flight), name=f"call {dispatch.job}")
+        service = (dispatch.function.env, dispatch.function.service)
+        places = self._places.get(service)
+        if places is None:
+            places = self._places[service] = Places(self._calls_per_service)
+        flight = self._flights[dispatch.job] = _Flight(dispatch, places)
+        if places.take():
+            self._take_off(flight)
+            return
+        flight.number = places.wait(flight, dispatch.started_at)
+        left_s = self._left_s(dispatch)
+        if left_s is not None:
+            flight.timer = asyncio.get_running_loop().call_later(left_s, self._too_late, flight)
 
     def stop(self, call: JobId, reason: str) -> None:
         flight = self._flights.pop(call, None)
-        if flight is not None and flight.task is not None:
-            flight.task.cancel()
+        if flight is not None:
+            _abandon(flight)
 
     def deliver_result(self, call: JobId, memo: Memo, news: int) -> None:
         """Nothing is in memory over HTTP."""
@@ -176,18 +192,41 @@ class HttpPerformer:
 
     async def close(self) -> None:
         self._closed = True
-        tasks = [flight.task for flight in self._flights.values() if flight.task is not None]
+        flights = list(self._flights.values())
         self._flights.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for flight in flights:
+            _abandon(flight)
+        await asyncio.gather(*[flight.task for flight in flights if flight.task is not None], return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 
     @property
     def in_flight(self) -> int:
-        """Calls taken and not answered, those that wait for a slot included."""
+        """Calls taken and not answered, those that wait for a place included."""
         return len(self._flights)
+
+    # Places
+
+    def _take_off(self, flight: _Flight) -> None:
+        """Begin a call that has a place."""
+        if flight.timer is not None:
+            flight.timer.cancel()
+        task = asyncio.get_running_loop().create_task(self._fly(flight), name=f"call {flight.dispatch.job}")
+        task.add_done_callback(partial(self._land, flight.places))  # also of a task that is stopped before it begins
+        flight.task = task
+
+    def _land(self, places: Places[_Flight], task: asyncio.Task[None]) -> None:
+        flight = places.leave()
+        if flight is not None:
+            self._take_off(flight)
+
+    def _left_s(self, dispatch: Dispatch) -> float | None:
+        return None if dispatch.deadline is None else max(0.0, (dispatch.deadline - self._clock()) / 1000)
+
+    def _too_late(self, flight: _Flight) -> None:
+        """The deadline of a call passes while it is in line."""
+        flight.places.give_up(flight.number)
+        self._over(flight, self._past_deadline(flight.dispatch, _Attempt(begun=time.monotonic())))
 
     # One call
 
@@ -201,33 +240,26 @@ class HttpPerformer:
             message = self._lost(
                 dispatch, _Attempt(begun=time.monotonic()), "internal_error", f"the call failed: {err}"
             )
+        self._over(flight, message)
+
+    def _over(self, flight: _Flight, message: Message) -> None:
+        dispatch = flight.dispatch
         if self._flights.get(dispatch.job) is flight:
             del self._flights[dispatch.job]
             self._deliver(dispatch.run, dispatch.job, dispatch.fence, message)
 
     async def _outcome(self, dispatch: Dispatch) -> Message:
-        attempt = _Attempt(begun=time.monotonic())
-        left_s = None if dispatch.deadline is None else max(0.0, (dispatch.deadline - self._clock()) / 1000)
+        attempt = _Attempt(self._clock(), time.monotonic())
+        left_s = self._left_s(dispatch)
+        late = left_s is not None and left_s < self._timeout_s
         try:
-            async with asyncio.timeout(left_s):
-                async with self._slot(dispatch):
-                    attempt.started_at, attempt.begun = self._clock(), time.monotonic()
-                    try:
-                        async with asyncio.timeout(self._timeout_s):
-                            return await self._call(dispatch, attempt)
-                    except TimeoutError:
-                        text = f"the app at {attempt.url} did not answer within {self._timeout_s:g} s"
-                        return self._lost(dispatch, attempt, "request_duration_too_long", text)
+            async with asyncio.timeout(left_s if late else self._timeout_s):
+                return await self._call(dispatch, attempt)
         except TimeoutError:
-            text = "the call's deadline passed before the app had answered"
-            return self._lost(dispatch, attempt, "deadline_passed", text)
-
-    def _slot(self, dispatch: Dispatch) -> asyncio.Semaphore:
-        service = (dispatch.function.env, dispatch.function.service)
-        slot = self._slots.get(service)
-        if slot is None:
-            slot = self._slots[service] = asyncio.Semaphore(self._calls_per_service)
-        return slot
+            if late:
+                return self._past_deadline(dispatch, attempt)
+            text = f"the app at {attempt.url} did not answer within {self._timeout_s:g} s"
+            return self._lost(dispatch, attempt, "request_duration_too_long", text)
 
     async def _call(self, dispatch: Dispatch, attempt: _Attempt) -> Message:
         request = derived_ulid(attempt.started_at, dispatch.job, str(dispatch.fence), str(dispatch.attempt))
@@ -371,6 +403,10 @@ class HttpPerformer:
         at_once = code == "connection_lost" and bool(attempt.traced.reused) and not attempt.status
         return self._lost(dispatch, attempt, code, text, at_once=at_once)
 
+    def _past_deadline(self, dispatch: Dispatch, attempt: _Attempt) -> CallLost:
+        text = "the call's deadline passed before the app had answered"
+        return self._lost(dispatch, attempt, "deadline_passed", text)
+
     def _lost(self, dispatch: Dispatch, attempt: _Attempt, code: str, text: str, *, at_once: bool = False) -> CallLost:
         name = "".join(word.capitalize() for word in code.split("_"))
         error = own_error(name, shortened(text, 2000))
@@ -389,6 +425,15 @@ class HttpPerformer:
                 headers={"User-Agent": "stepwell"},
             )
         return self._session
+
+
+def _abandon(flight: _Flight) -> None:
+    if flight.timer is not None:
+        flight.timer.cancel()
+    if flight.task is not None:
+        flight.task.cancel()
+    else:
+        flight.places.give_up(flight.number)
 
 
 def _ready(dispatch: Dispatch) -> Ready | None:
