@@ -117,5 +117,6 @@ async def contents(store: Store, runs: Sequence[RunId], envs: Sequence[str] = (D
     seen["live"] = await store.live_runs(None, 1000)
     seen["due"] = await store.next_due()
     seen["services"] = await store.services()
+    seen["credentials"] = await store.credentials()
     seen["strays"] = await store.stray_rows(1000)
     return seen

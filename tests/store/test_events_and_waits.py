@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from stepwell.model.credential import Credential
 from stepwell.model.event import DEV_ENV
 from stepwell.model.function import Function, Service, Transport, Trigger
 from stepwell.store.base import EventQuery, Transition
@@ -133,3 +136,28 @@ async def test_services_are_put_replaced_and_removed(store: Store) -> None:
     assert await store.remove_service(DEV_ENV, "shop")
     assert not await store.remove_service(DEV_ENV, "shop")
     assert len(await store.services()) == 2
+
+
+async def test_credentials_are_put_replaced_and_removed(store: Store) -> None:
+    first = Credential(name="openai", origins=("https://api.openai.com",), sealed=b"\x00\xff", created_at=5)
+    second = replace(first, sealed=b"\x01", header="x-key", changed_at=7)
+    assert await store.put_credential(first)
+    assert await store.put_credential(Credential(name="openai", env="e2", query="key"))
+    assert await store.put_credential(Credential(name="mail"))
+    assert [(one.env, one.name) for one in await store.credentials()] == [
+        (DEV_ENV, "mail"),
+        (DEV_ENV, "openai"),
+        ("e2", "openai"),
+    ]
+    assert (await store.credentials())[1] == first
+
+    assert await store.put_credential(second)
+    assert not await store.put_credential(first, over=first)  # somebody was faster
+    assert (await store.credentials())[1] == second
+    assert await store.put_credential(first, over=second)
+    assert (await store.credentials())[1] == first
+
+    assert await store.remove_credential(DEV_ENV, "openai")
+    assert not await store.remove_credential(DEV_ENV, "openai")
+    assert not await store.put_credential(first, over=first)  # it is gone
+    assert len(await store.credentials()) == 2

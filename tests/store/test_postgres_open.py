@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
+from stepwell.model.credential import Credential
 from stepwell.model.errors import ConfigurationError
 from stepwell.store.base import COMMITTED, Hint, Node, Transition, Unique
 from stepwell.store.migrations import migrations, read_migration
@@ -264,6 +265,9 @@ async def test_servers_hear_what_others_commit(postgres_url: str) -> None:
     assert hint.runs == (run_id(1),)
     assert set(hint.routes) == {"here", None}
     await one.remove_service("dev", "none")
+    assert (await heard.until("services")).services
+    heard.clear()
+    await one.put_credential(Credential(name="openai"))
     assert (await heard.until("services")).services
     await asyncio.sleep(0.05)
     assert own == []

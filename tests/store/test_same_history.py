@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from stepwell.model.credential import Credential
 from stepwell.model.event import DEV_ENV
 from stepwell.model.function import Service, Transport
 from stepwell.model.ids import JobId
@@ -203,6 +204,15 @@ class SameHistory(RuleBasedStateMachine):
             self.both(lambda store: store.put_service(service))
         else:
             self.both(lambda store: store.remove_service(env, name))
+
+    @rule(env=envs, name=st.sampled_from("cd"), change=st.sampled_from(["put", "replace", "remove"]), at=moments)
+    def credential(self, env: str, name: str, change: str, at: int) -> None:
+        credential = Credential(name=name, env=env, sealed=b"v", changed_at=at % 2)
+        if change == "remove":
+            self.both(lambda store: store.remove_credential(env, name))
+        else:
+            over = Credential(name=name, env=env, sealed=b"v", changed_at=1) if change == "replace" else None
+            self.both(lambda store: store.put_credential(credential, over=over))
 
     @rule(data=st.data())
     def list_runs(self, data: st.DataObject) -> None:

@@ -19,6 +19,7 @@ from stepwell.model.errors import StepwellError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from stepwell.model.credential import Credential
     from stepwell.model.event import Event
     from stepwell.model.function import Service
     from stepwell.model.ids import EventKey, Instant, JobId, RunId, StepId
@@ -138,7 +139,7 @@ class Hint:
     routes: tuple[str | None, ...] = ()
     """Unowned jobs that are due now have these routes."""
     services: bool = False
-    """A service was put or removed."""
+    """A service or a credential was put or removed."""
     missed: bool = False
     """There was more than fits, or the connection was lost for a while: anything may have happened."""
 
@@ -302,6 +303,19 @@ class Store(Protocol):
     async def remove_service(self, env: str, name: str) -> bool: ...
 
     async def services(self) -> list[Service]: ...
+
+    # credentials
+
+    async def put_credential(self, credential: Credential, *, over: Credential | None = None) -> bool:
+        """Store a credential in the place of the one with its name; with `over` only in the place of exactly that one.
+
+        Returns whether it was stored.
+        """
+
+    async def remove_credential(self, env: str, name: str) -> bool: ...
+
+    async def credentials(self) -> list[Credential]:
+        """All of them, by environment and name."""
 
     # lists
 

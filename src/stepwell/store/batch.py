@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
+from stepwell.model.credential import Credential
 from stepwell.model.event import Event
 from stepwell.model.function import Service
 from stepwell.model.ids import shard_of
@@ -41,6 +42,7 @@ decode_job: Final = msgspec.msgpack.Decoder(Job).decode
 decode_wait: Final = msgspec.msgpack.Decoder(Wait).decode
 decode_event: Final = msgspec.msgpack.Decoder(Event).decode
 decode_service: Final = msgspec.msgpack.Decoder(Service).decode
+decode_credential: Final = msgspec.msgpack.Decoder(Credential).decode
 
 ROW_OVERHEAD_BYTES = 64
 

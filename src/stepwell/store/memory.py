@@ -35,6 +35,7 @@ from stepwell.store.batch import blobs_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+    from stepwell.model.credential import Credential
     from stepwell.model.event import Event
     from stepwell.model.function import Service
     from stepwell.model.ids import EventKey, Instant, JobId, RunId, StepId
@@ -89,6 +90,7 @@ class MemoryStore:
         self._events_with_id: dict[tuple[str, str], list[EventKey]] = {}
         self._expiring: list[tuple[Instant, str, str]] = []
         self._services: dict[tuple[str, str], Service] = {}
+        self._credentials: dict[tuple[str, str], Credential] = {}
 
     # transitions
 
@@ -441,6 +443,22 @@ class MemoryStore:
 
     async def services(self) -> list[Service]:
         return [self._services[key] for key in sorted(self._services)]
+
+    async def put_credential(self, credential: Credential, *, over: Credential | None = None) -> bool:
+        place = credential.env, credential.name
+        if over is not None and self._credentials.get(place) != over:
+            return False
+        self._credentials[place] = credential
+        self._tell(Hint(services=True))
+        return True
+
+    async def remove_credential(self, env: str, name: str) -> bool:
+        removed = self._credentials.pop((env, name), None) is not None
+        self._tell(Hint(services=True))
+        return removed
+
+    async def credentials(self) -> list[Credential]:
+        return [self._credentials[key] for key in sorted(self._credentials)]
 
     async def run_row(self, run: RunId) -> RunRow | None:
         return self.run_rows.get(run)

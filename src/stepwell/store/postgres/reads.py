@@ -15,6 +15,7 @@ from stepwell.model.ids import ulid
 from stepwell.model.job import JobKind
 from stepwell.store.base import MOST_COUNTED, Backlog, Node, StoredRun
 from stepwell.store.batch import (
+    decode_credential,
     decode_entry,
     decode_event,
     decode_job,
@@ -27,6 +28,7 @@ from stepwell.store.postgres.text import indexed, is_hashed, plain, plainly
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stepwell.model.credential import Credential
     from stepwell.model.event import Event
     from stepwell.model.function import Service
     from stepwell.model.ids import EventKey, Instant, RunId, StepId
@@ -133,6 +135,11 @@ async def waits_for(
 async def services(on: Connections) -> list[Service]:
     found = [decode_service(body) for (body,) in await on.ask("SELECT body FROM stepwell.service")]
     return sorted(found, key=lambda service: (service.env, service.name))
+
+
+async def credentials(on: Connections) -> list[Credential]:
+    found = [decode_credential(body) for (body,) in await on.ask("SELECT body FROM stepwell.credential")]
+    return sorted(found, key=lambda credential: (credential.env, credential.name))
 
 
 async def run_row(on: Connections, run: RunId) -> RunRow | None:

@@ -38,6 +38,7 @@ from stepwell.store.postgres.writer import LANES, Lane, Writer
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from stepwell.model.credential import Credential
     from stepwell.model.event import Event
     from stepwell.model.function import Service
     from stepwell.model.ids import EventKey, Instant, RunId, StepId
@@ -300,6 +301,29 @@ class PostgresStore:
     async def services(self) -> list[Service]:
         return await reads.services(self._ask)
 
+    # credentials
+
+    async def put_credential(self, credential: Credential, *, over: Credential | None = None) -> bool:
+        env, name, body = plain(credential.env), indexed(credential.name), encode(credential)
+        if over is None:
+            stored = await self._ask.ask(_PUT_CREDENTIAL, env, name, shard_of(credential.env, ""), body)
+        else:
+            sql = (
+                "UPDATE stepwell.credential SET body = $3 WHERE env = $1 AND name = $2 AND body IN ($3, $4) RETURNING 1"
+            )
+            stored = await self._ask.ask(sql, env, name, body, encode(over))
+        self._tell_services()
+        return bool(stored)
+
+    async def remove_credential(self, env: str, name: str) -> bool:
+        sql = "DELETE FROM stepwell.credential WHERE env = $1 AND name = $2 RETURNING 1"
+        removed = await self._ask.ask(sql, plain(env), indexed(name))
+        self._tell_services()
+        return bool(removed)
+
+    async def credentials(self) -> list[Credential]:
+        return await reads.credentials(self._ask)
+
     # lists
 
     async def run_row(self, run: RunId) -> RunRow | None:
@@ -412,4 +436,8 @@ WHERE job.id = ANY (ARRAY[n.id]) AND job.fence = n.fence AND epoch IS NOT NULL R
 """
 _PUT_SERVICE = """
 INSERT INTO stepwell.service VALUES ($1, $2, $3, $4) ON CONFLICT (env, name, shard) DO UPDATE SET body = excluded.body
+"""
+_PUT_CREDENTIAL = """
+INSERT INTO stepwell.credential VALUES ($1, $2, $3, $4)
+ON CONFLICT (env, name, shard) DO UPDATE SET body = excluded.body RETURNING 1
 """

@@ -1,4 +1,4 @@
-"""What is written besides transitions: claims of due jobs, leases of nodes, services.
+"""What is written besides transitions: claims of due jobs, leases of nodes, services, credentials.
 
 Each is made on the writer's thread inside a group's transaction, after its transitions.
 """
@@ -15,6 +15,7 @@ from stepwell.store.batch import encode
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from stepwell.model.credential import Credential
     from stepwell.model.function import Service
     from stepwell.model.ids import Instant
     from stepwell.model.job import Claim
@@ -102,3 +103,20 @@ def put_service(on: Statements, service: Service) -> None:
 
 def remove_service(on: Statements, env: str, name: str) -> bool:
     return on.one("remove service", "DELETE FROM service WHERE env = ? AND name = ?", (env, name)).rowcount > 0
+
+
+def put_credential(on: Statements, credential: Credential, over: Credential | None) -> bool:
+    place, body = (credential.env, credential.name), encode(credential)
+    if over is not None:
+        sql = "UPDATE credential SET body = ? WHERE env = ? AND name = ? AND body = ?"
+        return on.one("replace credential", sql, (body, *place, encode(over))).rowcount > 0
+    on.one(
+        "put credential",
+        "INSERT INTO credential VALUES (?, ?, ?, ?) ON CONFLICT (env, name) DO UPDATE SET body = excluded.body",
+        (*place, shard_of(credential.env, ""), body),
+    )
+    return True
+
+
+def remove_credential(on: Statements, env: str, name: str) -> bool:
+    return on.one("remove credential", "DELETE FROM credential WHERE env = ? AND name = ?", (env, name)).rowcount > 0

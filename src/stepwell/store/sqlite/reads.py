@@ -17,6 +17,7 @@ from stepwell.model.ids import ulid
 from stepwell.model.job import JobKind
 from stepwell.store.base import MOST_COUNTED, Backlog, Node, StoredRun
 from stepwell.store.batch import (
+    decode_credential,
     decode_entry,
     decode_event,
     decode_job,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Collection, Sequence
 
+    from stepwell.model.credential import Credential
     from stepwell.model.event import Event
     from stepwell.model.function import Service
     from stepwell.model.ids import EventKey, Instant, RunId, StepId
@@ -128,6 +130,11 @@ def waits_for(
 
 def services(on: sqlite3.Connection) -> list[Service]:
     return [decode_service(body) for (body,) in on.execute("SELECT body FROM service ORDER BY env, name").fetchall()]
+
+
+def credentials(on: sqlite3.Connection) -> list[Credential]:
+    found = on.execute("SELECT body FROM credential ORDER BY env, name").fetchall()
+    return [decode_credential(body) for (body,) in found]
 
 
 def run_row(on: sqlite3.Connection, run: RunId) -> RunRow | None:

@@ -33,6 +33,7 @@ from stepwell.store.sqlite.writer import WAL_LIMIT_PAGES, Writer
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from stepwell.model.credential import Credential
     from stepwell.model.event import Event
     from stepwell.model.function import Service
     from stepwell.model.ids import EventKey, Instant, RunId, StepId
@@ -303,6 +304,19 @@ class SqliteStore:
 
     async def services(self) -> list[Service]:
         return await self._read.ask(reads.services)
+
+    # credentials
+
+    async def put_credential(self, credential: Credential, *, over: Credential | None = None) -> bool:
+        stored: bool = await self._write.run(lambda on: changes.put_credential(on, credential, over))
+        return stored
+
+    async def remove_credential(self, env: str, name: str) -> bool:
+        removed: bool = await self._write.run(lambda on: changes.remove_credential(on, env, name))
+        return removed
+
+    async def credentials(self) -> list[Credential]:
+        return await self._read.ask(reads.credentials)
 
     # lists
 
