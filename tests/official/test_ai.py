@@ -28,6 +28,8 @@ def text_of(dialect: str, reply: Any) -> str:
             return str(reply["content"][0]["text"])
         case "gemini":
             return str(reply["candidates"][0]["content"]["parts"][0]["text"])
+        case "openai-responses":
+            return str(reply["output"][0]["content"][0]["text"])
         case _:
             return str(reply["choices"][0]["message"]["content"])
 
@@ -43,6 +45,36 @@ def key_is_nowhere(server: Server, run: Run) -> None:
         assert KEY not in answer.text
 
 
+def lines_of(server: Server, run: Run) -> str:
+    """What `stepwell run show` prints of it."""
+    lines = server.http.get(f"/api/runs/{run.id}/lines").json()["lines"]
+    return "\n".join("".join(piece for _, piece in line) for line in lines)
+
+
+def ask(dialect: str, server: Server, service: Service, provider: Provider) -> Any:
+    """Have the server ask a model, and look everywhere. What is recorded of the request."""
+    provider.answer(say("Good day", usage=Usage(input_tokens=12, output_tokens=34)))
+    event = server.send(service.event("ask"), {"dialect": dialect, "provider": provider.url})
+    run = server.completed(event)
+    (asked,) = provider.calls
+
+    assert text_of(dialect, run.output) == "Good day"
+    assert KEY in json.dumps([asked.headers, asked.query])
+    assert service.ran(run.id) == ["use"]
+    span = server.trace(run.id).child("ask")
+    assert (span.status, span.step_op) == ("COMPLETED", "AI_GATEWAY")
+    spans = server.http.get(f"/api/runs/{run.id}").json()["trace"]["children"]
+    (request,) = [span["request"] for span in spans if span["name"] == "ask"]
+    assert (request["status"], request["input_tokens"], request["output_tokens"]) == (200, 12, 34)
+    text = lines_of(server, run)
+    assert "user       Hello" in text
+    assert "answer     Good day" in text
+    assert "12 → 34 tokens" in text
+    assert "first token" in text
+    key_is_nowhere(server, run)
+    return request
+
+
 class OfficialAi:
     kind: ClassVar[Kind]
 
@@ -50,28 +82,13 @@ class OfficialAi:
     def test_a_model_is_asked_by_the_server_and_its_answer_is_the_result(
         self, dialect: str, server: Server, service: Service, provider: Provider
     ) -> None:
-        provider.answer(say("Good day", usage=Usage(input_tokens=12, output_tokens=34)))
-        event = server.send(service.event("ask"), {"dialect": dialect, "provider": provider.url})
-        run = server.completed(event)
-        (asked,) = provider.calls
+        assert float(ask(dialect, server, service, provider)["cost_usd"]) > 0
 
-        assert text_of(dialect, run.output) == "Good day"
-        assert KEY in json.dumps([asked.headers, asked.query])
-        assert service.ran(run.id) == ["use"]
-        span = server.trace(run.id).child("ask")
-        assert (span.status, span.step_op) == ("COMPLETED", "AI_GATEWAY")
-        spans = server.http.get(f"/api/runs/{run.id}").json()["trace"]["children"]
-        (request,) = [span["request"] for span in spans if span["name"] == "ask"]
-        assert (request["status"], request["input_tokens"], request["output_tokens"]) == (200, 12, 34)
-        assert float(request["cost_usd"]) > 0
-        text = "".join(
-            piece for line in server.http.get(f"/api/runs/{run.id}/lines").json()["lines"] for _, piece in line
-        )
-        assert "user       Hello" in text
-        assert "answer     Good day" in text
-        assert "12 → 34 tokens" in text
-        assert "first token" in text
-        key_is_nowhere(server, run)
+    @pytest.mark.parametrize("dialect", ["grok", "deepseek"])
+    def test_so_are_models_that_the_sdk_speaks_to_as_to_openai(
+        self, dialect: str, server: Server, service: Service, provider: Provider
+    ) -> None:
+        ask(dialect, server, service, provider)  # whose prices are found by their address, which is not this one
 
     def test_no_request_to_the_service_is_open_while_the_model_thinks(
         self, server: Server, service: Service, provider: Provider
@@ -228,11 +245,57 @@ class TestTypeScript(OfficialAi):
         assert {asked.headers["user-agent"] for asked in provider.requests} == {"stepwell"}
         key_is_nowhere(server, run)
 
+    @pytest.mark.parametrize("dialect", ["openai-responses", "azure-openai"])
+    def test_models_that_only_this_sdk_offers(
+        self, dialect: str, server: Server, service: Service, provider: Provider
+    ) -> None:
+        assert float(ask(dialect, server, service, provider)["cost_usd"]) > 0
+        assert provider.calls[0].dialect == dialect
+
+    def test_it_is_a_step_tool_too(self, server: Server, service: Service, provider: Provider) -> None:
+        run = server.completed(server.send(service.event("fetching"), {"base": provider.url, "how": "step"}))
+
+        assert run.output == "step"
+        assert server.trace(run.id).steps == ["step.fetch: 127.0.0.1"]
+        assert [asked.headers["user-agent"] for asked in provider.requests] == ["stepwell"]
+        key_is_nowhere(server, run)
+
+    def test_inside_a_step_it_is_a_request_of_the_service(
+        self, server: Server, service: Service, provider: Provider
+    ) -> None:
+        run = server.completed(server.send(service.event("fetching"), {"base": provider.url, "how": "inside"}))
+
+        assert run.output == "inside"
+        assert server.trace(run.id).steps == ["inside"]
+        assert [asked.headers["user-agent"] for asked in provider.requests] == ["node"]
+
+    def test_requests_side_by_side_have_their_own_answers(
+        self, server: Server, service: Service, provider: Provider
+    ) -> None:
+        run = server.completed(server.send(service.event("fetching"), {"base": provider.url, "how": "many"}))
+
+        assert run.output == [203, 201, 202]
+        assert len(provider.requests) == 3
+
     def test_a_wrapped_call_is_a_step(self, server: Server, service: Service) -> None:
         run = server.completed(server.send(service.event("wrapped"), {}))
 
         assert run.output == {"answer": "really!"}
         assert server.trace(run.id).steps == ["wrap"]
+
+    def test_a_wrapped_call_of_a_provider_is_made_once_and_shows_what_was_said(
+        self, server: Server, service: Service, provider: Provider
+    ) -> None:
+        provider.answer(say("Good day", usage=Usage(input_tokens=12, output_tokens=34)))
+        run = server.completed(server.send(service.event("wrapped"), {"provider": provider.url}))
+        text = lines_of(server, run)
+
+        assert run.output == "Good day"
+        assert server.trace(run.id).steps == ["wrap", "use"]
+        assert len(provider.calls) == 1
+        assert "user       Hello" in text
+        assert "answer     Good day" in text
+        assert "12 → 34 tokens" in text
 
 
 class TestFastApiAcrossRestarts(OfficialAiAcrossRestarts):

@@ -181,11 +181,20 @@ function model(dialect, provider) {
     return models.anthropic({ model: "claude-sonnet-4-5", apiKey: AI_KEY, baseUrl: `${provider}/v1/`, defaultParameters });
   }
   if (dialect === "gemini") return models.gemini({ model: "gemini-2.5-flash", apiKey: AI_KEY, baseUrl: `${provider}/v1beta/` });
-  return models.openai({ model: "gpt-4o-mini", apiKey: AI_KEY, baseUrl: `${provider}/v1/` });
+  const apiKey = AI_KEY;
+  if (dialect === "grok") return models.grok({ model: "grok-3", apiKey, baseUrl: `${provider}/grok/v1` });
+  if (dialect === "deepseek") return models.deepseek({ model: "deepseek-chat", apiKey, baseUrl: `${provider}/v1` });
+  if (dialect === "openai-responses") return models.openaiResponses({ model: "gpt-4o-mini", apiKey, baseUrl: `${provider}/v1` });
+  if (dialect === "azure-openai") {
+    const place = { endpoint: provider, deployment: "gpt-4o-mini", apiVersion: "2024-10-21" };
+    return models.azureOpenai({ model: "gpt-4o-mini", apiKey, ...place });
+  }
+  return models.openai({ model: "gpt-4o-mini", apiKey, baseUrl: `${provider}/v1/` });
 }
 
 function prompt(dialect, text) {
   if (dialect === "gemini") return { contents: [{ role: "user", parts: [{ text }] }] };
+  if (dialect === "openai-responses") return { input: text };
   return { messages: [{ role: "user", content: text }] };
 }
 
@@ -201,14 +210,39 @@ const askMany = define("ask-many", {}, async (ctx) => {
   return Promise.all([one(1), one(2), one(3), ctx.step.run("beside", noted(ctx, "beside", "done"))]);
 });
 
+// A client of a provider, as those of libraries are: a method that needs its instance.
+class Client {
+  constructor(provider) {
+    this.url = `${provider}/v1/chat/completions`;
+  }
+  async create(body) {
+    const answer = await globalThis.fetch(this.url, { method: "POST", body: JSON.stringify(body) });
+    return answer.json();
+  }
+}
+
 const wrapped = define("wrapped", {}, async (ctx) => {
+  const { provider } = ctx.event.data;
+  if (provider) {
+    const client = new Client(provider);
+    const body = { model: "gpt-4o-mini", messages: [{ role: "user", content: "Hello" }] };
+    const reply = await ctx.step.ai.wrap("wrap", client.create.bind(client), body);
+    return ctx.step.run("use", noted(ctx, "use", reply.choices[0].message.content));
+  }
   const call = async ({ question }) => ({ answer: `${question}!` });
   return ctx.step.ai.wrap("wrap", call, { question: "really" });
 });
 
-// The `fetch` of the SDK, which a library would be given as well.
+// The `fetch` of the SDK, which a library would be given as well; `how` says in which of its ways it is used.
 const fetching = define("fetching", {}, async (ctx) => {
-  const { base } = ctx.event.data;
+  const { base, how } = ctx.event.data;
+  const tell = { method: "POST", body: how };
+  if (how === "step") return (await (await ctx.step.fetch(`${base}/http/echo`, tell)).json()).text;
+  if (how === "inside") return ctx.step.run("inside", async () => (await (await fetch(`${base}/http/echo`, tell)).json()).text);
+  if (how === "many") {
+    const answers = await Promise.all([3, 1, 2].map((number) => fetch(`${base}/http/status/${200 + number}`)));
+    return answers.map((answer) => answer.status);
+  }
   const headers = { authorization: `Bearer ${AI_KEY}`, "x-key": AI_KEY };
   const [echo, missing] = await Promise.all([
     fetch(`${base}/http/echo?q=1`, { method: "POST", headers: { "content-type": "text/plain" }, body: "grüße" }),

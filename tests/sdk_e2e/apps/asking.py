@@ -12,9 +12,12 @@ import httpx2
 import stepwell
 from stepwell import ai
 from tests.official.python.services.ledger import FUNCTION, note
+from tests.sdk_e2e.apps import census
 
 APP = os.environ["SERVICE"]
 KEY = "sk-canary-of-our-own-service"
+if "CENSUS" in os.environ:
+    census.install()
 
 service = stepwell.Service(APP)
 Ctx = stepwell.Context[Any]
@@ -161,7 +164,7 @@ async def wrap_provider(ctx: Ctx) -> Any:
 def main() -> None:
     import uvicorn
 
-    uvicorn.run(service.asgi(), host="127.0.0.1", port=int(os.environ["PORT"]), log_level="warning")
+    uvicorn.run(census.counted(service.asgi()), host="127.0.0.1", port=int(os.environ["PORT"]), log_level="warning")
 
 
 if __name__ == "__main__":

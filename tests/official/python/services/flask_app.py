@@ -12,7 +12,9 @@ from typing import cast
 import flask
 import inngest
 import inngest.experimental.ai.anthropic
+import inngest.experimental.ai.deepseek
 import inngest.experimental.ai.gemini
+import inngest.experimental.ai.grok
 import inngest.experimental.ai.openai
 import inngest.flask
 from inngest.experimental import ai
@@ -33,6 +35,10 @@ def adapter(dialect: str, provider: str) -> ai.BaseAdapter:
         return ai.anthropic.Adapter(auth_key=AI_KEY, base_url=f"{provider}/v1", model="claude-sonnet-4-5")
     if dialect == "gemini":
         return ai.gemini.Adapter(auth_key=AI_KEY, base_url=f"{provider}/v1beta/", model="gemini-2.5-flash")
+    if dialect == "grok":
+        return ai.grok.Adapter(auth_key=AI_KEY, base_url=f"{provider}/grok/v1", model="grok-3")
+    if dialect == "deepseek":
+        return ai.deepseek.Adapter(auth_key=AI_KEY, base_url=f"{provider}/v1", model="deepseek-chat")
     return ai.openai.Adapter(auth_key=AI_KEY, base_url=f"{provider}/v1", model="gpt-4o-mini")
 
 
