@@ -22,14 +22,14 @@ import uvloop
 from benchmarks.lifetimes import LIFETIMES
 from benchmarks.postgres import postgres
 from benchmarks.report import show
-from benchmarks.rounds import Record, measure
+from benchmarks.rounds import SHORT, Record, measure
 from benchmarks.targets import Setup, targets
-from benchmarks.workloads import WORKLOADS
 
 
 def main() -> None:
     names = [one.name for one in targets(Setup())]
-    known = [*names, *WORKLOADS, *LIFETIMES]
+    every = (*SHORT, *LIFETIMES)
+    known = [*names, *every]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one short round of everything that is not long")
     parser.add_argument("--rounds", type=int, help="default 3, or 1 with --quick")
@@ -50,10 +50,10 @@ def main() -> None:
     if options.nodes > 1 and options.db is None:
         parser.error("--nodes needs --db: nodes share one PostgreSQL")
     long = {name for name, one in LIFETIMES.items() if one.long}
-    wanted = [name for name in (*WORKLOADS, *LIFETIMES) if name in only]
-    workloads = wanted or [name for name in (*WORKLOADS, *LIFETIMES) if name not in long]
+    wanted = [name for name in every if name in only]
+    workloads = wanted or [name for name in every if name not in long]
     if options.quick and not wanted:
-        workloads = [name for name in workloads if name in LIFETIMES or not WORKLOADS[name].long]
+        workloads = [name for name in workloads if name in LIFETIMES or not SHORT[name].long]
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is stopped in any case
     folder = Path(tempfile.mkdtemp(prefix="stepwell-bench-", dir=options.folder))

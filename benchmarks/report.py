@@ -20,7 +20,8 @@ from typing import Any, TypeAlias
 
 from benchmarks.lifetimes import LIFETIMES
 from benchmarks.processes import median
-from benchmarks.workloads import WIDTH, WORKLOADS, Figures
+from benchmarks.rounds import SHORT
+from benchmarks.workloads import WIDTH, Figures
 
 Line: TypeAlias = Mapping[str, Any]
 
@@ -47,7 +48,7 @@ LIMIT_TITLES = {
     "message": "websocket round trip, one at a time",
     "message loaded": "websocket round trip, 64 at a time",
 }
-TITLES = {name: one.title for name, one in WORKLOADS.items()} | {name: one.title for name, one in LIFETIMES.items()}
+TITLES = {name: one.title for name, one in SHORT.items()} | {name: one.title for name, one in LIFETIMES.items()}
 
 
 def medians(rounds: Iterable[Figures]) -> Figures:

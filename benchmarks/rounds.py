@@ -18,16 +18,19 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.lifetimes import LIFETIMES
 from benchmarks.limits import Limits
+from benchmarks.models import MODELS
 from benchmarks.processes import Foreign
 from benchmarks.targets import Setup, Stepwell, Target, targets
 from benchmarks.workloads import QUICK, WORKLOADS, Figures, Size, Workload
 
+SHORT = WORKLOADS | MODELS
+"""What is measured of targets that run, one after the other."""
 WHOLE_LIVES = ("websocket", "official")
 """Whose memory, depth and recovery are measured when no target is named: minutes each, and others are like these."""
 
@@ -67,7 +70,7 @@ async def measure(
     """Everything of Stepwell that is named. Each round has servers of its own."""
     size = QUICK if quick else Size()
     limits = Limits(folder / "limits")
-    short = {name: WORKLOADS[name] for name in workloads if name in WORKLOADS}
+    short = {name: one for name, one in SHORT.items() if name in workloads}
     fresh = {name: LIFETIMES[name] for name in workloads if name in LIFETIMES}
 
     def make(name: str) -> Stepwell:
@@ -107,10 +110,12 @@ async def in_turn(
         for target in chosen:
             say(f"starting {target.name}")
             running.append(target)
-            if not await noted(record, target, "start", _started(target, place / target.name), **facts):
+            if not await noted(record, target, "start", _started(target, place / target.name, workloads), **facts):
                 running.pop().stop()
         for name, workload in workloads.items():
             for target in running:
+                if workload.only not in ("", target.name):
+                    continue
                 say(f"round {facts['round']}: {name} {target.name}")
                 await noted(record, target, name, workload.measure(target, size), **facts)
     finally:
@@ -118,10 +123,13 @@ async def in_turn(
             target.stop()
 
 
-async def _started(target: Target, folder: Path) -> Figures:
+async def _started(target: Target, folder: Path, workloads: Collection[str]) -> Figures:
     begun = time.monotonic()
     await target.start(folder)
-    return {"took_s": time.monotonic() - begun}
+    took = time.monotonic() - begun
+    if not MODELS.keys().isdisjoint(workloads):
+        await target.start_provider()
+    return {"took_s": took}
 
 
 def begin(record: Record, **facts: Any) -> None:

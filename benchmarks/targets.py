@@ -49,6 +49,12 @@ class Target:
         self.servers: list[Child] = []
         """The server's processes, with the database if that is one of its own."""
         self.workers: list[Child] = []
+        self.provider: Child | None = None
+        """Of models; see `start_provider`."""
+        self.provider_url = ""
+        """Where it answers as a stand-in."""
+        self.tokens_url = ""
+        """Where it streams the times at which it does so."""
         self.marks: Marks
         self.folder: Path
         self._serial = 0
@@ -73,6 +79,15 @@ class Target:
         """Start what runs the functions. On return the server knows them."""
         raise NotImplementedError
 
+    async def start_provider(self) -> None:
+        """Start a provider of models, in a process of its own, for functions that ask one."""
+        ports = free_port(), free_port()
+        command = [sys.executable, "-m", "benchmarks.apps.provider", *map(str, ports)]
+        self.provider = Child("provider of models", command, self.folder / "provider.log", {"PYTHONPATH": _path()})
+        self.provider_url, self.tokens_url = (f"http://127.0.0.1:{port}" for port in ports)
+        for port in ports:
+            await self.answers(self.provider, port, "GET", "/http/echo")
+
     async def trigger(self, kind: str, datas: Sequence[Mapping[str, object]]) -> None:
         """Start a run of function `kind` for each of `datas`; on return they are durable."""
         raise NotImplementedError
@@ -96,7 +111,7 @@ class Target:
         return sum(one.rss_bytes() for one in self.servers)
 
     def children(self) -> list[Child]:
-        return [*self.servers, *self.workers]
+        return [*self.servers, *self.workers, *([] if self.provider is None else [self.provider])]
 
     def check(self) -> None:
         """Raises `RuntimeError` if one of its processes has ended."""
@@ -106,15 +121,13 @@ class Target:
     def stop(self) -> None:
         if hasattr(self, "marks"):
             self.marks.close()
-        for one in [*self.workers, *reversed(self.servers)]:
+        for one in reversed(self.children()):
             one.stop()
-        self.workers, self.servers = [], []
+        self.workers, self.servers, self.provider = [], [], None
 
     def environment(self) -> dict[str, str]:
         """What a process with functions needs, to find us and the file for marks."""
-        inherited = os.environ.get("PYTHONPATH")
-        path = f"{ROOT}{os.pathsep}{inherited}" if inherited else str(ROOT)
-        return {marks.VARIABLE: str(self.folder / "marks"), "PYTHONPATH": path}
+        return {marks.VARIABLE: str(self.folder / "marks"), "PYTHONPATH": _path()}
 
     async def answers(self, child: Child, port: int, method: str, path: str, body: bytes = b"") -> None:
         """Wait for an answer of 2xx. Raises `TimeoutError`, or `RuntimeError` if `child` has ended."""
@@ -135,6 +148,11 @@ class Target:
             if time.monotonic() > until:
                 raise TimeoutError(f"{child.name} does not answer {method} {path}: {said}")
             await asyncio.sleep(0.01)
+
+
+def _path() -> str:
+    inherited = os.environ.get("PYTHONPATH")
+    return f"{ROOT}{os.pathsep}{inherited}" if inherited else str(ROOT)
 
 
 @dataclass(frozen=True, slots=True)

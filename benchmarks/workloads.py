@@ -12,7 +12,8 @@
     mixed    6,000 events a second beside `seq`              what is left of both
 
 Times of steps are between the marks of neighbouring steps of one run, so they hold everything that happens between
-the end of one step's body and the start of the next one's. What needs a server of its own is in `lifetimes.py`.
+the end of one step's body and the start of the next one's. Calls of models are in `models.py`, what needs
+a server of its own in `lifetimes.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from benchmarks.client import Client
@@ -104,7 +106,7 @@ async def seq(target: Target, size: Size) -> Figures:
     target.marks.forget()
     meter = Meter(target)
     rate = await closed_loop(target, size.seq_s)
-    return {"per_s": rate * STEPS, **_spread(_steps(target)), **meter.per(len(target.marks.of) * STEPS)}
+    return {"per_s": rate * STEPS, **spread(step_times(target)), **meter.per(len(target.marks.of) * STEPS)}
 
 
 async def one(target: Target, size: Size) -> Figures:
@@ -112,8 +114,8 @@ async def one(target: Target, size: Size) -> Figures:
     meter = Meter(target)
     runs = -(-size.one_steps // STEPS)
     for _ in range(runs):
-        await _ended(target, "seq", steps=STEPS)
-    return {**_spread(_steps(target)), **meter.per(runs * STEPS)}
+        await one_run(target, "seq", steps=STEPS)
+    return {**spread(step_times(target)), **meter.per(runs * STEPS)}
 
 
 async def first(target: Target, size: Size) -> Figures:
@@ -122,10 +124,10 @@ async def first(target: Target, size: Size) -> Figures:
     times = []
     for _ in range(size.first):
         sent = time.monotonic()
-        run = await _ended(target, "seq", steps=1)
+        run = await one_run(target, "seq", steps=1)
         times.append(run["s0"] - sent)
         await asyncio.sleep(0.01)  # the end of a run costs a commit too; it is not this one's
-    return {**_spread(times), **meter.per(size.first)}
+    return {**spread(times), **meter.per(size.first)}
 
 
 async def fan(target: Target, size: Size) -> Figures:
@@ -134,9 +136,9 @@ async def fan(target: Target, size: Size) -> Figures:
     times = []
     for _ in range(size.fans):
         sent = time.monotonic()
-        run = await _ended(target, "fan", width=WIDTH)
+        run = await one_run(target, "fan", width=WIDTH)
         times.append(run["done"] - sent)
-    return {**_spread(times), **meter.per(size.fans * WIDTH)}
+    return {**spread(times), **meter.per(size.fans * WIDTH)}
 
 
 async def parked(target: Target, size: Size) -> Figures:
@@ -191,7 +193,7 @@ async def length(target: Stepwell, size: Size) -> Figures:
         count = runs * steps
         name = str(steps)
         figures |= {f"{column}_{name}": value for column, value in meter.per(count).items()}
-        figures[f"step_p50_ms_{name}"] = _spread(_steps(target, steps))["p50_ms"]
+        figures[f"step_p50_ms_{name}"] = spread(step_times(target, steps))["p50_ms"]
         figures[f"sent_kb_{name}"] = target.marks.received_bytes / count / 1e3
     figures["times"] = figures[f"server_cpu_ms_{LONG_STEPS}"] / figures[f"server_cpu_ms_{STEPS}"]
     return figures
@@ -232,7 +234,7 @@ async def mixed(target: Stepwell, size: Size) -> Figures:
     return {
         "events_per_s": len(times) * BATCH / size.seq_s,
         "refused": float(refused),
-        **_spread(times),
+        **spread(times),
         "alone_steps_per_s": alone * STEPS,
         "steps_per_s": loaded * STEPS,
         "share": loaded / alone,
@@ -242,17 +244,32 @@ async def mixed(target: Stepwell, size: Size) -> Figures:
 # parts that other workloads have in common
 
 
-async def closed_loop(target: Target, seconds: float, *, steps: int = STEPS, in_flight: int = IN_FLIGHT) -> float:
-    """Start a run whenever one has ended. Steps a second, in runs (so divided by `steps`), after the first quarter."""
+async def closed_loop(
+    target: Target,
+    seconds: float,
+    *,
+    kind: str = "seq",
+    steps: int = STEPS,
+    in_flight: int = IN_FLIGHT,
+    data: Mapping[str, object] = MappingProxyType({}),
+) -> float:
+    """Start a run whenever one has ended, with `data` beside its key and steps.
+
+    Steps a second, in runs (so divided by `steps`), after the first quarter.
+    """
+
+    async def start(count: int) -> None:
+        await submit(target, kind, [{"key": target.key(), "steps": steps, **data} for _ in range(count)])
+
     begin = time.monotonic()
     until = begin + seconds
-    await submit(target, "seq", [{"key": target.key(), "steps": steps} for _ in range(in_flight)])
+    await start(in_flight)
     running = in_flight
     while running:
         ended = _count_ended(target, until + LIMIT_S)
         running -= ended
         if ended and time.monotonic() < until:
-            await submit(target, "seq", [{"key": target.key(), "steps": steps} for _ in range(ended)])
+            await start(ended)
             running += ended
         await asyncio.sleep(0.004)
     settled = begin + seconds / 4  # before, everybody begins at once
@@ -285,7 +302,7 @@ def _count_ended(target: Target, until: float) -> int:
     return sum(name == "done" for _, name in target.marks.read())
 
 
-async def _ended(target: Target, kind: str, **data: object) -> dict[str, float]:
+async def one_run(target: Target, kind: str, **data: object) -> dict[str, float]:
     """The marks of a new run."""
     key = target.key()
     await target.trigger(kind, [{"key": key, **data}])
@@ -293,7 +310,7 @@ async def _ended(target: Target, kind: str, **data: object) -> dict[str, float]:
     return target.marks.of[key]
 
 
-def _steps(target: Target, steps: int = STEPS) -> list[float]:
+def step_times(target: Target, steps: int = STEPS) -> list[float]:
     """The times from each step to the next."""
     times = []
     for run in target.marks.of.values():
@@ -302,7 +319,7 @@ def _steps(target: Target, steps: int = STEPS) -> list[float]:
     return times
 
 
-def _spread(times_s: list[float]) -> Figures:
+def spread(times_s: list[float]) -> Figures:
     return {"p50_ms": percentile(times_s, 0.5) * 1e3, "p99_ms": percentile(times_s, 0.99) * 1e3}
 
 
@@ -330,7 +347,7 @@ async def _events(target: Stepwell, size: Size, batch: int) -> Figures:
     took = time.monotonic() - begin
     accepted = len(times) * batch
     await asyncio.sleep(0.2)  # matching them costs the server too
-    return {"per_s": accepted / took, **_spread(times), **meter.per(accepted)}
+    return {"per_s": accepted / took, **spread(times), **meter.per(accepted)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,11 +358,13 @@ class Workload:
         title: For tables.
         measure: Takes a target that runs. Those not in `COMMON` take a Stepwell.
         long: Not part of `--quick`, unless it is named.
+        only: The one target that it is measured of; empty for all.
     """
 
     title: str
     measure: Callable[[Any, Size], Coroutine[Any, Any, Figures]]
     long: bool = False
+    only: str = ""
 
 
 COMMON = {

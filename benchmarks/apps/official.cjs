@@ -28,6 +28,15 @@ const functions = [
     await Promise.all(Array.from({ length: width }, (_, number) => run(`s${number}`, () => step(key, number))));
     mark(key, "done");
   }),
+  define("ask", async ({ event, step: { ai } }) => {
+    const { key, steps, provider, prompt } = event.data;
+    const model = ai.models.openai({ model: "gpt-4o-mini", apiKey: "sk-none", baseUrl: `${provider}/v1/` });
+    for (let number = 0; number < steps; number++) {
+      await ai.infer(`s${number}`, { model, body: { messages: [{ role: "user", content: prompt }] } });
+      mark(key, `s${number}`);
+    }
+    mark(key, "done");
+  }),
   define("nap", async ({ event, step: { run, sleepUntil } }) => {
     const { key, until } = event.data;
     await run("s0", () => step(key, 0));

@@ -9,6 +9,7 @@ import logging
 import fastapi
 import inngest
 import inngest.fast_api
+from inngest.experimental.ai import openai
 
 from benchmarks.apps.counted import counted
 from benchmarks.marks import mark
@@ -44,6 +45,17 @@ async def fan(ctx: inngest.Context) -> None:
     mark(key, "done")
 
 
+@client.create_function(fn_id="ask", trigger=inngest.TriggerEvent(event="bench/ask"))
+async def ask(ctx: inngest.Context) -> None:
+    data = ctx.event.data
+    model = openai.Adapter(auth_key="sk-none", base_url=f"{data['provider']}/v1", model="gpt-4o-mini")
+    for number in range(int(str(data["steps"]))):
+        body: dict[str, object] = {"messages": [{"role": "user", "content": str(data["prompt"])}]}
+        await ctx.step.ai.infer(f"s{number}", adapter=model, body=body)
+        mark(str(data["key"]), f"s{number}")
+    mark(str(data["key"]), "done")
+
+
 @client.create_function(fn_id="nap", trigger=inngest.TriggerEvent(event="bench/nap"))
 async def nap(ctx: inngest.Context) -> None:
     key = str(ctx.event.data["key"])
@@ -54,5 +66,5 @@ async def nap(ctx: inngest.Context) -> None:
 
 
 _served = fastapi.FastAPI()
-inngest.fast_api.serve(_served, client, [seq, fan, nap])
+inngest.fast_api.serve(_served, client, [seq, fan, ask, nap])
 app = counted(_served)

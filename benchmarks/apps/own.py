@@ -10,6 +10,7 @@ from typing import TypedDict
 import stepwell
 from benchmarks.apps.counted import counted
 from benchmarks.marks import mark
+from stepwell import ai
 
 service = stepwell.Service("bench", checkpointing=os.environ.get("CHECKPOINTING") != "off")
 
@@ -22,6 +23,13 @@ class Sequence(TypedDict):
 class Fan(TypedDict):
     key: str
     width: int
+
+
+class Ask(TypedDict):
+    key: str
+    steps: int
+    provider: str
+    prompt: str
 
 
 class Nap(TypedDict):
@@ -48,6 +56,17 @@ async def fan(ctx: stepwell.Context[Fan]) -> None:
     width = ctx.event.data["width"]
     await asyncio.gather(*[ctx.step.run(f"s{number}", step, key, number) for number in range(width)])
     mark(key, "done")
+
+
+@service.function(on=stepwell.event("bench/ask", Ask))
+async def ask(ctx: stepwell.Context[Ask]) -> None:
+    data = ctx.event.data
+    model = ai.openai("gpt-4o-mini", base_url=f"{data['provider']}/v1", api_key="sk-none")
+    for number in range(data["steps"]):
+        body = {"messages": [{"role": "user", "content": data["prompt"]}]}
+        await ctx.step.ai.infer(f"s{number}", model=model, body=body)
+        mark(data["key"], f"s{number}")
+    mark(data["key"], "done")
 
 
 @service.function(on=stepwell.event("bench/nap", Nap))
