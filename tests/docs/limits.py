@@ -13,6 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from stepwell.api import credentials as api_credentials
 from stepwell.api import runs as api_runs
 from stepwell.api.body import Limits as BodyLimits
 from stepwell.api.inngest import v1
@@ -20,7 +21,7 @@ from stepwell.engine import cron, decide, expr
 from stepwell.engine.retry import _JITTER_MS, _TABLE_MS
 from stepwell.gateway.gateway import GatewaySettings
 from stepwell.model import event, function, payload
-from stepwell.node import matching, notes, retention
+from stepwell.node import credentials, matching, notes, retention
 from stepwell.sdk import attempt, checkpoint, execution, live, options, parking, types, worker
 from stepwell.sdk.client import requests
 from stepwell.sdk.serve import message, reporting
@@ -148,6 +149,9 @@ TABLES: dict[str, list[Row]] = {
         Row("requests for functions at a time", f"{default(GatewaySettings, 'requests'):,}", GATEWAY("requests"), "more wait"),
         Row("of these to one host", str(default(GatewaySettings, "requests_per_host")), GATEWAY("requests_per_host"), "more wait"),
         Row("steps whose keys are in memory", f"{default(GatewaySettings, 'credentials'):,}", GATEWAY("credentials"), "functions are asked for the oldest again"),
+        Row("named credentials", f"{credentials.MOST:,}", FIXED, "400"),
+        Row("the value of one", f"{api_credentials.MIN_VALUE_LETTERS} to {api_credentials.MAX_VALUE_LETTERS:,} letters", FIXED, "400"),
+        Row("its hosts", str(api_credentials.MAX_HOSTS), FIXED, "400"),
     ],
     "Times": [
         Row("a call over HTTP", span(http.CALL_TIMEOUT_S), FIXED, "the call is lost, and tried again"),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stepwell.gateway.gateway import GatewaySettings, HttpGateway
+from stepwell.model.credential import Cipher, CredentialRefused, Opened
 from stepwell.model.dispatch import Errand
 from stepwell.model.ids import JobId, RunId, StepId
 from stepwell.model.message import Message, OffloadEnded
@@ -20,13 +21,21 @@ HELLO = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello
 
 
 class Asking:
-    """A gateway, asked one thing after the other."""
+    """A gateway, asked one thing after the other. `kept` are the named credentials that it knows."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *kept: Opened, cipher: Cipher | None = None, seal: bool = False, **settings: Any) -> None:
+        self._kept = {(one.credential.env, one.credential.name): one for one in kept}
         self._ended: asyncio.Queue[OffloadEnded] = asyncio.Queue()
         settings = {"allow_loopback": True} | settings
-        self.gateway = HttpGateway(self._deliver, GatewaySettings(**settings))
+        self.gateway = HttpGateway(
+            self._deliver, GatewaySettings(**settings), find=self._find, cipher=cipher, seal=seal
+        )
         self.jobs = 0
+
+    async def _find(self, env: str, name: str) -> Opened:
+        if (env, name) not in self._kept:
+            raise CredentialRefused(f"the server keeps no credential {name!r}")
+        return self._kept[env, name]
 
     def _deliver(self, run: RunId, job: JobId, fence: int, message: Message, /) -> None:
         assert isinstance(message, OffloadEnded)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stepwell.model import journal
 from stepwell.model.dispatch import Errand
 from stepwell.model.ids import RunId, StepId
 from stepwell.model.message import CancelAsked, OffloadEnded
@@ -23,9 +24,10 @@ SEALED = Sealed("https://example.com/?key=secret")
 
 
 class Recording:
-    """A gateway that remembers what it was told."""
+    """A gateway that remembers what it was told. Jobs keep credentials if it has a `secret`."""
 
-    def __init__(self) -> None:
+    def __init__(self, secret: str = "") -> None:
+        self.secret = secret
         self.sealed: dict[tuple[RunId, StepId], Sealed] = {}
         self.errands: list[Errand] = []
         self.stopped: list[StepId] = []
@@ -35,6 +37,17 @@ class Recording:
 
     def holds(self, run: RunId, step: StepId) -> bool:
         return (run, step) in self.sealed
+
+    def seal(self, run: RunId, step: StepId, given: Sealed | None) -> bytes | None:
+        given = given or self.sealed.get((run, step))
+        return f"{self.secret} {given.url}".encode() if self.secret and given is not None else None
+
+    def unseal(self, run: RunId, step: StepId, sealed: bytes) -> str:
+        secret, _, url = sealed.decode().partition(" ")
+        if secret != self.secret:
+            return "the key is not there"
+        self.sealed[run, step] = Sealed(url)
+        return ""
 
     def make(self, errand: Errand) -> None:
         self.errands.append(errand)
@@ -170,3 +183,45 @@ def test_one_without_the_credentials_asks_the_function_for_them() -> None:
     reply(second, call, fetch(sealed=SEALED))
     (errand,) = other.errands
     assert other.holds(errand.run, errand.step)
+
+
+def test_a_job_that_keeps_the_credentials_needs_no_function_on_another_node() -> None:
+    gateway, other = Recording("key"), Recording("key")
+    first = begun(gateway, name="first", settings=SHARING, sealed=SEALED)
+    second = InMemoryNode(name="second", store=first.store, scheduler=first.scheduler, settings=SHARING, gateway=other)
+    first.world.pause()
+    second.pass_time(seconds=20)
+    (errand,) = other.errands
+    assert not second.worker.calls
+    assert other.sealed[errand.run, errand.step].url == SEALED.url
+
+    end(second, errand, error=b"{}", retry=True, retry_at=second.now() + 1000)  # and the next job has them too
+    third = InMemoryNode(
+        name="third", store=first.store, scheduler=first.scheduler, settings=SHARING, gateway=(last := Recording("key"))
+    )
+    second.world.pause()
+    third.pass_time(seconds=20)
+    assert [last.holds(one.run, one.step) for one in last.errands] == [True]
+
+
+def test_credentials_that_cannot_be_opened_are_told_and_asked_for() -> None:
+    other = Recording("another")
+    first = begun(Recording("key"), name="first", settings=SHARING, sealed=SEALED)
+    second = InMemoryNode(name="second", store=first.store, scheduler=first.scheduler, settings=SHARING, gateway=other)
+    first.world.pause()
+    second.pass_time(seconds=20)
+    assert not other.errands
+    (call,) = second.worker.calls
+    assert call.target is None
+    (run,) = second.runs()
+    notes = [entry.text for entry in second.journal(run.id) if isinstance(entry, journal.Noted)]
+    assert notes == ["the credentials that were kept for its request cannot be opened: the key is not there"]
+
+
+def test_the_job_of_a_step_with_a_result_is_gone_with_its_credentials() -> None:
+    node = begun(gateway := Recording("key"), sealed=SEALED)
+    (run,) = node.runs()
+    (job,) = node.do(node.store.jobs_of(run.id))
+    assert job.sealed == f"key {SEALED.url}".encode()
+    end(node, gateway.errands[0], output=b"1")
+    assert [one.sealed for one in node.do(node.store.jobs_of(run.id))] == [None]  # of the next call

@@ -116,8 +116,8 @@ class OwnService(Service):
 
 
 @contextlib.contextmanager
-def a_server(folder: Path) -> Iterator[Server]:
-    server = Server(folder)
+def a_server(folder: Path, *options: str) -> Iterator[Server]:
+    server = Server(folder, *options)
     try:
         server.start()
         yield server

@@ -19,6 +19,7 @@ COMMANDS = {
     "send": "stepwell.cli.send:send",
     "runs": "stepwell.cli.runs:runs",
     "run": "stepwell.cli.runs:run",
+    "credential": "stepwell.cli.credential:credential",
     "status": "stepwell.cli.status:status",
     "audit": "stepwell.cli.upkeep:audit",
     "backup": "stepwell.cli.upkeep:backup",

@@ -160,6 +160,9 @@ class Api:
     def post(self, path: str, body: Any, **headers: str) -> Any:
         return self._ask("POST", path, json=body, headers=headers)
 
+    def delete(self, path: str) -> None:
+        self._ask("DELETE", path)
+
     def events(self, path: str, after: str | None, on_open: Callable[[], None]) -> Iterator[tuple[str, Any]]:
         """Server-sent events after the one with the id `after`: id and value of each, until the stream ends.
 
@@ -214,6 +217,8 @@ class Api:
             raise click.ClickException(f"{self.url}{_shown(path)}: {str(err) or type(err).__name__}") from err
         if response.status_code >= 400:
             raise click.ClickException(_error_text(response, path))
+        if response.status_code == 204:
+            return None
         kind = response.headers.get("content-type", "")
         try:
             text = response.content.decode()

@@ -189,6 +189,19 @@ def _shared() -> list[Callable[[Any], Any]]:
             metavar="AGE",
             help="Remove events so old, 24h at least  [default: as long as runs]",
         ),
+        option(
+            "--secret-key-file",
+            type=click.Path(dir_okay=False),
+            envvar="STEPWELL_SECRET_KEY_FILE",
+            help="File with the key that seals the credentials the server keeps, readable by its owner only.",
+        ),
+        option(
+            "--seal-credentials",
+            is_flag=True,
+            envvar="STEPWELL_SEAL_CREDENTIALS",
+            help="Keep the credentials that functions give with requests in the database, encrypted, until the request "
+            "is answered; otherwise they are in memory only.",
+        ),
         option("--lease-ms", type=click.IntRange(1000), default=10_000, envvar="STEPWELL_LEASE_MS", hidden=True),
         option("--log-json", is_flag=True, envvar="STEPWELL_LOG_JSON", help="Log lines as JSON."),
         option(

@@ -146,6 +146,10 @@ def _settings(options: dict[str, Any], *, dev: bool, quiet: bool = False) -> Ser
         event_keys=_split(options["event_keys"]),
         keep=Keep(options["keep_runs"], options["keep_events"], options["keep_runs_at_most"]),
         gateway=GatewaySettings(allow_addresses=_split(options["allow_addresses"])),
+        secret_key=os.environ.get("STEPWELL_SECRET_KEY") or None,
+        secret_key_fallback=os.environ.get("STEPWELL_SECRET_KEY_FALLBACK") or None,
+        secret_key_file=Path(options["secret_key_file"]) if options["secret_key_file"] else None,
+        seal_credentials=options["seal_credentials"],
         log_json=log_json,
         unsafe_no_auth=options["unsafe_no_auth"],
     )
@@ -317,7 +321,9 @@ class WorkerProcess:
         await asyncio.gather(*(_end(process, GRACE_S) for process in asked))
 
     async def _start(self) -> Process:
-        self._current = await asyncio.create_subprocess_exec(*self._command())
+        # What seals credentials is the server's, and no business of the code beside it.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("STEPWELL_SECRET_KEY")}
+        self._current = await asyncio.create_subprocess_exec(*self._command(), env=environment)
         return self._current
 
     def _command(self) -> list[str]:

@@ -356,6 +356,10 @@ class _Fold:
             attempt = step.attempts[entry.attempt] = _Attempt(entry.attempt, queued)
         attempt.started_at, attempt.ended_at, attempt.call = started or ended, ended, entry.call
         attempt.exchange = entry.exchange
+        if entry.exchange is not None and entry.exchange.hidden:
+            names = ", ".join(entry.exchange.hidden)
+            text = f"the answer repeated credentials of its request ({names}); they were taken out of it"
+            self.notes.append(journal.Noted(at=entry.at, kind="warning", text=text, step=entry.step))
         return attempt
 
     def _completed(self, entry: journal.StepCompleted) -> None:

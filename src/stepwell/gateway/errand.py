@@ -16,8 +16,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from stepwell.gateway.credentials import Named
 from stepwell.gateway.fetch import Fetcher, Incoming, Outgoing, Timing
 from stepwell.gateway.prices import Prices
+from stepwell.gateway.scrub import Scrubber
 from stepwell.model.dispatch import Errand
 from stepwell.model.ids import Instant
 from stepwell.model.offload import INFER, Exchange
@@ -27,7 +29,7 @@ from stepwell.wire.models.credentials import Credentials
 from stepwell.wire.models.dialect import Answer, Dialect
 from stepwell.wire.models.errors import AnswerError, StreamCut, StreamFailed
 from stepwell.wire.models.failure import Failure, retry_after_ms
-from stepwell.wire.offload import FetchAnswer, Request, is_plain_header, secret_values, split, write_answer
+from stepwell.wire.offload import FetchAnswer, Request, is_plain_header, split, write_answer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,8 +53,9 @@ class Outcome:
 class Doing:
     """An errand in the making.
 
-    `request` and `credentials` are its two halves, `load_prices` begins to load the price list if nobody has yet,
-    `room` has the places for large answers, and `exchange` is what can be said of the request so far.
+    `request` and `credentials` are its two halves, `named` is a credential that the server adds. `load_prices` begins
+    to load the price list if nobody has yet, `room` has the places for large answers, and `exchange` is what can be
+    said of the request so far.
     """
 
     errand: Errand
@@ -66,10 +69,14 @@ class Doing:
     max_answer_bytes: int
     max_redirects: int
     idempotency_headers: Mapping[str, str]
+    named: Named | None = None
     timing: Timing = field(default_factory=Timing)
     exchange: Exchange = field(init=False)
+    scrub: Scrubber = field(init=False)
 
     def __post_init__(self) -> None:
+        kept = self.named.secrets() if self.named is not None else ()
+        self.scrub = Scrubber([*kept, *self.credentials.named()])
         self.exchange = Exchange(job=self.errand.job, started_at=self.now(), url=self.request.url)
 
     async def do(self) -> Outcome:
@@ -87,6 +94,7 @@ class Doing:
         return msgspec.structs.replace(
             self.exchange,
             cut=cut and self.exchange.status > 0,
+            hidden=self.scrub.found,
             duration_ms=round(timing.now_ms(), 1),
             redirects=timing.redirects,
             received_bytes=timing.received_bytes,
@@ -104,19 +112,20 @@ class Doing:
         url, headers = credentials.put_back(request.url, request.headers)
         limit = self.max_redirects if request.max_redirects is None else min(request.max_redirects, self.max_redirects)
         key = self.errand.key
-        outgoing = self._outgoing(request.method, url, headers, request.body, key=key, max_redirects=limit)
-        dialect = detect(request.url) if request.method == "POST" and request.body else None
+        spoken = detect(request.url)
+        outgoing = self._outgoing(request.method, url, headers, request.body, spoken, key=key, max_redirects=limit)
+        dialect = spoken if request.method == "POST" and request.body else None
         if dialect is not None:
             self.load_prices()
         async with self.fetcher.open(outgoing, self.timing) as incoming:
-            self._note(status=incoming.status, url=_shown(incoming.url))
+            self._note(status=incoming.status, url=self._shown(incoming.url))
             try:
                 body = await incoming.read(self.max_answer_bytes, self.room)
             finally:
                 if incoming.large:
                     self.room.release()
             answer = FetchAnswer(
-                _shown(incoming.url),
+                self._shown(incoming.url),
                 incoming.status,
                 incoming.reason,
                 incoming.headers,
@@ -166,11 +175,11 @@ class Doing:
         self._note(provider=dialect.provider, model=prompt.model)
         key = self.errand.key if stream else f"{self.errand.key}-plain"  # the request with a stream had its answer
         limit = self.max_redirects
-        outgoing = self._outgoing("POST", asked.url, asked.headers, asked.body, key=key, max_redirects=limit)
+        outgoing = self._outgoing("POST", asked.url, asked.headers, asked.body, dialect, key=key, max_redirects=limit)
         async with self.fetcher.open(outgoing, self.timing) as incoming:
-            self._note(status=incoming.status, url=_shown(incoming.url))
+            self._note(status=incoming.status, url=self._shown(incoming.url))
             if not 200 <= incoming.status < 300:
-                body = credentials.hide(await incoming.beginning(_ERROR_BYTES))
+                body = self.scrub.clean(await incoming.beginning(_ERROR_BYTES))
                 failure = dialect.failure(incoming.status, dict(incoming.headers), body, now_ms=self.now())
                 if failure.stream_refused and stream:
                     return await self._infer(stream=False)
@@ -190,7 +199,7 @@ class Doing:
             answered = await beside(self.timing.received_bytes, reader.finish)
         except StreamFailed as err:
             await self._account(dialect, reader.answer_so_far())
-            said = self.credentials.hide(canonical({"message": err.failure.message}))
+            said = self.scrub.clean(canonical({"message": err.failure.message}))
             return self._refused(err.failure, said)
         except AnswerError as err:
             await self._account(dialect, reader.answer_so_far())
@@ -198,7 +207,7 @@ class Doing:
             cut = isinstance(err, StreamCut)
             return Outcome(self.told(cut=cut), error=self.error(text, err.code.lower()), retry=err.retryable)
         await self._account(dialect, answered.answer)
-        body = self.credentials.hide(answered.body)
+        body = self.scrub.clean(answered.body)
         if dialect.raw:
             body = _as_json(body)
         if self.request.exact:
@@ -207,7 +216,7 @@ class Doing:
 
     def _told_exactly(self, body: bytes, answer: Answer) -> bytes:
         """The answer with what was read from it, so that nobody has to know the dialect."""
-        exchange, hide = self.exchange, self.credentials.hide
+        exchange, hide = self.exchange, self.scrub.clean
         told = {
             "text": answer.text,
             "model": exchange.model,
@@ -263,9 +272,20 @@ class Doing:
     # both
 
     def _outgoing(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, key: str, max_redirects: int
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        dialect: Dialect | None,
+        *,
+        key: str,
+        max_redirects: int,
     ) -> Outgoing:
-        credentials, sent = self.credentials, dict(headers)
+        if self.named is not None:
+            self.named.check(url)
+            url, headers = self.named.added(url, headers, dialect)
+        sent = dict(headers)
         self._note(sent_bytes=len(body or b""))
         name = self.idempotency_headers.get(urlsplit(url).netloc.rpartition("@")[2].lower())
         own = {"idempotency-key", "x-idempotency-key", (name or "").lower()}
@@ -277,13 +297,17 @@ class Doing:
             headers=sent,
             body=body,
             secret=frozenset(name.lower() for name in sent if not is_plain_header(name)),
-            secrets=secret_values(credentials),
+            scrub=self.scrub,
             max_redirects=max_redirects,
         )
 
+    def _shown(self, url: str) -> str:
+        shown, _, _ = split(url, {}, "")
+        return self.scrub.clean_text(shown)
+
     def error(self, text: str, code: str) -> bytes:
         """An error that the function can read, without credentials."""
-        return self.credentials.hide(own_error(self.errand.kind, text, code))
+        return self.scrub.clean(own_error(self.errand.kind, text, code))
 
 
 def own_error(kind: str, text: str, code: str) -> bytes:
@@ -308,11 +332,6 @@ def _as_json(body: bytes) -> bytes:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return canonical(body.decode("utf-8", "replace"))
     return body
-
-
-def _shown(url: str) -> str:
-    shown, _, _ = split(url, {}, "")
-    return shown
 
 
 def _host(url: str) -> str:

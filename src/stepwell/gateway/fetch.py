@@ -11,7 +11,7 @@ import base64
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ import aiohttp
 import yarl
 
 from stepwell.gateway.policy import Policy, aim
+from stepwell.gateway.scrub import Scrubber
 from stepwell.gateway.unpack import ACCEPTED, TornBody, Unpacker
 from stepwell.wire.models.credentials import is_credential_header
 
@@ -35,7 +36,6 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OURS = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade"}
 )
-_SHORTEST_SECRET = 6
 _END_S = 1.0
 _END_BYTES = 4096
 
@@ -53,8 +53,8 @@ class FetchFailed(Exception):
 class Outgoing:
     """A request, with all its credentials: neither stored nor shown.
 
-    `secret` are the names, in lower case, of the headers that go to the first origin only; `secrets` the values that
-    no other origin may see in its address.
+    `secret` are the names, in lower case, of the headers that go to the first origin only; `scrub` knows the values
+    that no other origin may see in its address, and takes them out of the answer.
     """
 
     method: str
@@ -62,7 +62,7 @@ class Outgoing:
     headers: Mapping[str, str]
     body: bytes | None = None
     secret: frozenset[str] = frozenset()
-    secrets: tuple[str, ...] = ()
+    scrub: Scrubber = field(default_factory=Scrubber)
     max_redirects: int = MAX_REDIRECTS
 
 
@@ -81,12 +81,13 @@ class Timing:
 
 
 class Incoming:
-    """An answer whose body is still to be read."""
+    """An answer whose body is still to be read. Wherever it repeats a credential of its request, that is taken out."""
 
-    def __init__(self, url: str, response: aiohttp.ClientResponse, timing: Timing) -> None:
+    def __init__(self, url: str, response: aiohttp.ClientResponse, timing: Timing, scrub: Scrubber) -> None:
         self.url = url
         self.status = response.status
-        self.reason = response.reason or ""
+        self.reason = scrub.clean_text(response.reason or "")
+        self._scrub = scrub
         self._response = response
         self._timing = timing
         self._unpacker = Unpacker(response.headers.get("Content-Encoding", ""))
@@ -97,9 +98,13 @@ class Incoming:
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """As they came, except those that tell of a compression that `read` undoes."""
+        """As they came, except those that tell of a compression that `read` undoes, or of a length that is another by
+        now."""
         gone = {"content-encoding", "content-length"} if self._unpacker.undone else set()
-        return tuple((name, value) for name, value in self._response.headers.items() if name.lower() not in gone)
+        if self._scrub.found:
+            gone.add("content-length")
+        clean = self._scrub.clean_text
+        return tuple((name, clean(value)) for name, value in self._response.headers.items() if name.lower() not in gone)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, unpacked.
@@ -107,12 +112,16 @@ class Incoming:
         Raises:
             FetchFailed: It ended early.
         """
+        clean = self._scrub.stream()
         try:
             async for chunk in self._response.content.iter_any():
                 self._timing.received_bytes += len(chunk)
                 for piece in self._unpacker.feed(chunk):
-                    yield piece
+                    if cleaned := clean.feed(piece):
+                        yield cleaned
             self._unpacker.finish()
+            if rest := clean.finish():
+                yield rest
         except TornBody as err:
             raise FetchFailed("truncated_response", f"{_where(self.url)}: {err}") from err
         except (aiohttp.ClientPayloadError, aiohttp.ClientOSError, OSError) as err:
@@ -200,13 +209,13 @@ class Fetcher:
                 raise FetchFailed("too_many_redirects", text, final=True)
             timing.redirects += 1
             target = _target(url, location)
-            if _origin(target) != _origin(url):
+            if origin(target) != origin(url):
                 headers, target = _without_credentials(headers, target, request)
             if status == 303 or (status in {301, 302} and method == "POST"):
                 method, body = ("HEAD" if method == "HEAD" else "GET"), None
                 headers = {name: value for name, value in headers.items() if not name.lower().startswith("content-")}
             url = target
-        incoming = Incoming(url, response, timing)
+        incoming = Incoming(url, response, timing, request.scrub)
         try:
             yield incoming
         finally:
@@ -369,7 +378,8 @@ def _target(url: str, location: str) -> str:
     return text
 
 
-def _origin(url: str) -> tuple[str, str, int]:
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of a URL: what a connection is opened to."""
     parts = urlsplit(url)
     return parts.scheme.lower(), parts.hostname or "", parts.port or (443 if parts.scheme.lower() == "https" else 80)
 
@@ -378,7 +388,7 @@ def _without_credentials(headers: Mapping[str, str], target: str, request: Outgo
     """What may go to another origin. Raises `FetchFailed` if its address holds a credential of the first one."""
     parts = urlsplit(target)
     target = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    if any(form in target for form in _forms(request.secrets)):
+    if request.scrub.holds(target):
         text = f"{_where(request.url)} redirected the request to {_where(target)} with a credential in the address"
         raise FetchFailed("invalid_redirect", text, final=True)
     kept = {
@@ -387,12 +397,6 @@ def _without_credentials(headers: Mapping[str, str], target: str, request: Outgo
         if name.lower() not in request.secret and not is_credential_header(name)
     }
     return kept, target
-
-
-def _forms(secrets: Iterable[str]) -> set[str]:
-    """The secrets as they may stand in an address."""
-    long = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
-    return {form for secret in long for form in (secret, quote(secret), quote(secret, safe=""))}
 
 
 def _where(url: str) -> str:

@@ -4,8 +4,9 @@
                               └──▶ stop: the request is given up, its credentials are forgotten
 
 Credentials are held in memory, for one step each, until the step has its result or the run its end; the oldest are
-dropped when there are too many, which costs no more than a function that is asked again. They go into requests and
-nowhere else: what is recorded, logged or told of a request is made from its recorded form.
+dropped when there are too many, which costs no more than a function that is asked again. With `seal` the job of the
+request has them too, encrypted, and they are gone with it. They go into requests and nowhere else: what is recorded,
+logged or told of a request is made from its recorded form.
 
 Elsewhere: one errand from its request to its outcome (`errand.py`).
 """
@@ -20,15 +21,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+import msgspec
+
+from stepwell.gateway.credentials import Find, Named
 from stepwell.gateway.errand import Doing, Outcome, beside, own_error
 from stepwell.gateway.fetch import MAX_REDIRECTS, Fetcher, FetchFailed
 from stepwell.gateway.policy import Policy
 from stepwell.gateway.prices import Prices
+from stepwell.model.credential import CannotOpen, Cipher, CredentialRefused
 from stepwell.model.dispatch import Deliver, Errand
+from stepwell.model.errors import StepwellError
 from stepwell.model.ids import Instant, RunId, StepId
 from stepwell.model.job import Claim
 from stepwell.model.message import OffloadEnded
 from stepwell.model.offload import Exchange, Sealed
+from stepwell.model.payload import canonical
 from stepwell.wire.models.credentials import Credentials
 from stepwell.wire.offload import read_request, split
 
@@ -94,6 +101,8 @@ class HttpGateway:
     Args:
         deliver: Takes each outcome.
         settings: Limits, and what may be called.
+        find: Knows the credentials that the server keeps; without it there are none.
+        cipher: Opens the credentials that jobs keep; with `seal` they keep those of all requests.
         prices: What calls of models cost.
         clock: The wall clock, in milliseconds since 1970.
 
@@ -106,11 +115,15 @@ class HttpGateway:
         deliver: Deliver,
         settings: GatewaySettings | None = None,
         *,
+        find: Find | None = None,
+        cipher: Cipher | None = None,
+        seal: bool = False,
         prices: Prices | None = None,
         clock: Clock = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._deliver = deliver
         self._settings = settings = settings or GatewaySettings()
+        self._find = find
         self._prices = prices or Prices()
         self._clock = clock
         self._fetcher = Fetcher(
@@ -120,6 +133,7 @@ class HttpGateway:
         )
         self._places = asyncio.Semaphore(settings.requests)
         self._room = asyncio.Semaphore(max(1, settings.answers_bytes // settings.max_answer_bytes))
+        self._cipher, self._seals = cipher, seal and cipher is not None
         self._sealed: OrderedDict[tuple[RunId, StepId], tuple[Instant, Sealed]] = OrderedDict()
         self._flights: dict[tuple[RunId, StepId], _Flight] = {}
         self._priced: asyncio.Future[None] | None = None
@@ -139,6 +153,24 @@ class HttpGateway:
 
     def holds(self, run: RunId, step: StepId) -> bool:
         return (run, step) in self._sealed
+
+    def seal(self, run: RunId, step: StepId, given: Sealed | None) -> bytes | None:
+        if not self._seals:
+            return None
+        if given is None:
+            _, given = self._sealed.get((run, step), (0, None))
+        assert self._cipher is not None
+        return None if given is None else self._cipher.seal(msgspec.msgpack.encode(given), _bound(run, step))
+
+    def unseal(self, run: RunId, step: StepId, sealed: bytes) -> str:
+        if self._cipher is None:
+            return "this server has no secret key (STEPWELL_SECRET_KEY)"
+        try:
+            opened = self._cipher.open(sealed, _bound(run, step))
+        except CannotOpen as err:
+            return str(err)
+        self.keep(run, step, msgspec.msgpack.decode(opened, type=Sealed))
+        return ""
 
     def make(self, errand: Errand) -> None:
         if self._closed:
@@ -222,6 +254,14 @@ class HttpGateway:
         if sealed is not None:
             url, headers, credentials = split(sealed.url, dict(sealed.headers), sealed.auth_key)
             request = replace(request, url=url, headers=headers)
+        named = None
+        if request.credential:
+            try:
+                named = await self._named(errand, request.credential)
+            except StepwellError as err:
+                exchange = Exchange(job=errand.job, started_at=self._clock(), url=request.url)
+                error = own_error(errand.kind, str(err), err.code.lower())
+                return Outcome(exchange, error=error, retry=err.retryable)
         doing = Doing(
             errand=errand,
             request=request,
@@ -234,6 +274,7 @@ class HttpGateway:
             max_answer_bytes=settings.max_answer_bytes,
             max_redirects=settings.max_redirects,
             idempotency_headers=settings.idempotency_headers,
+            named=named,
         )
         limit_s = settings.timeout_s
         if request.timeout_ms is not None:
@@ -246,6 +287,8 @@ class HttpGateway:
         except TimeoutError:
             text = f"no complete answer came within {limit_s:g} s, the limit"
             return Outcome(doing.told(cut=True), error=doing.error(text, "timed_out"), retry=True)
+        except CredentialRefused as err:
+            return Outcome(doing.told(), error=doing.error(str(err), err.code.lower()))
         except ValueError as err:
             return Outcome(doing.told(), error=doing.error(f"the request cannot be made: {err}", "invalid_request"))
         except Exception as err:
@@ -253,6 +296,17 @@ class HttpGateway:
             text = "the request of step %r of run %s ended in an error of ours: %s in %s"
             log.error(text, errand.name, errand.run, type(err).__name__, _place(err))
             return Outcome(doing.told(), error=doing.error("the server failed at the request", "internal_error"))
+
+    async def _named(self, errand: Errand, name: str) -> Named:
+        """A credential of the server's. Raises `StepwellError`: it cannot be used, or not now."""
+        if self._find is None:
+            raise CredentialRefused("this server keeps no credentials")
+        return Named(await self._find(errand.env, name))
+
+
+def _bound(run: RunId, step: StepId) -> bytes:
+    """What the credentials of a step are sealed together with: they are of no use to another one."""
+    return canonical(["step", run, step])
 
 
 def _place(err: BaseException) -> str:

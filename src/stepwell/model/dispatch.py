@@ -21,6 +21,7 @@ from typing import Protocol
 
 import msgspec
 
+from stepwell.model.event import DEV_ENV
 from stepwell.model.function import Function
 from stepwell.model.ids import Instant, JobId, RunId, StepId
 from stepwell.model.message import Message
@@ -103,6 +104,7 @@ class Errand:
     step: StepId
     kind: str
     request: bytes
+    env: str = DEV_ENV
     name: str = ""
     attempt: int = 0
     key: str = ""
@@ -116,6 +118,13 @@ class Gateway(Protocol):
 
     def holds(self, run: RunId, step: StepId) -> bool:
         """Whether the credentials of a step are at hand."""
+
+    def seal(self, run: RunId, step: StepId, given: Sealed | None) -> bytes | None:
+        """What the job of a request keeps of its credentials: these, or those at hand, encrypted. None if credentials
+        are in memory only."""
+
+    def unseal(self, run: RunId, step: StepId, sealed: bytes) -> str:
+        """Remember the credentials that a job kept. Returns why that cannot be done; empty if it was."""
 
     def make(self, errand: Errand) -> None:
         """Make the request, at once or as soon as there is room. The outcome arrives as a message."""

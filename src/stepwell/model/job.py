@@ -45,6 +45,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     function: str = ""  # slug; of a match: the one function that the events start, beside those that ask for them
     cron: str = ""
     route: str | None = None
+    sealed: bytes | None = None  # the credentials of the request, encrypted, where they outlive the memory of a node
     owner: str | None = None
     fence: int = 0
 

@@ -44,6 +44,7 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     duration_ms: float = 0.0
     status: int = 0  # 0: no answer came
     cut: bool = False  # the answer began and did not come whole: nobody knows what became of the request
+    hidden: tuple[str, ...] = ()  # names of the credentials that the answer repeated, and that were taken out of it
     url: str = ""  # that answered, without credentials
     redirects: int = 0
     sent_bytes: int = 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stepwell.model.dispatch import Errand
 from stepwell.model.ids import JobId, derived_uuid
-from stepwell.model.message import OffloadEnded, OffloadLost
+from stepwell.model.message import Logged, LogLine, OffloadEnded, OffloadLost
 from stepwell.model.offload import Exchange
 from stepwell.model.payload import canonical
 from stepwell.node.patience import patiently
@@ -45,7 +45,10 @@ class Errands:
             error = {"name": "GatewayError", "message": "this server makes no requests for functions"}
             ended = OffloadEnded(job.step, job.id, Exchange(job=job.id), error=canonical(error))
             self._turns.post(job.run, Envelope(ended, claim, ends=True))
-        elif job.fence > 1:
+            return
+        if job.sealed is not None and not gateway.holds(job.run, job.step):
+            self._unseal(gateway, job, job.run, job.step, job.sealed)
+        if job.fence > 1:
             # Another node, or this one in an earlier life, may have made this request already.
             self._lose(gateway, job.run, job.step, job.id, claim, made=True)
         else:
@@ -54,6 +57,13 @@ class Errands:
                 self._make(gateway, job, job.run, step, step.request, claim)
             else:
                 self._world.spawn(patiently(self._world, lambda: self._load_and_make(gateway, job, claim)))
+
+    def _unseal(self, gateway: Gateway, job: Job, run: RunId, step: StepId, sealed: bytes) -> None:
+        why = gateway.unseal(run, step, sealed)
+        if why:
+            text = f"the credentials that were kept for its request cannot be opened: {why}"
+            line = LogLine(self._world.now(), "warning", text, step)
+            self._turns.post(run, Envelope(Logged(job.id, (line,))))
 
     async def _load_and_make(self, gateway: Gateway, job: Job, claim: Claim) -> None:
         assert job.run is not None
@@ -81,6 +91,7 @@ class Errands:
                 step=step.id,
                 kind=step.kind,
                 request=request,
+                env=job.env,
                 name=step.name,
                 attempt=job.attempt,
                 key=derived_uuid(run, step.id, str(step.answered)),

@@ -28,6 +28,7 @@ from stepwell.model.job import Claim, Job, JobKind, route_of
 from stepwell.model.payload import canonical
 from stepwell.node.calls import dispatch_of
 from stepwell.node.clock import StoreTime
+from stepwell.node.credentials import Credentials
 from stepwell.node.errands import Errands
 from stepwell.node.matching import REGISTRY_MS, Matching
 from stepwell.node.patience import patiently
@@ -97,6 +98,7 @@ class Node:
         ids: IdSource | None = None,
         settings: NodeSettings | None = None,
         reach: Reach | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         """`reach` are the workers that are connected to this node alone; on a store that it shares."""
         self.name = name
@@ -104,6 +106,7 @@ class Node:
         self.world = world = StoreTime(world)
         self.settings = settings or NodeSettings()
         self.registry = Registry()
+        self.credentials = credentials or Credentials(store, None)
         self._epoch = epoch
         self._performer = performer
         self._ids = ids or IdSource()
@@ -157,6 +160,7 @@ class Node:
             self.store.listen(self._hear)
         await self.world.learn(self.store)
         self.registry.load(await self.store.services())
+        await self.credentials.refresh()
         await self._renew()
         await self.store.release_lost(self.world.now())
         await self.schedules.mend()
@@ -229,6 +233,7 @@ class Node:
                         await self._tell_lost(freed)
                 if self.shared:
                     await self.registry.refresh(self.store, self.world.now())
+                    await self.credentials.refresh()
                 self.schedules.mend_soon()
             except (StoreFull, StoreUnavailable) as err:
                 if told is None or begun - told >= TELL_AGAIN_MS:
@@ -351,6 +356,7 @@ class Node:
     async def _know_services(self) -> None:
         try:
             await self.registry.refresh(self.store, self.world.now())
+            await self.credentials.refresh()
         except (StoreFull, StoreUnavailable) as err:
             log.warning("node %s could not read what services there are: %s", self.name, err)
 

@@ -419,7 +419,8 @@ class Turns:
                 case effect.SendInvoke():
                     await self._add_invoke(plan, one, now)
                 case effect.StartOffload():
-                    self._add_job(plan, one.job, JobKind.OFFLOAD, one.due, now, one.step, one.attempt)
+                    sealed = self._gateway.seal(run.id, one.step, one.sealed) if self._gateway is not None else None
+                    self._add_job(plan, one.job, JobKind.OFFLOAD, one.due, now, one.step, one.attempt, sealed=sealed)
                 case effect.WakeParent():
                     plan.jobs[one.job] = Job(
                         id=one.job,
@@ -451,6 +452,7 @@ class Turns:
         *,
         live: bool = False,
         since: Instant = 0,
+        sealed: bytes | None = None,
     ) -> None:
         ours = due <= now
         route: str | None = None
@@ -475,6 +477,7 @@ class Turns:
             live=live,
             since=since,
             route=route,
+            sealed=sealed,
             owner=self._node if ours else None,
             fence=1 if ours else 0,
         )

@@ -18,7 +18,7 @@ import msgspec
 from stepwell.model.offload import INFER
 from stepwell.model.payload import canonical
 from stepwell.sdk.errors import DefinitionError, FunctionError
-from stepwell.sdk.fetch import Seconds, offload, timeout_ms
+from stepwell.sdk.fetch import Seconds, credential_name, offload, timeout_ms
 from stepwell.sdk.request import Request
 from stepwell.sdk.types import decode_result, json_schema, plain, type_name
 from stepwell.wire.offload import InvalidRequest, infer_request
@@ -37,6 +37,7 @@ class Model:
         format: The dialect of its API, such as `openai-chat`.
         url: The endpoint that is asked.
         api_key: Never stored; its text form is not shown.
+        credential: The name of a key that the server keeps, instead of `api_key`.
         headers: Sent along.
         defaults: Members of the body that a call does not give.
     """
@@ -45,6 +46,7 @@ class Model:
     format: str
     url: str
     api_key: str = field(default="", repr=False)
+    credential: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -55,18 +57,20 @@ def openai(
     api_key: str | None = None,
     base_url: str = "https://api.openai.com/v1",
     headers: Mapping[str, str] | None = None,
+    credential: str | None = None,
 ) -> Model:
     """A model of OpenAI, or of anybody who speaks chat completions: give their `base_url`.
 
     Args:
         api_key: The variable `OPENAI_API_KEY` of this process if not given; needed for api.openai.com only.
+        credential: The name of a key that the server keeps (`stepwell credential set`), instead of one in this process.
 
     Raises:
-        DefinitionError: There is no key.
+        DefinitionError: There is no key, or there are two.
     """
     needed = base_url.startswith("https://api.openai.com")
-    key = _key(api_key, "OPENAI_API_KEY", f'ai.openai("{model}")', needed=needed)
-    return _chat(model, "openai-chat", base_url, key, headers)
+    key = _key(api_key, "OPENAI_API_KEY", f'ai.openai("{model}")', needed=needed, credential=credential)
+    return _chat(model, "openai-chat", base_url, key, headers, credential)
 
 
 def openai_responses(
@@ -75,13 +79,20 @@ def openai_responses(
     api_key: str | None = None,
     base_url: str = "https://api.openai.com/v1",
     headers: Mapping[str, str] | None = None,
+    credential: str | None = None,
 ) -> Model:
     """A model of OpenAI by the Responses API. See `openai`."""
     needed = base_url.startswith("https://api.openai.com")
-    key = _key(api_key, "OPENAI_API_KEY", f'ai.openai_responses("{model}")', needed=needed)
+    key = _key(api_key, "OPENAI_API_KEY", f'ai.openai_responses("{model}")', needed=needed, credential=credential)
     url = f"{base_url.rstrip('/')}/responses"
     return Model(
-        name=model, format="openai-responses", url=url, api_key=key, headers=headers or {}, defaults={"model": model}
+        name=model,
+        format="openai-responses",
+        url=url,
+        api_key=key,
+        credential=_named(credential),
+        headers=headers or {},
+        defaults={"model": model},
     )
 
 
@@ -92,6 +103,7 @@ def anthropic(
     max_tokens: int = 4096,
     base_url: str = "https://api.anthropic.com",
     headers: Mapping[str, str] | None = None,
+    credential: str | None = None,
 ) -> Model:
     """A model of Anthropic.
 
@@ -103,12 +115,13 @@ def anthropic(
         DefinitionError: There is no key.
     """
     needed = base_url.startswith("https://api.anthropic.com")
-    key = _key(api_key, "ANTHROPIC_API_KEY", f'ai.anthropic("{model}")', needed=needed)
+    key = _key(api_key, "ANTHROPIC_API_KEY", f'ai.anthropic("{model}")', needed=needed, credential=credential)
     return Model(
         name=model,
         format="anthropic",
         url=f"{base_url.rstrip('/').removesuffix('/v1')}/v1/messages",
         api_key=key,
+        credential=_named(credential),
         headers={"anthropic-version": "2023-06-01", **(headers or {})},
         defaults={"model": model, "max_tokens": max_tokens},
     )
@@ -120,6 +133,7 @@ def gemini(
     api_key: str | None = None,
     base_url: str = "https://generativelanguage.googleapis.com/v1beta",
     headers: Mapping[str, str] | None = None,
+    credential: str | None = None,
 ) -> Model:
     """A model of Google by the Gemini API; the key is the variable `GEMINI_API_KEY` if not given.
 
@@ -127,9 +141,11 @@ def gemini(
         DefinitionError: There is no key.
     """
     needed = base_url.startswith("https://generativelanguage.googleapis.com")
-    key = _key(api_key, "GEMINI_API_KEY", f'ai.gemini("{model}")', needed=needed)
+    key = _key(api_key, "GEMINI_API_KEY", f'ai.gemini("{model}")', needed=needed, credential=credential)
     url = f"{base_url.rstrip('/')}/models/{model}:generateContent"
-    return Model(name=model, format="gemini", url=url, api_key=key, headers=headers or {})
+    return Model(
+        name=model, format="gemini", url=url, api_key=key, credential=_named(credential), headers=headers or {}
+    )
 
 
 def grok(
@@ -138,14 +154,21 @@ def grok(
     api_key: str | None = None,
     base_url: str = "https://api.x.ai/v1",
     headers: Mapping[str, str] | None = None,
+    credential: str | None = None,
 ) -> Model:
     """A model of xAI; the key is the variable `XAI_API_KEY` if not given.
 
     Raises:
         DefinitionError: There is no key.
     """
-    key = _key(api_key, "XAI_API_KEY", f'ai.grok("{model}")', needed=base_url.startswith("https://api.x.ai"))
-    return _chat(model, "grok", base_url, key, headers)
+    key = _key(
+        api_key,
+        "XAI_API_KEY",
+        f'ai.grok("{model}")',
+        needed=base_url.startswith("https://api.x.ai"),
+        credential=credential,
+    )
+    return _chat(model, "grok", base_url, key, headers, credential)
 
 
 def deepseek(
@@ -154,6 +177,7 @@ def deepseek(
     api_key: str | None = None,
     base_url: str = "https://api.deepseek.com/v1",
     headers: Mapping[str, str] | None = None,
+    credential: str | None = None,
 ) -> Model:
     """A model of DeepSeek; the key is the variable `DEEPSEEK_API_KEY` if not given.
 
@@ -161,8 +185,8 @@ def deepseek(
         DefinitionError: There is no key.
     """
     needed = base_url.startswith("https://api.deepseek.com")
-    key = _key(api_key, "DEEPSEEK_API_KEY", f'ai.deepseek("{model}")', needed=needed)
-    return _chat(model, "openai-chat", base_url, key, headers)
+    key = _key(api_key, "DEEPSEEK_API_KEY", f'ai.deepseek("{model}")', needed=needed, credential=credential)
+    return _chat(model, "openai-chat", base_url, key, headers, credential)
 
 
 def azure_openai(
@@ -172,6 +196,7 @@ def azure_openai(
     api_key: str | None = None,
     api_version: str = "2024-10-21",
     headers: Mapping[str, str] | None = None,
+    credential: str | None = None,
 ) -> Model:
     """A deployment of Azure OpenAI; the key is the variable `AZURE_OPENAI_API_KEY` if not given.
 
@@ -181,29 +206,67 @@ def azure_openai(
     Raises:
         DefinitionError: There is no key.
     """
-    key = _key(api_key, "AZURE_OPENAI_API_KEY", f'ai.azure_openai("{deployment}")', needed=True)
+    key = _key(api_key, "AZURE_OPENAI_API_KEY", f'ai.azure_openai("{deployment}")', needed=True, credential=credential)
     url = f"{endpoint.rstrip('/')}/openai/deployments/{deployment}/chat/completions?api-version={api_version}"
-    return Model(name=deployment, format="azure-openai", url=url, api_key=key, headers=headers or {})
+    return Model(
+        name=deployment,
+        format="azure-openai",
+        url=url,
+        api_key=key,
+        credential=_named(credential),
+        headers=headers or {},
+    )
 
 
 def other(
-    model: str, *, url: str, format: str = "other", api_key: str = "", headers: Mapping[str, str] | None = None
+    model: str,
+    *,
+    url: str,
+    format: str = "other",
+    api_key: str = "",
+    headers: Mapping[str, str] | None = None,
+    credential: str | None = None,
 ) -> Model:
     """A model at any address. With a `format` that the server knows (`openai-chat`, `anthropic` ...) its answer is
     read; with another it is handed on as it is."""
-    return Model(name=model, format=format, url=url, api_key=api_key, headers=headers or {})
+    key = _key(api_key or None, "", f'ai.other("{model}")', needed=False, credential=credential)
+    named = _named(credential)
+    return Model(name=model, format=format, url=url, api_key=key, credential=named, headers=headers or {})
 
 
-def _chat(model: str, format: str, base_url: str, key: str, headers: Mapping[str, str] | None) -> Model:
+def _chat(
+    model: str, format: str, base_url: str, key: str, headers: Mapping[str, str] | None, credential: str | None
+) -> Model:
     url = f"{base_url.rstrip('/')}/chat/completions"
-    return Model(name=model, format=format, url=url, api_key=key, headers=headers or {}, defaults={"model": model})
+    return Model(
+        name=model,
+        format=format,
+        url=url,
+        api_key=key,
+        credential=_named(credential),
+        headers=headers or {},
+        defaults={"model": model},
+    )
 
 
-def _key(given: str | None, variable: str, call: str, *, needed: bool) -> str:
+def _key(given: str | None, variable: str, call: str, *, needed: bool, credential: str | None) -> str:
+    if credential is not None:
+        if given is not None:
+            raise DefinitionError(f"{call} has api_key= and credential=; give only one of them")
+        return ""
     key = given if given is not None else os.environ.get(variable, "")
     if needed and not key:
-        raise DefinitionError(f"{call} needs a key: set {variable} in the service's environment, or give api_key=...")
+        raise DefinitionError(
+            f"{call} needs a key: set {variable} in the service's environment, or give api_key=... or credential=..."
+        )
     return key
+
+
+def _named(credential: str | None) -> str:
+    try:
+        return credential_name(credential)
+    except ValueError as err:
+        raise DefinitionError(str(err)) from None
 
 
 # replies
@@ -308,6 +371,7 @@ def infer_step(id: str, *, model: Model, body: Mapping[str, Any], output: Any, t
             headers=model.headers,
             body=whole,
             auth_key=model.api_key,
+            credential=model.credential,
             exact=True,
             timeout_ms=timeout_ms(id, timeout),
         )

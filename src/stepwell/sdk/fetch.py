@@ -14,6 +14,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from stepwell.model.credential import check_name
 from stepwell.model.ids import StepId
 from stepwell.model.offload import FETCH
 from stepwell.model.op import Offload
@@ -52,6 +53,7 @@ def fetch_step(
     timeout: Seconds | None,
     follow_redirects: bool,
     retry_statuses: Collection[int],
+    credential: str | None = None,
 ) -> Request:
     """What `step.fetch` asks for.
 
@@ -60,6 +62,8 @@ def fetch_step(
     """
     import httpx2  # a tenth of a second, which services that fetch nothing need not spend
 
+    if auth is not None and credential is not None:
+        raise DefinitionError(f'step.fetch("{id}", ...) has auth= and credential=; give only one of them')
     given = dict(headers) if headers is not None else {}
     if files and not any(name.lower() == "content-type" for name in given):
         # httpx2 would draw a boundary by chance, and a replay would ask for something else.
@@ -96,8 +100,9 @@ def fetch_step(
             timeout_ms=timeout_ms(id, timeout),
             max_redirects=None if follow_redirects else 0,
             retry_statuses=tuple(retry_statuses),
+            credential=credential_name(credential),
         )
-    except InvalidRequest as err:
+    except (InvalidRequest, ValueError) as err:
         raise DefinitionError(f'step.fetch("{id}", ...): {err}') from err
     return Request(
         id,
@@ -105,6 +110,13 @@ def fetch_step(
         ("fetch", text, repr(sorted(sent.items()))),
         waiting=partial(offload, text, FETCH, sealed),
     )
+
+
+def credential_name(credential: str | None) -> str:
+    """The name as a request has it; empty for none. Raises `ValueError`."""
+    if credential is not None:
+        check_name(credential)
+    return credential or ""
 
 
 def timeout_ms(id: str, timeout: Seconds | None) -> int | None:

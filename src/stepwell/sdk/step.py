@@ -178,6 +178,7 @@ class Steps:
         timeout: Seconds | None = None,
         follow_redirects: bool = False,
         retry_statuses: Collection[int] = RETRIED_STATUSES,
+        credential: str | None = None,
     ) -> httpx2.Response:
         """Have the server make a request; the function holds nothing meanwhile. The arguments are those of
         `httpx2.request`, the response is one of httpx2, and its body can be read at any time.
@@ -186,6 +187,7 @@ class Steps:
             timeout: In seconds, or text such as `"2m"`; the server's limit, 15 minutes, if not given.
             retry_statuses: Answers after which the request is made again, by the function's retries, as it is when no
                 answer came; the last one is the result whatever it is.
+            credential: The name of a key that the server keeps and sends along, to the places that it may be sent to.
 
         Raises:
             StepError: No answer came, or its address may not be called.
@@ -207,6 +209,7 @@ class Steps:
             timeout=timeout,
             follow_redirects=follow_redirects,
             retry_statuses=retry_statuses,
+            credential=credential,
         )
         response: httpx2.Response = await self._execution.perform(request)
         return response
@@ -332,6 +335,7 @@ class SyncSteps:
         timeout: Seconds | None = None,
         follow_redirects: bool = False,
         retry_statuses: Collection[int] = RETRIED_STATUSES,
+        credential: str | None = None,
     ) -> httpx2.Response:
         """As `Steps.fetch`."""
         _refuse_bad_id(id)
@@ -350,6 +354,7 @@ class SyncSteps:
             timeout=timeout,
             follow_redirects=follow_redirects,
             retry_statuses=retry_statuses,
+            credential=credential,
         )
         response: httpx2.Response = self._execution.perform_blocking(request)
         return response

@@ -37,9 +37,10 @@ from stepwell.model.payload import canonical
 from stepwell.sdk.branch import current_branch
 from stepwell.sdk.errors import DefinitionError, FunctionError, RequestChanged, StepError, Suspended
 from stepwell.sdk.execution import Execution, in_function
-from stepwell.sdk.fetch import Seconds, offload, timeout_ms
+from stepwell.sdk.fetch import Seconds, credential_name, offload, timeout_ms
 from stepwell.sdk.parking import roster_of_context
 from stepwell.sdk.request import Request
+from stepwell.wire.models.credentials import is_credential_header
 from stepwell.wire.offload import FetchAnswer, InvalidRequest, fetch_request, read_answer, split
 
 RETRIED_STATUSES = (408, 409, 429, 500, 502, 503, 504, 529)
@@ -71,6 +72,8 @@ class Transport(httpx2.BaseTransport):
         retry_statuses: Answers after which the server makes the request again, by the function's retries.
         timeout: Of one attempt, in seconds, or text such as `"2m"`; the server's limit, 15 minutes, if not given. The
             library's own timeouts count for direct requests only.
+        credential: The name of a key that the server keeps, for requests of functions; keys that the library has are
+            sent with direct requests only.
 
     Raises:
         DefinitionError: `exclude` or `timeout` cannot be read.
@@ -83,10 +86,11 @@ class Transport(httpx2.BaseTransport):
         exclude: Collection[str] = (),
         retry_statuses: Collection[int] = RETRIED_STATUSES,
         timeout: Seconds | None = None,
+        credential: str | None = None,
     ) -> None:
         self._fallback = fallback
         self._clients: dict[str, Any] = {}
-        self._rules = _Rules(exclude, retry_statuses, timeout)
+        self._rules = _Rules(exclude, retry_statuses, timeout, credential)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """One request of a client."""
@@ -132,10 +136,11 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         exclude: Collection[str] = (),
         retry_statuses: Collection[int] = RETRIED_STATUSES,
         timeout: Seconds | None = None,
+        credential: str | None = None,
     ) -> None:
         self._fallback = fallback
         self._clients: dict[str, Any] = {}
-        self._rules = _Rules(exclude, retry_statuses, timeout)
+        self._rules = _Rules(exclude, retry_statuses, timeout, credential)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """One request of a client."""
@@ -173,24 +178,34 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
             await self._fallback.aclose()
 
 
-def client(*, transport: Transport | None = None, **options: Any) -> httpx2.Client:
+def client(*, transport: Transport | None = None, credential: str | None = None, **options: Any) -> httpx2.Client:
     """A client whose requests are steps inside functions: `OpenAI(http_client=client(), max_retries=0)`.
 
     Args:
         transport: One with settings of your own.
+        credential: The name of a key that the server keeps, as in `Transport`.
         options: Of `httpx2.Client`, except those of the connection.
 
     Raises:
         DefinitionError: An option of the connection, which belongs to the transport's `fallback`.
     """
     _refuse_connection(options, "HTTPTransport")
-    return httpx2.Client(transport=transport or Transport(), **options)
+    _refuse_both(transport, credential)
+    return httpx2.Client(transport=transport or Transport(credential=credential), **options)
 
 
-def async_client(*, transport: AsyncTransport | None = None, **options: Any) -> httpx2.AsyncClient:
+def async_client(
+    *, transport: AsyncTransport | None = None, credential: str | None = None, **options: Any
+) -> httpx2.AsyncClient:
     """`client` with async: `AsyncOpenAI(http_client=async_client(), max_retries=0)`."""
     _refuse_connection(options, "AsyncHTTPTransport")
-    return httpx2.AsyncClient(transport=transport or AsyncTransport(), **options)
+    _refuse_both(transport, credential)
+    return httpx2.AsyncClient(transport=transport or AsyncTransport(credential=credential), **options)
+
+
+def _refuse_both(transport: object, credential: str | None) -> None:
+    if transport is not None and credential is not None:
+        raise DefinitionError("credential= is a setting of the transport; give it to the one in transport=")
 
 
 def _refuse_connection(options: dict[str, Any], made_by: str) -> None:
@@ -236,7 +251,13 @@ def _library(request: httpx2.Request) -> Any:
 class _Rules:
     """The settings of a transport."""
 
-    def __init__(self, exclude: Collection[str], retry_statuses: Collection[int], timeout: Seconds | None) -> None:
+    def __init__(
+        self,
+        exclude: Collection[str],
+        retry_statuses: Collection[int],
+        timeout: Seconds | None,
+        credential: str | None,
+    ) -> None:
         if isinstance(exclude, str):
             raise DefinitionError(f"exclude= needs a list of fields, such as [{exclude!r}]")
         for one in exclude:
@@ -247,6 +268,10 @@ class _Rules:
         self.exclude = tuple(one.split(".") for one in exclude)
         self.retry_statuses = tuple(retry_statuses)
         self.timeout_ms = timeout_ms("stepwell.http", timeout)
+        try:
+            self.credential = credential_name(credential)
+        except ValueError as err:
+            raise DefinitionError(str(err)) from None
 
 
 @dataclass(slots=True)
@@ -289,6 +314,8 @@ class _Asking:
                 "retries allow; it is a new step. Turn the library's own retries off (max_retries=0)",
             )
         sent = {name: value for name, value in self._request.headers.items() if name.lower() not in _NOT_SENT}
+        if self._rules.credential:
+            sent = {name: value for name, value in sent.items() if not is_credential_header(name)}
         try:
             text, sealed = fetch_request(
                 str(self._request.url),
@@ -300,6 +327,7 @@ class _Asking:
                 max_redirects=0,  # the client follows them itself
                 retry_statuses=self._rules.retry_statuses,
                 echo=canonical({"place": made.count, "fields": fields}).decode(),
+                credential=self._rules.credential,
             )
         except InvalidRequest as err:
             self._execution.give_up(DefinitionError(f"the request {self._name!r}: {err}"))

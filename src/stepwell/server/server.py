@@ -39,6 +39,7 @@ from stepwell.model.errors import ConfigurationError
 from stepwell.model.function import Transport
 from stepwell.node.auditor import Auditor
 from stepwell.node.clock import AsyncioWorld
+from stepwell.node.credentials import Credentials
 from stepwell.node.node import Node, NodeSettings
 from stepwell.node.notes import Notes
 from stepwell.node.retention import Retention
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stepwell.model.function import Function, Service
+    from stepwell.server.cipher import AesCipher
     from stepwell.server.settings import ServerSettings
     from stepwell.store.base import Store
     from stepwell.store.postgres import PostgresStore
@@ -74,6 +76,7 @@ _CLOSE_S = 3  # for requests that are being answered
 _LEAVE_S = 5  # for a store that is away
 _SETTLE_S = 0.05  # for tasks of the node; what matters of them was waited for before
 _NODE = "local"  # the one node of an embedded store; its epoch tells its lives apart
+_MOST_NAMED = 10
 _SEARCH_MS = 1_000  # how often a node of a shared store looks for what no hint told it of
 
 
@@ -94,6 +97,7 @@ class Server:
         self._http: HttpPerformer | None = None
         self._gateway: HttpGateway | None = None
         self._sockets: SocketPerformer | None = None
+        self._cipher: AesCipher | None = None
         self._performers = Performers()
         self.port = settings.port
         self.place = ""
@@ -125,9 +129,11 @@ class Server:
         """
         settings = self.settings
         settings.check()
+        self._cipher = settings.cipher()
         if settings.manage_logging:
-            secrets = (settings.signing_key, settings.signing_key_fallback, *settings.event_keys)
-            logs.set_up(as_json=settings.log_json, secrets=secrets)
+            keys = (settings.signing_key, settings.signing_key_fallback, *settings.event_keys)
+            hidden = (*keys, settings.secret_key, settings.secret_key_fallback)
+            logs.set_up(as_json=settings.log_json, secrets=hidden)
         async with contextlib.AsyncExitStack() as stack:
             sockets = listen(settings.host, settings.port, beside_others=settings.beside_others)
             for one in sockets:
@@ -202,7 +208,14 @@ class Server:
         performers = self._performers
         limits = settings.gateway
         limits = replace(limits, allow_loopback=limits.allow_loopback or settings.dev)
-        gateway = self._gateway = HttpGateway(performers.deliver, limits)
+        credentials = Credentials(store, self._cipher)
+        gateway = self._gateway = HttpGateway(
+            performers.deliver,
+            limits,
+            find=credentials.opened,
+            cipher=self._cipher,
+            seal=settings.seal_credentials,
+        )
         node = Node(
             _node_name() if store.shared else _NODE,
             epoch=time.time_ns() // 1_000_000,
@@ -217,6 +230,7 @@ class Server:
                 cached_runs=settings.cached_runs,
             ),
             reach=performers,
+            credentials=credentials,
         )
         signing = [key for key in (settings.signing_key, settings.signing_key_fallback) if key is not None]
         watch = Watch(world)
@@ -281,6 +295,7 @@ class Server:
         stack.push_async_callback(gateway.close)
         await node.start()
         stack.callback(node.stop)
+        await _tell_unusable(credentials, site.env)
         world.spawn(auditor.run())
         stack.callback(auditor.stop)
         world.spawn(retention.run())
@@ -415,6 +430,15 @@ def version() -> str:
         return package_version("stepwell")
     except PackageNotFoundError:
         return "0.0.0"
+
+
+async def _tell_unusable(credentials: Credentials, env: str) -> None:
+    unusable = [one for one in await credentials.all(env) if not credentials.usable(one)]
+    if unusable:
+        names = ", ".join(one.name for one in unusable[:_MOST_NAMED])
+        more = f" and {len(unusable) - _MOST_NAMED} more" if len(unusable) > _MOST_NAMED else ""
+        why = "was not started with the key that seals them" if credentials.key else "was started without a secret key"
+        log.warning("the credentials %s%s cannot be used: this server %s (STEPWELL_SECRET_KEY)", names, more, why)
 
 
 def _registering(site: Site) -> Callable[[Service], Awaitable[Registered]]:

@@ -12,6 +12,7 @@ from stepwell.gateway.gateway import GatewaySettings
 from stepwell.gateway.policy import read_place
 from stepwell.model.errors import ConfigurationError
 from stepwell.node.retention import YOUNGEST_EVENT_MS, Keep
+from stepwell.server.cipher import AesCipher, installed, key_file_of, make_key_file, read_key, read_key_file
 from stepwell.wire import signature
 from stepwell.wire.inngest.register import normal_url
 
@@ -58,6 +59,15 @@ class ServerSettings:
     """Accepted from senders of events; with none, development takes any."""
     allowed_hosts: tuple[str, ...] = ()
     """Further names that lead to this server, for the Host check of a server without keys."""
+    secret_key: str | None = field(default=None, repr=False)
+    """Seals the credentials that the server keeps: 64 hexadecimal digits. Given to every server of a database."""
+    secret_key_fallback: str | None = field(default=None, repr=False)
+    """Opens what was sealed with it, while keys are being exchanged."""
+    secret_key_file: Path | None = None
+    """A file with such keys instead, one a line: the first one seals. Development makes one in the data folder."""
+    seal_credentials: bool = False
+    """Keep the credentials of requests sealed until their steps have a result, so that a lost server costs no question
+    to the function. Otherwise they are in memory only."""
     unsafe_no_auth: bool = False
     """Listen beyond this machine without keys: whoever reaches the port can run your code."""
 
@@ -105,6 +115,7 @@ class ServerSettings:
                 _check_signing_key(name, key)
         if self.signing_key is None and self.signing_key_fallback is not None:
             raise ConfigurationError("there is a fallback signing key and no signing key (--signing-key)")
+        self._check_secret_keys()
         self._check_keep()
         if any(not key.strip() for key in self.event_keys):
             raise ConfigurationError("an event key is empty (--event-key)")
@@ -123,6 +134,44 @@ class ServerSettings:
                 normal_url(url)
             except ValueError as err:
                 raise ConfigurationError(f"the service URL cannot be used: {err} (--service-url)") from err
+
+    def _check_secret_keys(self) -> None:
+        if self.secret_key is not None and self.secret_key_file is not None:
+            raise ConfigurationError("STEPWELL_SECRET_KEY and --secret-key-file are both given; give only one of them")
+        if self.secret_key_fallback is not None and self.secret_key is None:
+            raise ConfigurationError(
+                "STEPWELL_SECRET_KEY_FALLBACK needs STEPWELL_SECRET_KEY; in a key file the further lines are fallbacks"
+            )
+        if self.seal_credentials and self.secret_key is None and self.key_file is None:
+            raise ConfigurationError(
+                "--seal-credentials needs a key: STEPWELL_SECRET_KEY (make one with `openssl rand -hex 32`) or "
+                "--secret-key-file"
+            )
+
+    @property
+    def key_file(self) -> Path | None:
+        """The file with the keys that seal credentials, perhaps still to be made."""
+        if self.secret_key_file is None and self.secret_key is None and self.dev and self.db is None and self.data:
+            return key_file_of(self.data)
+        return self.secret_key_file
+
+    def cipher(self) -> AesCipher | None:
+        """What seals credentials; None without a key, and in development without the library for it.
+
+        Raises:
+            ConfigurationError: A key cannot be read, or the library is missing.
+        """
+        if self.secret_key is not None:
+            keys = [read_key(self.secret_key, "STEPWELL_SECRET_KEY")]
+            if self.secret_key_fallback is not None:
+                keys.append(read_key(self.secret_key_fallback, "STEPWELL_SECRET_KEY_FALLBACK"))
+            return AesCipher(keys)
+        if self.secret_key_file is not None:
+            return AesCipher(read_key_file(self.secret_key_file))
+        if self.key_file is None or not (self.seal_credentials or installed()):
+            return None
+        make_key_file(self.key_file)
+        return AesCipher(read_key_file(self.key_file))
 
     def _check_keep(self) -> None:
         keep = self.keep
@@ -168,7 +217,7 @@ def shown(settings: ServerSettings) -> dict[str, object]:
     for one in fields(settings):
         value = getattr(settings, one.name)
         match one.name:
-            case "db" | "db_listen" | "signing_key" | "signing_key_fallback":
+            case "db" | "db_listen" | "signing_key" | "signing_key_fallback" | "secret_key" | "secret_key_fallback":
                 seen[one.name] = "set" if value is not None else None
             case "event_keys":
                 seen[one.name] = len(value)

@@ -2,6 +2,7 @@
 
     {"url", "method", "headers", "body" | "body_base64", ...}     step.fetch
     {"url", "format", "headers", "body", ...}                     step.ai.infer, `body` being the provider's JSON
+    {..., "credential": name}                                     either one, with a credential that the server keeps
 
 and what a fetch answers: `{"url", "status_code", "headers", "body"}`, as the official SDKs expect it, or with `exact`
 `{"url", "status_code", "reason", "headers": [[name, value], ...], "body" | "body_base64"}`, where nothing is lost: not
@@ -22,7 +23,6 @@ import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, unquote_plus
 
 from stepwell.model.offload import Sealed
 from stepwell.model.payload import decode
@@ -56,21 +56,32 @@ _PLAIN_HEADERS = frozenset(
         "if-range",
         "if-unmodified-since",
         "openai-beta",
+        "openai-organization",
+        "openai-project",
         "origin",
         "pragma",
         "prefer",
         "range",
+        "request-id",
         "traceparent",
+        "tracestate",
         "user-agent",
+        "x-correlation-id",
+        "x-goog-api-client",
         "x-idempotency-key",
+        "x-request-id",
         "x-requested-with",
     }
 )
 
+_PLAIN_PREFIX = "x-stainless-"  # what the libraries of AI providers tell about themselves
+CREDENTIAL_HEADER = "stepwell-credential"
+"""Names a credential that the server keeps, in requests of those who have no other way to say it. It is not sent."""
+
 
 def is_plain_header(name: str) -> bool:
     """Whether the values of a header are known to hold no secret."""
-    return name.lower() in _PLAIN_HEADERS
+    return name.lower() in _PLAIN_HEADERS or name.lower().startswith(_PLAIN_PREFIX)
 
 
 class InvalidRequest(ValueError):
@@ -95,6 +106,7 @@ class Request:
     max_redirects: int | None = None
     retry_statuses: tuple[int, ...] = ()
     echo: str = ""
+    credential: str = ""  # that the server keeps and is to send along
 
 
 def fetch_request(
@@ -108,6 +120,7 @@ def fetch_request(
     max_redirects: int | None = None,
     retry_statuses: Sequence[int] = (),
     echo: str = "",
+    credential: str = "",
 ) -> tuple[bytes, Sealed | None]:
     """The JSON of a request, and what must be kept out of it.
 
@@ -130,7 +143,7 @@ def fetch_request(
         members["retry_statuses"] = list(retry_statuses)
     if echo:
         members["echo"] = echo
-    return _written(members, url, headers, "")
+    return _written(members, url, headers, "", credential)
 
 
 def infer_request(
@@ -142,6 +155,7 @@ def infer_request(
     auth_key: str = "",
     exact: bool = False,
     timeout_ms: int | None = None,
+    credential: str = "",
 ) -> tuple[bytes, Sealed | None]:
     """The same of a request to an AI provider. `auth_key` goes where the provider's dialect wants it.
 
@@ -153,12 +167,16 @@ def infer_request(
         members["exact"] = True
     if timeout_ms is not None:
         members["timeout_ms"] = timeout_ms
-    return _written(members, url, headers, auth_key)
+    return _written(members, url, headers, auth_key, credential)
 
 
 def _written(
-    members: dict[str, Any], url: str, headers: Mapping[str, str], auth_key: str
+    members: dict[str, Any], url: str, headers: Mapping[str, str], auth_key: str, credential: str
 ) -> tuple[bytes, Sealed | None]:
+    named = next((value for name, value in headers.items() if name.lower() == CREDENTIAL_HEADER), "")
+    if credential or named:
+        members["credential"] = credential or named
+        headers = {name: value for name, value in headers.items() if name.lower() != CREDENTIAL_HEADER}
     shown_url, shown_headers, credentials = split(url, headers, auth_key)
     secret_bytes = len(url) + len(auth_key) + sum(len(name) + len(value) for name, value in headers.items())
     if secret_bytes > MAX_HEADER_BYTES:
@@ -181,14 +199,6 @@ def split(url: str, headers: Mapping[str, str], auth_key: str) -> tuple[str, dic
     secret = {name: value for name, value in headers.items() if value and not is_plain_header(name)}
     shown = {name: HIDDEN if name in secret else value for name, value in headers.items()}
     return shown_url, shown, Credentials(auth_key, tuple(secret.items()), found.query, found.user)
-
-
-def secret_values(credentials: Credentials) -> tuple[str, ...]:
-    """The secrets one by one, as they may appear elsewhere: without `Bearer`, and unquoted."""
-    headers = [word for _, value in credentials.headers for word in (value, *value.split()[1:])]
-    query = [form for value in credentials.query for form in (value, unquote_plus(value))]
-    user = [credentials.user, *map(unquote, credentials.user.split(":"))]
-    return tuple(value for value in (credentials.auth_key, *headers, *query, *user) if value)
 
 
 def read_request(text: bytes) -> Request:
@@ -227,6 +237,7 @@ def read_request(text: bytes) -> Request:
         max_redirects=_number(members, "max_redirects"),
         retry_statuses=tuple(statuses),
         echo=_text(members, "echo", ""),
+        credential=_text(members, "credential", ""),
     )
 
 

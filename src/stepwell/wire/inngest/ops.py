@@ -60,7 +60,7 @@ _MEMBERS = frozenset(
 _OPTS = frozenset(
     "type input parallelMode stackLine duration event timeout if function_id payload "
     "url method headers body auth_key format signal conflict fn_slug meta target_hashed_id "
-    "body_base64 exact timeout_ms max_redirects retry_statuses auto_tool_call".split()
+    "body_base64 exact timeout_ms max_redirects retry_statuses credential auto_tool_call input_blocked".split()
 )
 _PAYLOAD = frozenset("data user v name id ts".split())
 """Of an invocation; the last three mean nothing there."""
@@ -391,6 +391,7 @@ def _gateway(item: _Object, context: _Context) -> Op:
         max_redirects=_count(opts, "max_redirects"),
         retry_statuses=[one for one in opts.get("retry_statuses") or () if isinstance(one, int)],
         echo=_text(opts, "echo"),
+        credential=_text(opts, "credential"),
     )
     return Offload(
         step=_step_id(item),
@@ -416,6 +417,7 @@ def _ai_gateway(item: _Object, context: _Context) -> Op:
         auth_key=_text(opts, "auth_key"),
         exact=opts.get("exact") is True,
         timeout_ms=_count(opts, "timeout_ms"),
+        credential=_text(opts, "credential"),
     )
     return Offload(
         step=_step_id(item),

@@ -91,7 +91,7 @@ class Anthropic(Dialect):
         members = {name: value for name, value in members.items() if name != "stream"}
         return url, members | {"stream": _TRUE} if streamed else members
 
-    def _authentication(self, auth_key: str) -> dict[str, str]:
+    def authentication(self, auth_key: str) -> dict[str, str]:
         return {"x-api-key": auth_key}
 
     def _own_headers(self, header_names: set[str]) -> dict[str, str]:

@@ -33,7 +33,7 @@ class AzureOpenAI(OpenAIChat):
             return asked
         return Prompt(unquote(deployment[1]), asked.messages, asked.tools, asked.parameters)
 
-    def _authentication(self, auth_key: str) -> dict[str, str]:
+    def authentication(self, auth_key: str) -> dict[str, str]:
         if _ENTRA_TOKEN.match(auth_key):
-            return super()._authentication(auth_key)
+            return super().authentication(auth_key)
         return {"api-key": auth_key}

@@ -1,15 +1,18 @@
 """What in a request is a credential, so that the rest can be stored, logged and shown.
 
 `take_out` puts `***` in the place of each value; `Credentials.put_back` puts the values back, in the same order, so
-the request that is made is the one that was given. Nothing here ever prints a value.
+the request that is made is the one that was given; `Credentials.named` says what an answer must not repeat. Nothing
+here ever prints a value.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 HIDDEN = "***"
 
@@ -25,7 +28,7 @@ _QUERY = re.compile(
     re.IGNORECASE,
 )
 _USER = re.compile(r"^([a-z][a-z0-9+.-]*://)([^/?#@]*)@", re.IGNORECASE)
-_SHORTEST_SECRET = 6  # shorter values would hide ordinary words of a text
+_SHORTEST_KEY = 12  # letters of what nothing but its look says to be a key
 
 
 def is_credential_header(name: str) -> bool:
@@ -78,30 +81,54 @@ class Credentials:
         of_headers = {name.lower(): value for name, value in self.headers}
         return url, {name: of_headers.get(name.lower(), value) for name, value in headers.items()}
 
-    def hide(self, text: bytes) -> bytes:
-        """The text without any of the values, for a body in which a provider may have repeated one.
+    def named(self) -> Iterator[tuple[str, str]]:
+        """Name and value of each credential, one by one, as an answer may repeat them: without `Bearer`, unquoted.
 
-        Values of fewer than 6 characters stay: they would hide ordinary words.
+        Not every value that was taken out is one: of a header that only may hold a secret, a value that looks like a
+        word is none.
         """
-        for secret in self._all():
-            in_json = secret.replace("\\", "\\\\").replace('"', '\\"')
-            for form in (secret, in_json, in_json.replace("/", "\\/")):
-                text = text.replace(form.encode(), HIDDEN.encode())
-        return text
-
-    def _all(self) -> list[str]:
-        return sorted({each for each in self._values() if len(each) >= _SHORTEST_SECRET}, key=len, reverse=True)
-
-    def _values(self) -> Iterator[str]:
-        yield self.auth_key
-        for _, value in self.headers:
-            yield value
-            yield from value.split()[1:]  # `Bearer <key>`: the key alone, too
+        yield "api_key", self.auth_key
+        for name, value in self.headers:
+            sure = is_credential_header(name)
+            yield from ((name.lower(), one) for one in spoken(value) if sure or _looks_secret(one))
         for value in self.query:
-            yield value
-            yield unquote_plus(value)
-        yield self.user
-        yield from self.user.split(":")
+            yield "query", unquote_plus(value)
+            yield "query", value
+        user, _, password = self.user.partition(":")
+        yield "password", unquote(password)
+        if not password or _looks_secret(unquote(user)):
+            yield "user", unquote(user)
+
+
+def spoken(value: str) -> Iterator[str]:
+    """The secrets in the value of a header: the key behind `Bearer`, user and password out of `Basic`, the values of
+    cookies that look like keys, or else all of it."""
+    scheme, _, rest = value.strip().partition(" ")
+    if not rest:
+        yield scheme
+    elif scheme.lower() == "basic":
+        yield rest
+        with contextlib.suppress(ValueError):
+            user, _, password = base64.b64decode(rest, validate=True).decode("utf-8", "replace").partition(":")
+            yield from (password or user, *((user,) if _looks_secret(user) else ()))
+    elif " " not in rest.strip() and "=" not in scheme:
+        yield rest.strip()
+    else:
+        yield value
+        for piece in value.split(";"):
+            word = piece.partition("=")[2].strip()
+            if _looks_secret(word):
+                yield word
+
+
+def _looks_secret(word: str) -> bool:
+    """Whether a value is like a key: long, one word, letters and digits."""
+    return (
+        len(word) >= _SHORTEST_KEY
+        and not any(letter.isspace() for letter in word)
+        and any(letter.isdigit() for letter in word)
+        and any(letter.isalpha() for letter in word)
+    )
 
 
 def take_out(url: str, headers: Mapping[str, str], *, auth_key: str = "") -> tuple[str, dict[str, str], Credentials]:

@@ -274,7 +274,7 @@ class Dialect(ABC):
         sent = {"Content-Type": "application/json"} if "content-type" not in lowered else {}
         sent["Accept"] = f"{_EVENT_STREAM}, application/json" if streamed else "application/json"
         if credentials.auth_key and not self._authenticated(url, lowered):
-            sent |= self._authentication(credentials.auth_key)
+            sent |= self.authentication(credentials.auth_key)
         sent |= self._own_headers(lowered)
         sent = {name: value for name, value in sent.items() if name.lower() not in lowered} | own
         url, members = self._form(url, members, streamed)
@@ -326,7 +326,7 @@ class Dialect(ABC):
         """Whether the caller's own headers or URL hold an authentication."""
         return bool(header_names & {"authorization", "x-api-key", "api-key", "x-goog-api-key"})
 
-    def _authentication(self, auth_key: str) -> dict[str, str]:
+    def authentication(self, auth_key: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {auth_key}"}
 
     def _own_headers(self, header_names: set[str]) -> dict[str, str]:

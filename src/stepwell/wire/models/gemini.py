@@ -108,7 +108,7 @@ class Gemini(Dialect):
         query = parse_qsl(urlsplit(url).query)
         return super()._authenticated(url, header_names) or any(name == "key" and value for name, value in query)
 
-    def _authentication(self, auth_key: str) -> dict[str, str]:
+    def authentication(self, auth_key: str) -> dict[str, str]:
         return {"x-goog-api-key": auth_key}
 
 

@@ -45,5 +45,5 @@ class Bedrock(Other):
     name: ClassVar[str] = "bedrock"
     provider: ClassVar[str] = "aws"
 
-    def _authentication(self, auth_key: str) -> dict[str, str]:
+    def authentication(self, auth_key: str) -> dict[str, str]:
         return {"Authorization": auth_key}
