@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from stepwell.engine.run import Call, Run
 from stepwell.model.ids import JobId, RunId
-from stepwell.node.folded import WAITING_SHARE, Folded
+from stepwell.model.job import RunStatus
+from stepwell.node.folded import QUEUED_SHARE, WAITING_SHARE, Folded
 
 
-def a_run(name: str, *, called: bool) -> Run:
-    run = Run(RunId(name))
+def a_run(
+    name: str, *, called: bool, status: RunStatus = RunStatus.RUNNING, service: str = "shop", due: int = 0
+) -> Run:
+    run = Run(RunId(name), status=status, service=service)
     if called:
-        call = Call(JobId("c"), None, attempt=0, live=True, due=0, scheduled_at=0)
+        call = Call(JobId("c"), None, attempt=0, live=True, due=due, scheduled_at=0)
         run.calls[call.id] = call
     return run
 
@@ -60,3 +63,38 @@ def test_one_run_is_kept_at_least_and_forgotten_when_asked() -> None:
     folded.forget(run.id)
     folded.forget(run.id)
     assert (folded.get(run.id), len(folded)) == (None, 0)
+
+
+def test_of_runs_in_line_the_first_ones_are_kept_and_a_service_leaves_room_for_others() -> None:
+    folded = Folded(2 * QUEUED_SHARE)
+    line = [a_run(f"q{number}", called=True, status=RunStatus.QUEUED) for number in range(5)]
+    other = a_run("o", called=True, status=RunStatus.QUEUED, service="other")
+    for run in (*line, other):
+        folded.keep(run)
+    assert [run.id for run in (*line, other) if folded.get(run.id) is run] == ["q0", "q1", "o"]
+    line[0].status = RunStatus.RUNNING  # somebody has answered for it
+    line[3].status = RunStatus.RUNNING
+    for number in (0, 3, 4):
+        folded.keep(line[number])
+    assert [run.id for run in line if folded.get(run.id) is run] == ["q0", "q1", "q3", "q4"]
+    folded.forget(line[1].id)
+    folded.keep(line[2])
+    assert folded.get(line[2].id) is line[2]
+
+
+def test_runs_that_begin_later_take_no_room_from_those_in_line() -> None:
+    folded = Folded(QUEUED_SHARE)
+    later = [a_run(f"l{number}", called=True, status=RunStatus.QUEUED, due=1) for number in range(5)]
+    now = a_run("n", called=True, status=RunStatus.QUEUED)
+    for run in (*later, now):
+        folded.keep(run)
+    assert folded.get(now.id) is now
+    assert [run.id for run in later if folded.get(run.id) is run] == ["l4"]
+
+
+def test_what_is_kept_stays_within_bounds_whatever_happens() -> None:
+    folded = Folded(3)
+    for number in range(20):
+        folded.keep(a_run(f"r{number}", called=True, status=RunStatus.QUEUED, service=f"s{number}"))
+    assert len(folded) == 3
+    assert len(folded._queued) == len(folded._queued_of) == 3
