@@ -178,6 +178,47 @@ async def test_a_reader_that_never_ends_does_not_let_the_log_grow(
     assert await reading == 0
 
 
+async def test_questions_that_travel_together_are_answered_apart(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed_over = 0
+    submit = store._read._hot.submit
+
+    def counted(*what: Any) -> Any:
+        nonlocal handed_over
+        handed_over += 1
+        return submit(*what)
+
+    monkeypatch.setattr(store._read._hot, "submit", counted)
+
+    def ask(on: sqlite3.Connection, number: int) -> int:
+        if number == 7:
+            raise KeyError(number)
+        return int(on.execute("SELECT ?", (number,)).fetchone()[0])
+
+    def only_one(on: sqlite3.Connection) -> int:
+        return 1
+
+    asked = [asyncio.ensure_future(store._read.ask(ask, number)) for number in range(10 * readers.TOGETHER)]
+    asyncio.get_running_loop().call_soon(asked[8].cancel)
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(found[7], KeyError)
+    assert isinstance(found[8], asyncio.CancelledError)
+    assert [*found[:7], *found[9:]] == [*range(7), *range(9, len(asked))]
+    assert handed_over == 10
+    assert await store._read.ask(only_one) == 1
+
+
+async def test_a_question_that_is_asked_as_the_store_closes_is_refused(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    await store.open()
+    late = asyncio.ensure_future(store.run_row(run_id(1)))
+    asyncio.get_running_loop().call_soon(store._read.close)
+    with pytest.raises(StoreUnavailable, match="closing"):
+        await late
+    await store.close()
+
+
 async def test_a_question_that_takes_too_long_is_stopped(store: SqliteStore) -> None:
     def forever(on: sqlite3.Connection) -> None:
         on.execute(

@@ -1,7 +1,9 @@
 """Threads that read, each with its own read-only connection, so that neither the writer nor the event loop waits.
 
 Short questions on the hot path and lists have separate threads: four slow lists do not keep a run from being loaded.
-A question that takes too long is stopped; while it runs it pins the write-ahead log, which would grow for ever.
+Short ones that are asked in one pass of the event loop go to a thread together, since the way there and back costs more
+than an answer. A question that takes too long is stopped; while it runs it pins the write-ahead log, which would grow
+for ever.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, TypeVarTuple, Unpack
 
 from stepwell.store.base import StoreUnavailable
 
@@ -25,9 +27,19 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 THREADS = 2
+TOGETHER = 32
+"""Questions that a thread is given at a time: the first to be answered waits for the last."""
 LONGEST_S = 30.0
 GRACE_S = 0.2
 """How long readers that must make way may go on before they are stopped and ask again."""
+
+
+class _Asked(NamedTuple):
+    """A short question, and who waits for its answer."""
+
+    question: Callable[..., Any]
+    args: tuple[Any, ...]
+    answer: asyncio.Future[Any]
 
 
 class _Reader(threading.local):
@@ -44,6 +56,7 @@ class Readers:
         self._longest_s = longest_s
         self._hot = ThreadPoolExecutor(THREADS, "stepwell-store-read")
         self._lists = ThreadPoolExecutor(THREADS, "stepwell-store-list")
+        self._asked: list[_Asked] = []
         self._own = _Reader()
         self._all: list[sqlite3.Connection] = []
         self._condition = threading.Condition()
@@ -52,7 +65,45 @@ class Readers:
         self._closing = False
 
     async def ask(self, question: Callable[[sqlite3.Connection, Unpack[Ts]], T], *args: *Ts) -> T:
-        return await self._submit(self._hot, self._answer, question, args)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        self._asked.append(_Asked(question, args, answer))
+        if len(self._asked) == 1:
+            loop.call_soon(self._hand_over, loop)
+        return await answer
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        asked, self._asked = self._asked, []
+        for start in range(0, len(asked), TOGETHER):
+            some = asked[start : start + TOGETHER]
+            if self._closing:
+                self._tell([(one, None, StoreUnavailable("the store is closing")) for one in some])
+            else:
+                self._fair.begin()
+                self._hot.submit(self._answer_all, loop, some)
+
+    def _answer_all(self, loop: asyncio.AbstractEventLoop, asked: list[_Asked]) -> None:
+        answers: list[tuple[_Asked, Any, BaseException | None]] = []
+        for one in asked:
+            try:
+                answers.append((one, self._answer(one.question, one.args), None))
+            except BaseException as err:
+                answers.append((one, None, err))
+        with suppress(RuntimeError):  # the loop is closed; nobody waits any more
+            loop.call_soon_threadsafe(self._told, answers)
+
+    def _told(self, answers: list[tuple[_Asked, Any, BaseException | None]]) -> None:
+        self._fair.end()
+        self._tell(answers)
+
+    def _tell(self, answers: list[tuple[_Asked, Any, BaseException | None]]) -> None:
+        for one, found, err in answers:
+            if one.answer.done():
+                continue  # who asked was cancelled
+            if err is None:
+                one.answer.set_result(found)
+            else:
+                one.answer.set_exception(err)
 
     async def list(self, question: Callable[[sqlite3.Connection, Unpack[Ts]], T], *args: *Ts) -> T:
         """`ask`, for questions that may take long."""
