@@ -23,7 +23,7 @@ _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 @click.group()
 def credential() -> None:
-    """Keys that the server keeps for functions, each for certain hosts only."""
+    """Keys that the server keeps for functions."""
 
 
 @credential.command(name="set")
