@@ -10,16 +10,44 @@ from typing import Any, TypeVar
 import httpx2
 
 from stepwell.server import Server
+from tests.fleet import Balancer
+from tests.postgres import free_port
 
 T = TypeVar("T")
 
 
 class Api:
-    def __init__(self, server: Server) -> None:
-        self.server = server
+    """A server; or several on one database, the next of which has each request.
+
+    Attributes:
+        first: The same of the first server alone, for what a server knows by itself.
+    """
+
+    def __init__(self, *servers: Server) -> None:
+        self.server = servers[0]
+        self.first = self if len(servers) == 1 else Api(servers[0])
+        self.port = servers[0].port
+        self._servers = servers
+        limits = httpx2.Limits()
+        self._balancer: Balancer | None = None
+        if len(servers) > 1:
+            self.port, limits = free_port(), httpx2.Limits(max_keepalive_connections=0)
+            self._balancer = Balancer(self.port, [one.port for one in servers])
         self.http = httpx2.AsyncClient(
-            base_url=f"http://127.0.0.1:{server.port}", timeout=10, trust_env=False, verify=False
+            base_url=f"http://127.0.0.1:{self.port}", timeout=10, trust_env=False, verify=False, limits=limits
         )
+
+    async def stop(self) -> None:
+        """Stop all of it, one after the other."""
+        for server in self._servers:
+            await server.stop()
+
+    async def close(self) -> None:
+        await self.http.aclose()
+        if self.first is not self:
+            await self.first.close()
+        if self._balancer is not None:
+            self._balancer.close()
 
     async def get(self, path: str, **query: Any) -> Any:
         response = await self.http.get(path, params=query)

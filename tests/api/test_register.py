@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.api.api import Api
-from tests.api.conftest import Start
+from tests.api.conftest import Place, Start
 from tests.api.scripted import Scripted, config, returned, scripted
 
 URL = "http://127.0.0.1:3999/api/inngest"
@@ -121,14 +120,14 @@ async def test_an_option_that_would_silently_not_work_is_refused_by_name(plain: 
     assert response.json()["data"][0]["function"] == "shop-f"
 
 
-async def test_services_are_remembered_over_a_restart(start: Start, stack: AsyncExitStack, tmp_path: Path) -> None:
-    first = await start(data=tmp_path)
+async def test_services_are_remembered_over_a_restart(start: Start, stack: AsyncExitStack, kept: Place) -> None:
+    first = await start(data=kept)
     shop = await stack.enter_async_context(scripted("shop", first.server.url))
     shop.answers["f"] = lambda call: returned("hello")
     await shop.register()
-    await first.server.stop()
+    await first.stop()
 
-    second = await start(data=tmp_path)
+    second = await start(data=kept)
     assert [one["name"] for one in (await second.get("/api/services"))["services"]] == ["shop"]
     assert (await second.finished(await second.send("shop/f")))["output"] == "hello"
 

@@ -261,7 +261,7 @@ async def test_many_runs_are_cancelled_at_once(api: Api, shop: Scripted) -> None
     await shop.register()
     runs = [(await api.started(await api.send("shop/nap", {"n": n})))["run_id"] for n in range(4)]
     before = (await api.get(f"/v1/runs/{runs[-1]}"))["data"]["run_started_at"]
-    response = await api.http.post(
+    response = await api.first.http.post(
         "/v1/cancellations",
         json={"app_id": "shop", "function_id": "nap", "started_before": "2999-01-01T00:00:00Z"},
     )
@@ -269,14 +269,14 @@ async def test_many_runs_are_cancelled_at_once(api: Api, shop: Scripted) -> None
     assert "future" in response.json()["error"]
     now = api.server.node.world.now() + 1000
     sent = {"app_id": "shop", "function_id": "nap", "started_before": now, "if": "event.data.n < 2"}
-    response = await api.http.post("/v1/cancellations", json=sent)
+    response = await api.first.http.post("/v1/cancellations", json=sent)
     assert response.json()["data"]["cancelled_count"] == 2, before
     statuses = [(await api.get(f"/v1/runs/{run}"))["data"]["status"] for run in runs]
     assert statuses[:2] == ["Cancelled", "Cancelled"]
     assert "Cancelled" not in statuses[2:]
-    [done] = (await api.get("/v1/cancellations"))["data"]
-    assert (await api.http.delete(f"/v1/cancellations/{done['id']}")).status_code == 204
-    assert (await api.http.delete(f"/v1/cancellations/{done['id']}")).status_code == 404
+    [done] = (await api.first.get("/v1/cancellations"))["data"]
+    assert (await api.first.http.delete(f"/v1/cancellations/{done['id']}")).status_code == 204
+    assert (await api.first.http.delete(f"/v1/cancellations/{done['id']}")).status_code == 404
 
 
 WRONG_CANCELLATIONS = [

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.api.api import Api, until
-from tests.api.conftest import Start
+from tests.api.conftest import Place, Start
 from tests.api.scripted import Answer, Scripted, config, returned
 
 URL = "http://127.0.0.1:3999/api/inngest"
@@ -50,12 +49,12 @@ async def test_a_function_starts_by_the_clock(api: Api, shop: Scripted) -> None:
     assert [run["function_slug"] for run in runs] == ["shop-tidy"]
 
 
-async def test_a_schedule_goes_on_after_a_restart_and_comes_once(start: Start, tmp_path: Path) -> None:
-    api = await start(data=tmp_path / "data")
+async def test_a_schedule_goes_on_after_a_restart_and_comes_once(start: Start, kept: Place) -> None:
+    api = await start(data=kept)
     assert (await api.http.post("/fn/register", json=body({"cron": "@every 1s"}))).status_code == 200
     before = await occurrences(api, 2)
-    await api.server.stop()
-    api = await start(data=tmp_path / "data")
+    await api.stop()
+    api = await start(data=kept)
     after = await occurrences(api, len(before) + 2)
 
     assert set(before) <= set(after)

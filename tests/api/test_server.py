@@ -18,7 +18,7 @@ from stepwell.server import Server, ServerSettings
 from stepwell.server.listening import listen
 from stepwell.server.logs import Hide, JsonLines, Lines
 from tests.api.api import Api, until
-from tests.api.conftest import Start
+from tests.api.conftest import Place, Start
 from tests.api.scripted import returned, scripted
 
 KEY = "0123456789abcdef" * 2
@@ -120,10 +120,8 @@ async def test_an_answer_on_its_way_is_still_taken_when_the_server_stops(
     assert len(shop.calls) == 1, "the answer was committed, so the call was not made again"
 
 
-async def test_a_call_that_was_not_waited_for_is_made_again(
-    start: Start, stack: AsyncExitStack, tmp_path: Path
-) -> None:
-    first = await start(data=tmp_path, drain_s=0)
+async def test_a_call_that_was_not_waited_for_is_made_again(start: Start, stack: AsyncExitStack, kept: Place) -> None:
+    first = await start(data=kept, drain_s=0)
     shop = await stack.enter_async_context(scripted("shop", first.server.url))
     shop.answers["f"] = lambda call: returned("done")
     shop.hold = asyncio.Event()
@@ -134,16 +132,17 @@ async def test_a_call_that_was_not_waited_for_is_made_again(
         return bool(shop.calls) or None
 
     await until(called)
-    await first.server.stop()
-    await first.server.stop()
+    await first.stop()
+    await first.stop()
     shop.hold.set()
-    second = await start(data=tmp_path)
+    second = await start(data=kept)
     assert (await second.finished(event))["output"] == "done"
 
 
-async def test_the_status_page_tells_the_durability_and_the_limits(api: Api, data: Path | None) -> None:
+async def test_the_status_page_tells_the_durability_and_the_limits(api: Api, data: Place | None) -> None:
     status = await api.get("/api/status")
-    assert status["store"]["durability"] == ("none" if data is None else "write-ahead log, synchronous=FULL")
+    durability = "synchronous_commit" if isinstance(data, str) else "synchronous=FULL"
+    assert ("none" if data is None else durability) in status["store"]["durability"]
     assert status["limits"]["max_body_bytes"] == 16 * 1024 * 1024
     assert status["state"] == "ready"
 

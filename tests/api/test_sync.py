@@ -138,6 +138,25 @@ async def test_a_service_nobody_named_is_found(start: Start, stack: AsyncExitSta
     assert 3000 in discovery_ports()
 
 
+async def test_a_service_that_registers_with_one_of_two_servers_is_known_to_the_other(
+    postgres_url: str, start: Start, stack: AsyncExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both ask it again and again, and each time it registers with the one that it is configured for."""
+    here = await start(data=postgres_url, poll=True, poll_interval_s=0.1)
+    shop = await stack.enter_async_context(scripted("shop", here.server.url))
+    shop.answers["f"] = lambda call: returned(1)
+    there = await start(data=postgres_url, poll=True, poll_interval_s=0.1, service_urls=(shop.url,))
+
+    async def asked_often() -> bool | None:
+        return shop.asked >= 20 or None
+
+    await until(asked_often)
+    for api in (here, there):
+        assert (await api.get("/api/services"))["urls"] == []
+        assert [one["error"] for one in (await services(api)).values()] == [None]
+    assert "registered_elsewhere" not in caplog.text
+
+
 async def test_a_remembered_service_that_is_gone_does_not_end_the_search(
     start: Start, stack: AsyncExitStack, tmp_path: Path
 ) -> None:

@@ -36,9 +36,9 @@ async def test_an_unknown_field_of_a_checkpoint_is_told_too(api: Api, shop: Scri
             assert (await checkpoint(api, context, {**done(f"s{n}", n), "colour": n})).status_code == 200
     run = context["run_id"]
     await api.ended(run)
-    assert [note["text"] for note in (await api.get(f"/api/runs/{run}"))["notes"]] == [
-        "the field 'colour' of the op StepRun is unknown to this server and has no effect: 0"
-    ]
+    (note,) = (await api.get(f"/api/runs/{run}"))["notes"]
+    text = "the field 'colour' of the op StepRun is unknown to this server and has no effect: "
+    assert note["text"] in (f"{text}0", f"{text}1"), "of two servers, either may be the first to tell"
 
 
 async def test_a_run_without_unknown_fields_has_no_notes(api: Api, shop: Scripted) -> None:
@@ -65,7 +65,7 @@ async def test_unknown_fields_of_an_invocation_reach_the_function_and_are_logged
     await shop.register()
     for path in ("/invoke/shop-kept", "/api/functions/shop-kept/invoke"):
         sent = {"data": {"n": 1}, "zzz": {"n": 2}, "meta": {"sessions": {"chat": "c1"}}}
-        response = await api.http.post(path, json=sent)
+        response = await api.first.http.post(path, json=sent)
         assert response.status_code in {200, 201}, response.text
     await until(lambda: _calls(shop, 2))
     for call in shop.calls:
@@ -118,9 +118,9 @@ async def test_a_rounded_integer_of_events_and_of_invocations_is_logged_once_for
     shop.answers["big"] = lambda call: returned(None)
     await shop.register()
     for _ in range(2):
-        await api.send("shop/big", {"id": LARGE})
-        await api.send("shop/small", {"id": LARGE - 1})
-        response = await api.http.post("/invoke/shop-big", json={"data": {"id": -LARGE}})
+        await api.first.send("shop/big", {"id": LARGE})
+        await api.first.send("shop/small", {"id": LARGE - 1})
+        response = await api.first.http.post("/invoke/shop-big", json={"data": {"id": -LARGE}})
         assert response.status_code == 200
     invoked = ROUNDED.replace("9007", "-9007")
     assert [line for line in caplog.messages if "integer" in line] == [

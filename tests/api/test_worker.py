@@ -78,14 +78,14 @@ async def test_a_call_waits_for_its_worker_and_is_not_shown_as_running(api: Api)
         assert welcome.modified is False
         call = await worker.hear()
         assert isinstance(call, frames.Call)
-        assert (await api.get(f"/v1/runs/{run['run_id']}"))["data"]["status"] == "Running"
-        (listed,) = (await api.get("/api/runs"))["runs"]
+        assert (await api.first.get(f"/v1/runs/{run['run_id']}"))["data"]["status"] == "Running"
+        (listed,) = (await api.first.get("/api/runs"))["runs"]
         assert listed["status"] == "RUNNING"
         assert listed["started_at"] > listed["created_at"]
         await worker.say(frames.Running(call=call.call, step=StepId("a"), name="a"))
 
         async def step() -> dict[str, Any] | None:
-            shown = await api.get(f"/api/runs/{run['run_id']}")
+            shown = await api.first.get(f"/api/runs/{run['run_id']}")
             assert (shown["status"], shown["trace"]["status"]) == ("RUNNING", "RUNNING")
             return next(iter(shown["trace"]["children"]), None)
 
@@ -99,15 +99,15 @@ async def test_a_call_that_waits_for_room_is_not_running_and_one_taken_over_is(a
         await worker.hello(concurrency=1)
         runs = [await api.started(await api.send("shop/f")) for _ in range(2)]
         assert isinstance(await worker.hear(), frames.Call)
-        shown = {one["id"]: one for one in (await api.get("/api/runs"))["runs"]}
+        shown = {one["id"]: one for one in (await api.first.get("/api/runs"))["runs"]}
         assert sorted(shown[run["run_id"]]["status"] for run in runs) == ["QUEUED", "RUNNING"]
 
     async with dialled(api) as worker:
         await worker.hello()
         calls = [await worker.hear() for _ in range(2)]
-        assert {one["status"] for one in (await api.get("/api/runs"))["runs"]} == {"RUNNING"}
+        assert {one["status"] for one in (await api.first.get("/api/runs"))["runs"]} == {"RUNNING"}
         for run in runs:
-            held = (await api.get(f"/api/runs/{run['run_id']}"))["requests"][-1]
+            held = (await api.first.get(f"/api/runs/{run['run_id']}"))["requests"][-1]
             assert held["started_at"] is not None
             assert held["outcome"] is None
         for call in calls:

@@ -196,7 +196,7 @@ class ServiceSync:
         finally:
             self._asking.discard(url)
             refusal = self._refusals.pop(url, None)
-        if answer.ok and refusal is None and self._registrations > before:
+        if answer.ok and refusal is None and (self._registrations > before or await self._known_to_all(url)):
             await self._keep(url, None)
             return None
         if refusal is not None:
@@ -207,6 +207,17 @@ class ServiceSync:
             wrong = (answer.code, answer.message)
         await self._keep(url, f"{wrong[0]}: {wrong[1]}")
         return wrong
+
+    async def _known_to_all(self, url: str) -> bool:
+        """Whether a service of that URL has registered with another server on this database."""
+        node = self._site.node
+        if not node.shared:
+            return False
+        await node.registry.refresh(node.store, node.world.now())
+        known = [one for one in node.registry.services() if one.url == url and one.transport is Transport.HTTP]
+        if known:
+            self.registered(url)
+        return bool(known)
 
     async def _keep(self, url: str, error: str | None) -> None:
         target = self._targets.get(url)
