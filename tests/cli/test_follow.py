@@ -33,6 +33,7 @@ class Scripted:
         self.streams = list(streams)
         self.runs = runs
         self.asked: list[str | None] = []
+        self.paths: list[str] = []
 
     def get(self, path: str) -> Any:
         if path.startswith("/v1/events/"):
@@ -53,6 +54,7 @@ class Scripted:
 
     def events(self, path: str, after: str | None, on_open: Callable[[], None]) -> Iterator[tuple[str, Any]]:
         self.asked.append(after)
+        self.paths.append(path)
         if not self.streams:
             raise ConnectionLost("refused")
         on_open()
@@ -164,3 +166,39 @@ def test_ctrl_c_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(cli, ["send", "a/b", "--follow"])
     assert result.exit_code == 130
     assert "Aborted" not in result.output
+
+
+def test_words_of_a_model_are_printed_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+    def delta(step: str, text: str, kind: str = "text") -> dict[str, Any]:
+        return {"type": "delta", "step": step, "name": f"say-{step}", "kind": kind, "text": text}
+
+    changes = [
+        delta("a", "It "),
+        delta("a", "Hm", "reasoning"),
+        delta("a", "burns\nred\x1b[2J"),
+        delta("b", "Other"),
+        {"type": "reset", "step": "b", "name": "say-b", "reason": "it failed"},
+        {"type": "gap", "missed": 7},
+        delta("b", "words"),
+        {"type": "step", "step": "b", "name": "say-b", "status": "COMPLETED"},
+        END,
+    ]
+    api = Scripted(changes)
+    follow.follow_runs(api, "event")  # type: ignore[arg-type]
+    assert api.paths == ["/api/runs/run-0/stream"]
+    lines = [line.rstrip() for line in capsys.readouterr().err.splitlines()]
+    assert lines[:3] == [
+        f"  {'say-a':<24} It burns",
+        f"  {'':<24} red [2J",
+        f"  {'say-b':<24} Other",
+    ]
+    assert "what was said of say-b is void: it failed" in lines[3]
+    assert "7 pieces of an answer were not kept so long" in lines[4]
+    assert lines[5] == f"  {'say-b':<24} words"
+    assert "completed" in lines[6]
+
+
+def test_who_wants_no_words_is_sent_none() -> None:
+    api = Scripted([END])
+    follow.follow_runs(api, "event", quiet=True)  # type: ignore[arg-type]
+    assert api.paths == ["/api/runs/run-0/follow"]

@@ -259,40 +259,31 @@ def test_a_call_is_stopped_when_another_node_cancels_its_run(transport: Transpor
 
 def test_who_follows_a_run_at_another_node_is_woken() -> None:
     first, second = nodes("f", "")
-    watch = second.node.watch = Watch(second.world)
+    watch = second.node.watch = Watch()
     woken: list[RunId] = []
-
-    async def follow(run: RunId) -> None:
-        with watch.follow(run) as follower:
-            await follower.moved()
-            woken.append(run)
 
     first.send("go/f")
     (call,) = first.worker.calls
-    second.world.spawn(follow(call.run))
-    second.pass_time(milliseconds=5)
-    assert woken == []
-    report(first, call, 1, done("a"))
-    second.pass_time(milliseconds=2)
-    assert woken == [call.run]
+    with watch.follow(call.run, lambda: woken.append(call.run)) as follower:
+        second.pass_time(milliseconds=5)
+        assert woken == []
+        report(first, call, 1, done("a"))
+        second.pass_time(milliseconds=2)
+        assert woken == [call.run]
+        assert follower.take()
+        assert not follower.take()
 
 
 def test_who_follows_is_woken_now_and_then_in_case_a_hint_got_lost() -> None:
     first, second = nodes("f", "")
-    watch = second.node.watch = Watch(second.world)
+    watch = second.node.watch = Watch()
     deafen(first)
     first.send("go/f")
     (call,) = first.worker.calls
     woken: list[RunId] = []
-
-    async def follow() -> None:
-        with watch.follow(call.run) as follower:
-            await follower.moved()
-            woken.append(call.run)
-
-    second.world.spawn(follow())
-    second.pass_time(seconds=6)
-    assert woken == [call.run]
+    with watch.follow(call.run, lambda: woken.append(call.run)):
+        second.pass_time(seconds=6)
+        assert woken == [call.run]
 
 
 def test_no_event_that_comes_after_a_registration_misses_it_on_any_node() -> None:

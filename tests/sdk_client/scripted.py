@@ -125,7 +125,7 @@ def scripted(script: Script) -> Iterator[Scripted]:
         server.stop()
 
 
-def change(number: int, kind: str, **members: Any) -> bytes:
+def change(number: int, kind: str, /, **members: Any) -> bytes:
     """One event of a followed run."""
     data = {"number": number, "at": "2026-08-21T10:00:00.000Z", "type": kind, **members}
     return f"event: {kind}\nid: {number}\ndata: {json.dumps(data)}\n\n".encode()

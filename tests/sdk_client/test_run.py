@@ -26,6 +26,7 @@ from tests.sdk_client.scripted import Asked, Reply, Scripted, change, scripted, 
 
 RUN = "01JZ0000000000000000000001"
 FOLLOW = f"/api/runs/{RUN}/follow"
+STREAM = f"/api/runs/{RUN}/stream"
 DETAIL = f"/api/runs/{RUN}"
 
 
@@ -70,7 +71,7 @@ def a_run(detail: Any, *streams: list[bytes] | Reply) -> Any:
     left = iter(streams)
 
     def script(asked: Asked) -> Reply:
-        if asked.path == FOLLOW:
+        if asked.path in {FOLLOW, STREAM}:
             given = next(left)
             return given if isinstance(given, Reply) else Reply(pieces=iter(given))
         if asked.path == DETAIL:
@@ -179,9 +180,17 @@ def test_a_stream_tells_every_change_once_and_then_ends(client_kind: str) -> Non
 
 
 def test_deltas_are_text_and_notes_are_not(client_kind: str) -> None:
-    pieces = [change(1, "delta", text="Hel"), change(2, "note", text="slow"), change(3, "delta", text="lo")]
-    with a_run(COMPLETED, [*pieces, change(4, "news", text="?"), the_end(4, "COMPLETED")]) as server:
-        assert "".join(update.text for update in updates_of(client_kind, server)) == "Hello"
+    def piece(number: int, text: str, kind: str = "text") -> bytes:
+        return change(number, "delta", step="0a", name="say", kind=kind, text=text)
+
+    pieces = [piece(1, "Hel"), change(2, "note", text="slow"), piece(3, "Hm", "reasoning"), piece(4, "lo")]
+    with a_run(COMPLETED, [*pieces, change(5, "news", text="?"), the_end(5, "COMPLETED")]) as server:
+        updates = updates_of(client_kind, server)
+        assert [asked.path for asked in server.asked] == [STREAM]
+    assert "".join(update.text for update in updates) == "Hello"
+    assert [(update.kind, update.step) for update in updates if update.details.get("text") == "Hm"] == [
+        ("delta", "say")
+    ]
 
 
 def test_a_lost_connection_is_resumed_after_the_last_change(client_kind: str) -> None:
@@ -325,3 +334,38 @@ def test_server_sent_events_are_read_however_they_are_cut(size: int) -> None:
         ("message", "x", "1"),
         ("message", "last", "2"),
     ]
+
+
+def test_an_address_for_a_browser_is_that_of_the_server_with_a_token(client_kind: str) -> None:
+    there: list[bool] = []
+
+    def script(asked: Asked) -> Reply:
+        if asked.path.endswith("/invoke"):
+            return Reply(201, {"run_id": RUN})
+        if not there:
+            there.append(True)
+            return Reply(404, {"error": "no run", "status": 404})
+        return Reply(201, {"token": "5.abc", "path": f"{STREAM}?token=5.abc", "expires_at": "2026-08-21T10:00:01.000Z"})
+
+    with scripted(script) as server:
+        if client_kind == "sync":
+            with Client(server.url) as client:
+                url = client.start("support/summarize").stream_url("2m")
+        else:
+
+            async def ask() -> str:
+                async with AsyncClient(server.url) as client:
+                    return await (await client.start("support/summarize")).stream_url("2m")
+
+            url = asyncio.run(ask())
+    assert url == f"{server.url}{STREAM}?token=5.abc"
+    assert [asked.path for asked in server.asked[1:]] == 2 * [f"/api/runs/{RUN}/token"]
+    assert server.asked[-1].json() == {"lifetime_s": 120}
+
+
+def test_an_address_is_made_for_a_run_that_is_there() -> None:
+    with scripted(lambda asked: Reply(404, {"error": "no run", "status": 404})) as server:
+        with pytest.raises(NotFound):
+            with Client(server.url) as client:
+                client.run(RUN).stream_url()
+    assert len(server.asked) == 1

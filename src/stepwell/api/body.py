@@ -33,8 +33,8 @@ class Limits:
     """Requests with a body in progress; above it senders get 503."""
     body_idle_s: float = 30.0
     """How long a sender may pause inside a body."""
-    max_streams: int = 500
-    """Open event streams (`/follow`) at a time."""
+    max_streams: int = 4_000
+    """Open event streams (`/follow`, `/stream`) at a time."""
 
 
 class UnsupportedEncoding(StepwellError):

@@ -6,7 +6,8 @@ attacker's that was pointed here: DNS rebinding). Programs send no `Origin`, so 
 
     Host     a loopback name, the bound address or a configured name      else 403
     Origin   our own                                                      anything
-             another page of this machine                                 may send events, nothing else
+             another page of this machine                                 may send events, and with a token read
+                                                                          the stream of a run
              anything else                                                403, whatever the method
 
 With a signing key configured the key protects, any site may ask, and browsers are told so (CORS): credentials of ours
@@ -71,16 +72,19 @@ class Gate:
         return Refusal("site", "a page of another site may not use a server that has no keys")
 
     def _check_origin(self, origin: str, host: str, method: str, path: str) -> Refusal | None:
-        parts = urlsplit(origin)
-        if parts.scheme in {"http", "https"} and parts.netloc.lower() == host.lower():
+        if not is_foreign(origin, host):
             return None
+        parts = urlsplit(origin)
         if not (parts.scheme in {"http", "https"} and is_loopback(_host(parts.netloc))):
             return Refusal("origin", f"pages of {origin[:100]!r} may not use a server that has no keys")
         if path.startswith("/e/") and method in {"POST", "OPTIONS"}:
             return None
+        if path.startswith("/api/runs/") and path.endswith("/stream") and method in {"GET", "OPTIONS"}:
+            return None  # whose token is checked
         return Refusal(
             "origin",
-            f"pages of {origin[:100]!r} may send events to a server that has no keys, and nothing else",
+            f"pages of {origin[:100]!r} may send events to a server that has no keys and, with a token, read the "
+            "stream of a run; nothing else",
         )
 
     def cors(self, headers: Mapping[bytes, bytes]) -> Headers:
@@ -106,6 +110,14 @@ class Gate:
         if host in self._names or host == self._bound or is_loopback(host):
             return True
         return self._everywhere and _is_address(host)  # an address cannot be pointed elsewhere
+
+
+def is_foreign(origin: str | None, host: str) -> bool:
+    """Whether a request comes from a page that is not of this server; those without `Origin` come from none."""
+    if origin is None:
+        return False
+    parts = urlsplit(origin)
+    return parts.scheme not in {"http", "https"} or parts.netloc.lower() != host.lower()
 
 
 def is_loopback(host: str) -> bool:

@@ -28,6 +28,7 @@ class Access(Enum):
     OPEN = "open"  # tells nothing worth hiding: health
     EVENT_KEY = "event key"
     SIGNING_KEY = "signing key"
+    READ_TOKEN = "read token"  # of the run in the path, or the signing key
     DEVELOPMENT = "development"  # there in development only, 404 otherwise
 
 

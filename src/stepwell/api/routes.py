@@ -7,6 +7,7 @@ and given back, and every error becomes an answer. So a handler reads its reques
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,11 @@ from starlette.routing import BaseRoute, Router
 from starlette.routing import Route as StarletteRoute
 
 from stepwell.api import answers
+from stepwell.api.gate import is_foreign
 from stepwell.api.keys import Access
+from stepwell.api.read_tokens import TokenRefused, check_read_token
 from stepwell.model.errors import InvalidInput, NotFound, StepwellError
+from stepwell.model.ids import RunId
 from stepwell.model.payload import decode
 
 if TYPE_CHECKING:
@@ -163,8 +167,21 @@ def _endpoint(site: Site, methods: dict[str, Route]) -> Callable[[Request], Awai
 def _check_access(site: Site, route: Route, request: Request) -> None:
     if route.access is Access.SIGNING_KEY:
         site.keys.check_bearer(request.headers.get("authorization"))
+    elif route.access is Access.READ_TOKEN:
+        _check_read_token(site, request)
     elif route.access is Access.DEVELOPMENT and site.kind != "dev":
         raise NotFound(f"{route.path} is there in development only")
+
+
+def _check_read_token(site: Site, request: Request) -> None:
+    token = request.query_params.get("token")
+    if token is not None:
+        run = RunId(str(request.path_params["id"]).upper())
+        check_read_token(token, run, time.time(), site.keys.signing)
+    elif not site.keys.signing and is_foreign(request.headers.get("origin"), request.headers.get("host", "")):
+        raise TokenRefused("pages of another port need a token: make one with POST /api/runs/{id}/token")
+    else:
+        site.keys.check_bearer(request.headers.get("authorization"))
 
 
 async def _not_found(scope: Any, receive: Any, send: Any) -> None:

@@ -1,24 +1,24 @@
-"""Our own REST for the command line and the SDK's client: runs, and following one live.
+"""Our own REST for the command line and the SDK's client: runs.
 
 Times are RFC 3339. The protocol's own routes stay as its SDKs expect them.
+
+Elsewhere: following a run (`stream.py`).
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from stepwell.api import answers, masking
 from stepwell.api.answers import Raw, instant
 from stepwell.api.inngest.state import run_id
-from stepwell.api.inngest.v1 import run_row, time_of
+from stepwell.api.inngest.v1 import time_of
 from stepwell.api.model_calls import model_lines
 from stepwell.api.routes import Ask, Route
-from stepwell.model import journal
-from stepwell.model.errors import InvalidInput, NotFound, Overloaded
+from stepwell.model.errors import InvalidInput, NotFound
 from stepwell.model.event import TICK, schedule_in
 from stepwell.model.job import RunStatus
 from stepwell.model.payload import decode
@@ -38,19 +38,16 @@ from stepwell.node.reads.runs import (
 from stepwell.node.reads.trace_text import lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import Sequence
 
     from stepwell.api.site import Site
-    from stepwell.model.ids import RunId
     from stepwell.model.job import RunRow
-    from stepwell.model.journal import Entry
     from stepwell.model.offload import Exchange
     from stepwell.model.payload import Payload
     from stepwell.node.reads.runs import Span, Trace
 
 DEFAULT_RUNS = 20
 MAX_RUNS = 1000
-_KEEP_ALIVE_S = 15.0
 
 
 def routes() -> list[Route]:
@@ -58,7 +55,6 @@ def routes() -> list[Route]:
         Route("GET", "/api/runs", runs),
         Route("GET", "/api/runs/{id}", run),
         Route("GET", "/api/runs/{id}/lines", run_lines),
-        Route("GET", "/api/runs/{id}/follow", follow),
         Route("POST", "/api/runs/{id}/cancel", cancel),
     ]
 
@@ -251,101 +247,3 @@ async def cancel(ask: Ask) -> Response:
     run = run_id(ask)
     await ask.site.node.cancel(run, "cancelled by its operator", ask.site.env)
     return answers.json({"id": run, "status": RunStatus.CANCELLED.value})
-
-
-# following
-
-
-async def follow(ask: Ask) -> Response:
-    """Changes of a run as server-sent events, from the first or from after `Last-Event-ID`, until it has ended.
-
-    The id of an event is the number of its last journal entry: who comes back with it misses nothing.
-    """
-    site = ask.site
-    row = await run_row(ask)
-    text = ask.request.headers.get("last-event-id") or ask.query("after") or "0"
-    if not text.isdigit() or len(text) > 9:
-        raise InvalidInput("Last-Event-ID must be the id of an event of this stream", field="after")
-    most = site.limits.max_streams
-    if site.watch.followers >= most:
-        raise Overloaded(f"{most} streams are open and no more may be (max_streams)", retry_after_s=5)
-    return StreamingResponse(
-        _changes(site, row.id, int(text)),
-        media_type="text/event-stream",
-        headers={"cache-control": "no-store", "x-accel-buffering": "no"},
-    )
-
-
-async def _changes(site: Site, run: RunId, after: int) -> AsyncIterator[bytes]:
-    names: dict[str, str] = {}  # an entry that ends a wait does not repeat the name of its step
-    number = 0
-    with site.watch.follow(run) as follower:
-        while True:
-            stored = await site.node.store.load_run(run, number)
-            if stored is None:
-                return  # it was deleted
-            row = stored.row
-            for entry in stored.entries:
-                number += 1
-                shown = _change(entry)
-                if shown is None:
-                    continue
-                if "step" in shown:
-                    shown["name"] = names.setdefault(shown["step"], shown["name"]) or shown["name"]
-                if number > after:
-                    yield _sse(shown["type"], number, {"number": number, "at": instant(entry.at), **shown})
-            if row.status.final and number >= row.seq:
-                (last,) = await runs_shown(site, [row])
-                yield _sse("end", number, {"type": "end", **last})
-                return
-            while not site.watch.closed:
-                try:
-                    await asyncio.wait_for(follower.moved(), _KEEP_ALIVE_S)
-                    break
-                except TimeoutError:
-                    yield b": still here\n\n"
-            if site.watch.closed:
-                return  # the client comes back with the last id
-
-
-def _sse(kind: str, number: int, value: Mapping[str, Any]) -> bytes:
-    return b"event: %b\nid: %d\ndata: %b\n\n" % (kind.encode(), number, answers.encode(value))
-
-
-def _change(entry: Entry) -> dict[str, Any] | None:
-    """An entry as followers see it; None for those that only matter inside."""
-    match entry:
-        case journal.RunStarted():
-            return {"type": "run", "status": RunStatus.QUEUED.value}
-        case journal.RunCompleted():
-            return {"type": "run", "status": RunStatus.COMPLETED.value}
-        case journal.RunFailed():
-            return {"type": "run", "status": RunStatus.FAILED.value, "code": entry.code}
-        case journal.RunCancelled():
-            return {"type": "run", "status": RunStatus.CANCELLED.value, "reason": entry.reason}
-        case journal.StepScheduled():
-            return _step(entry.step, entry.name, "SCHEDULED")
-        case journal.StepCompleted():
-            return _step(entry.step, entry.name, "COMPLETED", duration_ms=entry.duration_ms)
-        case journal.StepFailed():
-            return _step(entry.step, entry.name, "FAILED", duration_ms=entry.duration_ms)
-        case journal.StepRetried():
-            return _step(entry.step, entry.name, "RETRYING", until=instant(entry.retry_at))
-        case journal.SleepStarted():
-            return _step(entry.step, entry.name, "SLEEPING", until=instant(entry.until))
-        case journal.WaitStarted():
-            return _step(entry.step, entry.name, "WAITING", until=instant(entry.until), event=entry.event)
-        case journal.InvokeStarted():
-            return _step(entry.step, entry.name, "INVOKING", until=instant(entry.until), function=entry.function)
-        case journal.OffloadStarted():
-            return _step(entry.step, entry.name, "REQUESTING")
-        case journal.CallEnded() if entry.outcome in {"failed", "lost"}:
-            return {"type": "call", "outcome": entry.outcome, "status": entry.status}
-        case journal.Noted():
-            return {"type": "note", "kind": entry.kind, "level": entry.level or None, "text": entry.text}
-        case _:
-            return None
-
-
-def _step(step: str, name: str, status: str, **more: object) -> dict[str, Any]:
-    return {"type": "step", "step": step, "name": name, "status": status, **more}

@@ -16,6 +16,7 @@ from stepwell.api.body import Bodies, Limits
 from stepwell.api.keys import Refusals
 from stepwell.model.event import DEV_ENV
 from stepwell.node.reads.runs import nobody_knows
+from stepwell.streams.streams import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -93,6 +94,7 @@ class Site:
     gate: Gate
     watch: Watch
     sweep: Sweep
+    streams: Streams = field(default_factory=Streams)
     kind: str = "dev"
     version: str = ""
     env: str = DEV_ENV

@@ -36,7 +36,7 @@ def follow_runs(api: Api, event_id: str, *, quiet: bool = False) -> list[dict[st
             mark="○",
             colour="yellow",
         )
-    return [_follow(api, run_id, quiet=quiet) for run_id in run_ids]
+    return [follow_run(api, run_id, quiet=quiet) for run_id in run_ids]
 
 
 def _runs_of(api: Api, event_id: str) -> list[str]:
@@ -48,21 +48,34 @@ def _runs_of(api: Api, event_id: str) -> list[str]:
         time.sleep(0.05)
 
 
-def _follow(api: Api, run_id: str, *, quiet: bool) -> dict[str, Any]:
+def follow_run(api: Api, run_id: str, *, quiet: bool) -> dict[str, Any]:
+    """Follow one run, and return it once it has ended. `quiet` tells nothing of it."""
     begun: dict[str, int] = {}
+    spoken = Spoken()
     look = threading.Timer(BEGIN_S, _tell_waiting, (api, run_id))
     look.daemon = True
     if not quiet:
         look.start()
     try:
-        for change in _changes(api, run_id):
+        for change in _changes(api, run_id, pieces=not quiet):
             if quiet:
                 continue
-            if change.get("type") == "step":
+            kind = change.get("type")
+            if kind == "delta":
+                spoken.say(change)
+                continue
+            spoken.end_line()
+            if kind == "step":
                 _tell_step(api, run_id, change, begun)
-            elif change.get("type") == "call":
+            elif kind == "call":
                 _tell_call(api, run_id, change)
+            elif kind == "reset":
+                of = f" of {printable(change['name'])}" if change["name"] else ""
+                say(f"what was said{of} is void: {printable(change['reason'])}", mark="○", colour="yellow")
+            elif kind == "gap":
+                say(f"{change['missed']} pieces of an answer were not kept so long", mark="○", colour="yellow")
     finally:
+        spoken.end_line()
         look.cancel()
     detail: dict[str, Any] = api.get(f"/api/runs/{run_id}")
     if not quiet:
@@ -70,8 +83,31 @@ def _follow(api: Api, run_id: str, *, quiet: bool) -> dict[str, Any]:
     return detail
 
 
-def _changes(api: Api, run_id: str) -> Iterator[dict[str, Any]]:
+class Spoken:
+    """What models say, on a line that is still open; several at a time take turns."""
+
+    def __init__(self) -> None:
+        self._speaker: str | None = None
+
+    def say(self, delta: dict[str, Any]) -> None:
+        if delta["kind"] != "text" or not delta["text"]:
+            return
+        if self._speaker != delta["step"]:
+            self.end_line()
+            self._speaker = delta["step"]
+            click.echo(f"  {printable(delta['name']) or '(unnamed)':<24} ", nl=False, err=True)
+        lines = [printable(line) for line in delta["text"].split("\n")]
+        click.echo(f"\n  {'':<24} ".join(lines), nl=False, err=True)
+
+    def end_line(self) -> None:
+        if self._speaker is not None:
+            self._speaker = None
+            click.echo("", err=True)
+
+
+def _changes(api: Api, run_id: str, *, pieces: bool) -> Iterator[dict[str, Any]]:
     """What happens to a run, from its beginning to its end, over as many connections as it takes."""
+    path = f"/api/runs/{run_id}/{'stream' if pieces else 'follow'}"
     last: str | None = None
     gone: float | None = None  # since when
 
@@ -83,7 +119,7 @@ def _changes(api: Api, run_id: str) -> Iterator[dict[str, Any]]:
 
     while True:
         try:
-            for number, change in api.events(f"/api/runs/{run_id}/follow", last, on_open):
+            for number, change in api.events(path, last, on_open):
                 last = number
                 yield change
                 if change.get("type") == "end":

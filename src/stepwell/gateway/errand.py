@@ -8,7 +8,7 @@ the same key for those who can tell by it that it is the same request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
@@ -18,12 +18,14 @@ import msgspec
 
 from stepwell.gateway.credentials import Named
 from stepwell.gateway.fetch import Fetcher, Incoming, Outgoing, Timing
+from stepwell.gateway.live import EVERY_S, Live, Overheard
 from stepwell.gateway.prices import Prices
 from stepwell.gateway.scrub import Scrubber
 from stepwell.model.dispatch import Errand
 from stepwell.model.ids import Instant
 from stepwell.model.offload import INFER, Exchange
 from stepwell.model.payload import canonical
+from stepwell.model.stream import Publisher
 from stepwell.wire.models import detect, dialect_for
 from stepwell.wire.models.credentials import Credentials
 from stepwell.wire.models.dialect import Answer, Dialect
@@ -53,7 +55,8 @@ class Outcome:
 class Doing:
     """An errand in the making.
 
-    `request` and `credentials` are its two halves, `named` is a credential that the server adds. `load_prices` begins
+    `request` and `credentials` are its two halves, `named` is a credential that the server adds, `publisher` takes the
+    pieces of an answer while it comes. `load_prices` begins
     to load the price list if nobody has yet, `room` has the places for large answers, and `exchange` is what can be
     said of the request so far.
     """
@@ -70,9 +73,11 @@ class Doing:
     max_redirects: int
     idempotency_headers: Mapping[str, str]
     named: Named | None = None
+    publisher: Publisher | None = None
     timing: Timing = field(default_factory=Timing)
     exchange: Exchange = field(init=False)
     scrub: Scrubber = field(init=False)
+    live: Live | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         kept = self.named.secrets() if self.named is not None else ()
@@ -86,7 +91,18 @@ class Doing:
             FetchFailed: There is none.
             ValueError: The request cannot be made as it is.
         """
-        return await (self._infer() if self.errand.kind == INFER else self._fetch())
+        whole = False
+        try:
+            outcome = await (self._infer() if self.errand.kind == INFER else self._fetch())
+            whole = outcome.error is None
+            return outcome
+        finally:
+            if self.live is not None and not whole:
+                self.live.fail()
+
+    def _go_live(self) -> None:
+        if self.publisher is not None and self.live is None:
+            self.live = Live(self.errand, self.publisher, self.scrub)
 
     def told(self, *, cut: bool = False) -> Exchange:
         """What can be said of the request by now; `cut` if nothing more of its answer will come."""
@@ -120,7 +136,7 @@ class Doing:
         async with self.fetcher.open(outgoing, self.timing) as incoming:
             self._note(status=incoming.status, url=self._shown(incoming.url))
             try:
-                body = await incoming.read(self.max_answer_bytes, self.room)
+                body = await self._read(incoming, dialect)
             finally:
                 if incoming.large:
                     self.room.release()
@@ -143,23 +159,47 @@ class Doing:
         text = f"{_host(answer.url)} answered with status {answer.status}"
         return Outcome(self.told(), output, self.error(text, "http_status"), retry=True, retry_after_ms=asked)
 
+    async def _read(self, incoming: Incoming, dialect: Dialect | None) -> bytes:
+        """The body of the answer to a fetch. A model's that comes as a stream, as its library asked for, is live."""
+        content_type = _content_type(incoming.headers)
+        if dialect is None or not content_type.startswith("text/event-stream"):
+            return await incoming.read(self.max_answer_bytes, self.room)
+        self._go_live()
+        if self.live is None:
+            return await incoming.read(self.max_answer_bytes, self.room)
+        overheard = Overheard(self.live, dialect.reader(content_type, limit_bytes=self.max_answer_bytes))
+        return await incoming.read(self.max_answer_bytes, self.room, every_s=EVERY_S, each=overheard.feed)
+
     async def _read_as_model(self, dialect: Dialect, answer: FetchAnswer) -> None:
         """Take note of what a model used that was asked by a plain request, as libraries do."""
         prompt = dialect.prompt(self.request.url, self.request.body or b"")
         self._note(provider=dialect.provider, model=prompt.model)
-        content_type = {name.lower(): value for name, value in answer.headers}.get("content-type", "")
-        reader = dialect.reader(content_type, limit_bytes=self.max_answer_bytes)
+        reader = dialect.reader(_content_type(answer.headers), limit_bytes=self.max_answer_bytes)
         try:
             await beside(len(answer.body), reader.feed, answer.body)
             told = (await beside(len(answer.body), reader.finish)).answer
         except AnswerError:  # the function gets it as it is
             told = reader.answer_so_far()
         await self._account(dialect, told)
+        if self.live is not None:
+            self.live.finish(told, **self._used())
+
+    def _used(self) -> dict[str, Any]:
+        """What a call used, for those who follow it."""
+        exchange = self.exchange
+        return {
+            "model": exchange.model,
+            "input_tokens": exchange.input_tokens,
+            "output_tokens": exchange.output_tokens,
+            "cost_usd": exchange.cost_usd,
+        }
 
     # infer
 
     async def _infer(self, *, stream: bool = True) -> Outcome:
         request, credentials = self.request, self.credentials
+        if request.stream:
+            self._go_live()
         dialect = dialect_for(request.format, request.url)
         self.load_prices()
         asked = await beside(
@@ -187,12 +227,15 @@ class Doing:
             return await self._answered(dialect, incoming)
 
     async def _answered(self, dialect: Dialect, incoming: Incoming) -> Outcome:
-        content_type = {name.lower(): value for name, value in incoming.headers}.get("content-type", "")
-        reader = dialect.reader(content_type, limit_bytes=self.max_answer_bytes)
+        reader = dialect.reader(_content_type(incoming.headers), limit_bytes=self.max_answer_bytes)
+        live = self.live
         try:
-            async for chunk in incoming.chunks():
-                if reader.feed(chunk) and self.exchange.first_token_ms is None:
+            async for chunk in incoming.chunks(every_s=EVERY_S if live is not None else 0.0):
+                deltas = reader.feed(chunk)
+                if deltas and self.exchange.first_token_ms is None:
                     self._note(first_token_ms=_rounded(self.timing.now_ms()))
+                if live is not None:
+                    live.add(deltas)
                 if reader.done:
                     incoming.told = True
                     break
@@ -207,6 +250,8 @@ class Doing:
             cut = isinstance(err, StreamCut)
             return Outcome(self.told(cut=cut), error=self.error(text, err.code.lower()), retry=err.retryable)
         await self._account(dialect, answered.answer)
+        if live is not None:
+            live.finish(answered.answer, **self._used())
         body = self.scrub.clean(answered.body)
         if dialect.raw:
             body = _as_json(body)
@@ -332,6 +377,10 @@ def _as_json(body: bytes) -> bytes:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return canonical(body.decode("utf-8", "replace"))
     return body
+
+
+def _content_type(headers: Iterable[tuple[str, str]]) -> str:
+    return {name.lower(): value for name, value in headers}.get("content-type", "")
 
 
 def _host(url: str) -> str:

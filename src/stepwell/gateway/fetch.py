@@ -11,7 +11,7 @@ import base64
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -88,6 +88,7 @@ class Incoming:
         self.status = response.status
         self.reason = scrub.clean_text(response.reason or "")
         self._scrub = scrub
+        self._pausing: asyncio.Future[None] | None = None
         self._response = response
         self._timing = timing
         self._unpacker = Unpacker(response.headers.get("Content-Encoding", ""))
@@ -106,8 +107,12 @@ class Incoming:
         clean = self._scrub.clean_text
         return tuple((name, clean(value)) for name, value in self._response.headers.items() if name.lower() not in gone)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self, *, every_s: float = 0.0) -> AsyncIterator[bytes]:
         """The body, unpacked.
+
+        Args:
+            every_s: How long to wait after something came before more is read, so that what comes in many small pieces
+                is dealt with in fewer; the end is not waited with.
 
         Raises:
             FetchFailed: It ended early.
@@ -119,6 +124,8 @@ class Incoming:
                 for piece in self._unpacker.feed(chunk):
                     if cleaned := clean.feed(piece):
                         yield cleaned
+                if every_s:
+                    await self._pause(every_s)
             self._unpacker.finish()
             if rest := clean.finish():
                 yield rest
@@ -129,17 +136,43 @@ class Incoming:
                 raise
             raise FetchFailed("truncated_response", f"{_where(self.url)} did not send all of its answer") from err
 
-    async def read(self, limit_bytes: int, room: asyncio.Semaphore) -> bytes:
+    async def _pause(self, seconds: float) -> None:
+        """Let more of the body come, but for no longer than that, and not once it is whole."""
+        if self._pausing is None:
+            self._response.content.on_eof(self._go_on)
+        loop = asyncio.get_running_loop()
+        self._pausing = loop.create_future()
+        if not self._response.content.is_eof():
+            timer = loop.call_later(seconds, self._go_on)
+            try:
+                await self._pausing
+            finally:
+                timer.cancel()
+
+    def _go_on(self) -> None:
+        if self._pausing is not None and not self._pausing.done():
+            self._pausing.set_result(None)
+
+    async def read(
+        self,
+        limit_bytes: int,
+        room: asyncio.Semaphore,
+        *,
+        every_s: float = 0.0,
+        each: Callable[[bytes], None] | None = None,
+    ) -> bytes:
         """The whole body. One that is not small waits for a place in `room`, which the caller frees, and meanwhile its
-        server waits too.
+        server waits too. `each` is shown what comes, as `chunks` gives it.
 
         Raises:
             FetchFailed: It ended early, or is larger.
         """
         pieces: list[bytes] = []
         total = 0
-        async for piece in self.chunks():
+        async for piece in self.chunks(every_s=every_s):
             total += len(piece)
+            if each is not None:
+                each(piece)
             if total > limit_bytes:
                 raise FetchFailed(
                     "response_too_large",

@@ -36,6 +36,7 @@ from stepwell.model.job import Claim
 from stepwell.model.message import OffloadEnded
 from stepwell.model.offload import Exchange, Sealed
 from stepwell.model.payload import canonical
+from stepwell.model.stream import Publisher
 from stepwell.wire.models.credentials import Credentials
 from stepwell.wire.offload import read_request, split
 
@@ -103,6 +104,7 @@ class HttpGateway:
         settings: Limits, and what may be called.
         find: Knows the credentials that the server keeps; without it there are none.
         cipher: Opens the credentials that jobs keep; with `seal` they keep those of all requests.
+        publisher: Takes the pieces of answers that somebody may want to see while they come.
         prices: What calls of models cost.
         clock: The wall clock, in milliseconds since 1970.
 
@@ -118,12 +120,14 @@ class HttpGateway:
         find: Find | None = None,
         cipher: Cipher | None = None,
         seal: bool = False,
+        publisher: Publisher | None = None,
         prices: Prices | None = None,
         clock: Clock = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._deliver = deliver
         self._settings = settings = settings or GatewaySettings()
         self._find = find
+        self._publisher = publisher
         self._prices = prices or Prices()
         self._clock = clock
         self._fetcher = Fetcher(
@@ -275,6 +279,7 @@ class HttpGateway:
             max_redirects=settings.max_redirects,
             idempotency_headers=settings.idempotency_headers,
             named=named,
+            publisher=self._publisher,
         )
         limit_s = settings.timeout_s
         if request.timeout_ms is not None:

@@ -1,9 +1,9 @@
 """Who follows a run is told when it has moved on; what happened they read from the journal.
 
-    with watch.follow(run) as follower:
+    with watch.follow(run, bell.ring) as follower:
         read the journal after entry N
-        await follower.moved()      ◀── Turns.perform, right after a commit
-        read the journal after entry N ...
+        await bell                  ◀── Turns.perform, right after a commit
+        if follower.take(): read the journal after entry N ...
 
 The journal is the truth and its entries are numbered, so a follower that is slow, or comes back after its connection
 broke, misses nothing and sees nothing twice, and nothing is queued here for it. A follower begins to listen before it
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from stepwell.engine.run import Run
     from stepwell.model.ids import RunId
     from stepwell.model.journal import Entry
-    from stepwell.node.clock import Gate, World
 
 
 Listener: TypeAlias = "Callable[[Run, Sequence[Entry]], None]"
@@ -34,8 +33,7 @@ Listener: TypeAlias = "Callable[[Run, Sequence[Entry]], None]"
 class Watch:
     """The followers of one process. What other nodes commit is told by their hints, and looked for now and then."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self) -> None:
         self._followers: dict[RunId, set[Follower]] = {}
         self.listener: Listener | None = None
         self.closed = False
@@ -61,17 +59,15 @@ class Watch:
             for follower in followers:
                 follower.wake()
 
-    def follow(self, run: RunId) -> Follower:
-        """Begin to listen; to be used in a `with` statement."""
-        return Follower(self, run)
+    def follow(self, run: RunId, ring: Callable[[], None]) -> Follower:
+        """Begin to listen; to be used in a `with` statement. `ring` is called when the run has moved on, or the watch
+        was closed; it must be quick."""
+        return Follower(self, run, ring)
 
     def close(self) -> None:
         """Wake everybody, so that they see `closed` and leave."""
         self.closed = True
         self.anything_moved()
-
-    def gate(self) -> Gate:
-        return self._world.gate()
 
     def add(self, follower: Follower) -> None:
         self._followers.setdefault(follower.run, set()).add(follower)
@@ -87,11 +83,11 @@ class Watch:
 class Follower:
     """One who follows one run."""
 
-    def __init__(self, watch: Watch, run: RunId) -> None:
+    def __init__(self, watch: Watch, run: RunId, ring: Callable[[], None]) -> None:
         self.run = run
         self._watch = watch
-        self._woken = False
-        self._gate: Gate | None = None
+        self._ring = ring
+        self._moved = False
 
     def __enter__(self) -> Self:
         self._watch.add(self)
@@ -103,16 +99,10 @@ class Follower:
         self._watch.remove(self)
 
     def wake(self) -> None:
-        self._woken = True
-        if self._gate is not None:
-            self._gate.open()
+        self._moved = True
+        self._ring()
 
-    async def moved(self) -> None:
-        """Return once the run has moved on since the last time; at once if it has. May be cancelled."""
-        if not self._woken:
-            self._gate = self._watch.gate()
-            try:
-                await self._gate.passed()
-            finally:
-                self._gate = None
-        self._woken = False
+    def take(self) -> bool:
+        """Whether the run has moved on since this was asked last."""
+        moved, self._moved = self._moved, False
+        return moved

@@ -353,7 +353,9 @@ class Reply(Generic[R_co]):
         return value
 
 
-def infer_step(id: str, *, model: Model, body: Mapping[str, Any], output: Any, timeout: Seconds | None) -> Request:
+def infer_step(
+    id: str, *, model: Model, body: Mapping[str, Any], output: Any, timeout: Seconds | None, stream: bool = False
+) -> Request:
     """What `step.ai.infer` asks for.
 
     Raises:
@@ -374,6 +376,7 @@ def infer_step(id: str, *, model: Model, body: Mapping[str, Any], output: Any, t
             credential=model.credential,
             exact=True,
             timeout_ms=timeout_ms(id, timeout),
+            stream=stream,
         )
     except (InvalidRequest, ValueError) as err:
         raise DefinitionError(f'step.ai.infer("{id}", ...): {err}') from err

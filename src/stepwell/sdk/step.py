@@ -385,14 +385,30 @@ class Ai:
         model: Model,
         body: Mapping[str, Any],
         output: TypeForm[R],
+        stream: bool = False,
         timeout: Seconds | None = None,
     ) -> Reply[R]: ...
     @overload
     async def infer(
-        self, id: str, /, *, model: Model, body: Mapping[str, Any], timeout: Seconds | None = None
+        self,
+        id: str,
+        /,
+        *,
+        model: Model,
+        body: Mapping[str, Any],
+        stream: bool = False,
+        timeout: Seconds | None = None,
     ) -> Reply[str]: ...
     async def infer(
-        self, id: str, /, *, model: Model, body: Mapping[str, Any], output: Any = None, timeout: Seconds | None = None
+        self,
+        id: str,
+        /,
+        *,
+        model: Model,
+        body: Mapping[str, Any],
+        output: Any = None,
+        stream: bool = False,
+        timeout: Seconds | None = None,
     ) -> Reply[Any]:
         """Have the server ask a model; the function holds nothing meanwhile.
 
@@ -400,6 +416,8 @@ class Ai:
             model: Such as `ai.openai("gpt-4o-mini")`.
             body: The provider's own request, without the model's name.
             output: The type of the answer. Its schema is sent where the provider takes one; `reply.output` is of it.
+            stream: Show the answer to everybody who follows the run while it comes (`run.stream()`); the reply is the
+                same, and comes when it is whole.
             timeout: In seconds, or text such as `"2m"`; the server's limit, 15 minutes, if not given.
 
         Raises:
@@ -407,7 +425,7 @@ class Ai:
             DefinitionError: The request cannot be made.
         """
         _refuse_bad_id(id)
-        request = infer_step(id, model=model, body=body, output=output, timeout=timeout)
+        request = infer_step(id, model=model, body=body, output=output, stream=stream, timeout=timeout)
         reply: Reply[Any] = await self._execution.perform(request)
         return reply
 
@@ -442,18 +460,34 @@ class SyncAi:
         model: Model,
         body: Mapping[str, Any],
         output: TypeForm[R],
+        stream: bool = False,
         timeout: Seconds | None = None,
     ) -> Reply[R]: ...
     @overload
     def infer(
-        self, id: str, /, *, model: Model, body: Mapping[str, Any], timeout: Seconds | None = None
+        self,
+        id: str,
+        /,
+        *,
+        model: Model,
+        body: Mapping[str, Any],
+        stream: bool = False,
+        timeout: Seconds | None = None,
     ) -> Reply[str]: ...
     def infer(
-        self, id: str, /, *, model: Model, body: Mapping[str, Any], output: Any = None, timeout: Seconds | None = None
+        self,
+        id: str,
+        /,
+        *,
+        model: Model,
+        body: Mapping[str, Any],
+        output: Any = None,
+        stream: bool = False,
+        timeout: Seconds | None = None,
     ) -> Reply[Any]:
         """As `Ai.infer`."""
         _refuse_bad_id(id)
-        request = infer_step(id, model=model, body=body, output=output, timeout=timeout)
+        request = infer_step(id, model=model, body=body, output=output, stream=stream, timeout=timeout)
         reply: Reply[Any] = self._execution.perform_blocking(request)
         return reply
 

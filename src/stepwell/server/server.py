@@ -54,6 +54,8 @@ from stepwell.store.clock import WallClock
 from stepwell.store.memory import MemoryStore
 from stepwell.store.sqlite import SqliteStore
 from stepwell.store.sqlite.directory import DirectoryLock
+from stepwell.streams.relay import Relay
+from stepwell.streams.streams import Streams
 from stepwell.wire.worker import MAX_FRAME_BYTES
 from stepwell.workers.http import HttpPerformer
 from stepwell.workers.socket import Registered, SocketPerformer
@@ -208,10 +210,14 @@ class Server:
         performers = self._performers
         limits = settings.gateway
         limits = replace(limits, allow_loopback=limits.allow_loopback or settings.dev)
+        streams = Streams(settings.streams)
+        if settings.db is not None:
+            await _join(streams, settings.db_listen or settings.db, stack)
         credentials = Credentials(store, self._cipher)
         gateway = self._gateway = HttpGateway(
             performers.deliver,
             limits,
+            publisher=streams,
             find=credentials.opened,
             cipher=self._cipher,
             seal=settings.seal_credentials,
@@ -233,7 +239,7 @@ class Server:
             credentials=credentials,
         )
         signing = [key for key in (settings.signing_key, settings.signing_key_fallback) if key is not None]
-        watch = Watch(world)
+        watch = Watch()
         node.turns.watch = watch.moved
         node.watch = watch
         site = Site(
@@ -242,6 +248,7 @@ class Server:
             gate=Gate(open=not signing, bound=settings.host, names=settings.allowed_hosts),
             watch=watch,
             sweep=Sweep(node),
+            streams=streams,
             kind="dev" if settings.dev else "cloud",
             version=version(),
             limits=settings.limits,
@@ -367,6 +374,15 @@ class Server:
         live = self._sockets.in_flight if self._sockets is not None else 0
         requests = self._gateway.in_flight if self._gateway is not None else 0
         return calls + live + requests + self.node.turns.busy
+
+
+async def _join(streams: Streams, url: str, stack: contextlib.AsyncExitStack) -> None:
+    """Let those who subscribe here read what other servers of the database publish, and the other way round."""
+    from stepwell.store.postgres.mail import PostgresMail
+
+    mail = PostgresMail(url)
+    stack.push_async_callback(mail.close)
+    stack.callback(Relay(streams, mail).close)
 
 
 class _Protocol(HttpToolsProtocol):

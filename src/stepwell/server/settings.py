@@ -13,6 +13,7 @@ from stepwell.gateway.policy import read_place
 from stepwell.model.errors import ConfigurationError
 from stepwell.node.retention import YOUNGEST_EVENT_MS, Keep
 from stepwell.server.cipher import AesCipher, installed, key_file_of, make_key_file, read_key, read_key_file
+from stepwell.streams.streams import StreamSettings
 from stepwell.wire import signature
 from stepwell.wire.inngest.register import normal_url
 
@@ -85,6 +86,8 @@ class ServerSettings:
     """Sizes and counts of requests."""
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     """Limits of the requests that the server makes for functions, and what they may call."""
+    streams: StreamSettings = field(default_factory=StreamSettings)
+    """How much of live streams is kept for those who come late or come back."""
     log_json: bool = False
     """Log lines as JSON."""
     manage_logging: bool = True

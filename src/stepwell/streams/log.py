@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import TracebackType
 
     from stepwell.model.ids import StepId
@@ -26,6 +26,9 @@ OVERHEAD_BYTES = 200
 """What a piece takes in memory beside its text."""
 RESET = b"event: reset\n"
 """What the text of a piece begins with that makes those before it void."""
+
+USED = b',"kind":"usage",'
+"""What is in the last piece of a step: texts of others have no quotation marks without a backslash."""
 
 
 class Place(NamedTuple):
@@ -38,7 +41,7 @@ class Place(NamedTuple):
 class Source:
     """One step that is being made somewhere, as far as pieces of it came."""
 
-    __slots__ = ("count", "heads", "name", "origin", "step")
+    __slots__ = ("count", "done", "heads", "name", "origin", "step")
 
     def __init__(self, origin: str, step: StepId, name: str) -> None:
         self.origin = origin
@@ -46,6 +49,8 @@ class Source:
         self.name = name
         self.count = 0
         """How many pieces of it came."""
+        self.done = False
+        """Its last piece came."""
         self.heads: dict[tuple[str, int], bytes] = {}
         """What the texts of its pieces begin with, by kind and index."""
 
@@ -75,6 +80,8 @@ class Log:
         self.readers: set[Reader] = set()
         self.steps: dict[StepId, Source] = {}
         """Those of which pieces count that were shown."""
+        self.heard: dict[str, int] = {}
+        """The numbers of the newest pieces that came from elsewhere, by their origin."""
         self.first = 0
         """The index of the oldest piece that is here."""
         self._chunks: list[Chunk] = []
@@ -91,6 +98,11 @@ class Log:
     def oldest(self) -> Chunk | None:
         return self._chunks[0] if self._chunks else None
 
+    @property
+    def complete(self) -> bool:
+        """Whether the newest piece is the last one of its step."""
+        return bool(self._chunks) and self._chunks[-1].source.done
+
     def append(self, chunk: Chunk) -> None:
         origin = chunk.source.origin
         if self._alone is None:
@@ -98,6 +110,8 @@ class Log:
             self.first = chunk.number - 1  # what came before was not seen here
         elif origin != self._alone and self._merged_from is None:
             self._merged_from = self.end
+        if USED in chunk.text:
+            chunk.source.done = True
         self._chunks.append(chunk)
         self.size_bytes += len(chunk.text) + OVERHEAD_BYTES
         self.used_at = chunk.at
@@ -121,9 +135,16 @@ class Log:
     def chunk(self, index: int) -> Chunk:
         return self._chunks[index - self.first]
 
-    def since(self, origin: str, number: int) -> Iterator[Chunk]:
-        """The pieces of an origin after that number."""
-        return (one for one in self._chunks if one.number > number and one.source.origin == origin)
+    def own_since(self, number: int) -> list[Chunk]:
+        """The pieces that were published here after that number."""
+        found = []
+        for chunk in reversed(self._chunks):
+            if chunk.source.origin == self.origin:
+                if chunk.number <= number:
+                    break
+                found.append(chunk)
+        found.reverse()
+        return found
 
     def place(self, index: int) -> Place:
         """Where somebody is who has read the piece with that index."""
@@ -185,6 +206,11 @@ class Reader:
         """Have read that piece. Returns where that is."""
         self._index += 1
         return self._log.place(self._index - 1)
+
+    def lacks(self, step: StepId) -> bool:
+        """Whether the last pieces of a step that is streamed, and was not made here, have yet to come."""
+        source = self._log.steps.get(step)
+        return source is None or (source.origin != self._log.origin and not source.done)
 
     def missed(self) -> int:
         """How many pieces were gone before they were read, since this was asked last."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from stepwell.streams.log import RESET, Chunk, Log, Reader, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from stepwell.model.ids import RunId, StepId
     from stepwell.model.stream import Piece
@@ -56,6 +56,12 @@ class Streams:
         self.size_bytes = 0
         self.published = 0
         """Pieces, since the start."""
+        self.on_published: Callable[[RunId], None] | None = None
+        """Told of runs of which something was published here."""
+        self.on_subscribed: Callable[[RunId], None] | None = None
+        """Told of runs that somebody begins to read here."""
+        self.patience_s = 0.0
+        """How long it may take until pieces are here that are elsewhere."""
         self._life = secrets.token_hex(5)
         self._made = 0
         self._logs: OrderedDict[RunId, Log] = OrderedDict()  # the one that was used last is last
@@ -76,7 +82,7 @@ class Streams:
             source = Source(log.origin, step, name)
         for piece in pieces:
             self._own(run, log, source, now, _delta(source, piece))
-        self.settle(run, log, now)
+        self._told(run, log, now)
 
     def void(self, run: RunId, step: StepId, name: str) -> None:
         log, now = self._logs.get(run), self.clock()
@@ -84,7 +90,12 @@ class Streams:
             return
         source = Source(log.origin, step, name)
         self._own(run, log, source, now, reset_event(step, name, "the step is tried again, or has failed"))
+        self._told(run, log, now)
+
+    def _told(self, run: RunId, log: Log, now: float) -> None:
         self.settle(run, log, now)
+        if self.on_published is not None:
+            self.on_published(run)
 
     def _own(self, run: RunId, log: Log, source: Source, now: float, text: bytes) -> None:
         log.number += 1
@@ -128,7 +139,18 @@ class Streams:
 
     def subscribe(self, run: RunId, ring: Callable[[], None]) -> Reader:
         """Begin to read the pieces of a run. `ring` is called when there are more; it must be quick."""
-        return Reader(self.log(run), ring, self._leave)
+        reader = Reader(self.log(run), ring, self._leave)
+        if self.on_subscribed is not None:
+            self.on_subscribed(run)
+        return reader
+
+    def read(self) -> Iterator[RunId]:
+        """The runs that somebody reads."""
+        return (run for run, log in self._logs.items() if log.readers)
+
+    def known(self, run: RunId) -> Log | None:
+        """The log of a run, if there is one."""
+        return self._logs.get(run)
 
     def log(self, run: RunId) -> Log:
         """The log of a run, which is made if there is none."""

@@ -2,6 +2,7 @@
 
     {"url", "method", "headers", "body" | "body_base64", ...}     step.fetch
     {"url", "format", "headers", "body", ...}                     step.ai.infer, `body` being the provider's JSON
+    {..., "stream": true}                                         the latter, seen by followers while it comes
     {..., "credential": name}                                     either one, with a credential that the server keeps
 
 and what a fetch answers: `{"url", "status_code", "headers", "body"}`, as the official SDKs expect it, or with `exact`
@@ -78,6 +79,9 @@ _PLAIN_PREFIX = "x-stainless-"  # what the libraries of AI providers tell about 
 CREDENTIAL_HEADER = "stepwell-credential"
 """Names a credential that the server keeps, in requests of those who have no other way to say it. It is not sent."""
 
+KEY_HEADERS = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
+"""Headers in which libraries bring keys of their own. A named credential takes their place."""
+
 
 def is_plain_header(name: str) -> bool:
     """Whether the values of a header are known to hold no secret."""
@@ -107,6 +111,7 @@ class Request:
     retry_statuses: tuple[int, ...] = ()
     echo: str = ""
     credential: str = ""  # that the server keeps and is to send along
+    stream: bool = False  # of an inference: who follows the run sees the answer while it comes
 
 
 def fetch_request(
@@ -156,6 +161,7 @@ def infer_request(
     exact: bool = False,
     timeout_ms: int | None = None,
     credential: str = "",
+    stream: bool = False,
 ) -> tuple[bytes, Sealed | None]:
     """The same of a request to an AI provider. `auth_key` goes where the provider's dialect wants it.
 
@@ -167,6 +173,8 @@ def infer_request(
         members["exact"] = True
     if timeout_ms is not None:
         members["timeout_ms"] = timeout_ms
+    if stream:
+        members["stream"] = True
     return _written(members, url, headers, auth_key, credential)
 
 
@@ -175,8 +183,9 @@ def _written(
 ) -> tuple[bytes, Sealed | None]:
     named = next((value for name, value in headers.items() if name.lower() == CREDENTIAL_HEADER), "")
     if credential or named:
-        members["credential"] = credential or named
-        headers = {name: value for name, value in headers.items() if name.lower() != CREDENTIAL_HEADER}
+        members["credential"], auth_key = credential or named, ""
+        gone = KEY_HEADERS | {CREDENTIAL_HEADER}
+        headers = {name: value for name, value in headers.items() if name.lower() not in gone}
     shown_url, shown_headers, credentials = split(url, headers, auth_key)
     secret_bytes = len(url) + len(auth_key) + sum(len(name) + len(value) for name, value in headers.items())
     if secret_bytes > MAX_HEADER_BYTES:
@@ -238,6 +247,7 @@ def read_request(text: bytes) -> Request:
         retry_statuses=tuple(statuses),
         echo=_text(members, "echo", ""),
         credential=_text(members, "credential", ""),
+        stream=members.get("stream") is True or (not fetch and isinstance(body, dict) and body.get("stream") is True),
     )
 
 

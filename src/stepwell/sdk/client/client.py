@@ -19,7 +19,7 @@ from stepwell.sdk.client import requests
 from stepwell.sdk.client.address import address_of
 from stepwell.sdk.client.errors import ResultTimeout, ServerUnreachable
 from stepwell.sdk.client.exchange import QUIET_S, Exchange
-from stepwell.sdk.client.follow import Follower, Update, status_of
+from stepwell.sdk.client.follow import FRESH_S, Follower, Update, status_of
 from stepwell.sdk.client.requests import MATCH_S, Sent
 from stepwell.sdk.client.run import (
     ReceivedEvent,
@@ -95,13 +95,31 @@ class Run(Generic[R_co]):
     def stream(self) -> Iterator[Update]:
         """The changes of the run from its beginning to its end, as they happen; those of the past come at once.
 
-        A lost connection is made again, and nothing is missed or told twice.
+        Steps that were asked to stream (`step.ai.infer(..., stream=True)`) add their pieces: `print(update.text,
+        end="")` prints what a model says. A lost connection is made again, and nothing is missed or told twice; where
+        that cannot be, as after the end of a server in the middle of a step, `reset` and `gap` say so.
 
         Raises:
             NotFound: There is no such run.
             ServerUnreachable: The server has been away for minutes.
         """
-        return self._updates(self._follower(), None)
+        return self._updates(self._follower(pieces=True), None)
+
+    def stream_url(self, lifetime: timedelta | str | float = "10m") -> str:
+        """Where a browser may follow this run: an address for `EventSource`, with a token for this run alone.
+
+        Args:
+            lifetime: How long a stream may be opened with it, up to a day; one that is open then goes on.
+
+        Raises:
+            NotFound: There is no such run.
+            InvalidInput: The lifetime is too short or too long.
+        """
+        length = limit_of(lifetime)
+        assert length is not None
+        seconds, wait_s = round(length.total_seconds()), FRESH_S if self._fresh else 0.0
+        address = self._exchange.address
+        return self._exchange.run(requests.stream_url(address, self.id, lifetime_s=seconds, wait_s=wait_s))
 
     def status(self) -> RunStatus:
         """Where the run is now. Raises `NotFound`."""
@@ -114,8 +132,8 @@ class Run(Generic[R_co]):
     def __repr__(self) -> str:
         return f"<run {self.id} of {self.function or '?'}>"
 
-    def _follower(self) -> Follower:
-        return Follower(self._exchange.address, self.id, fresh=self._fresh)
+    def _follower(self, *, pieces: bool = False) -> Follower:
+        return Follower(self._exchange.address, self.id, fresh=self._fresh, pieces=pieces)
 
     def _updates(self, follower: Follower, deadline: float | None) -> Iterator[Update]:
         """The changes until the run has ended or `deadline` (of the monotonic clock) is over."""

@@ -35,8 +35,8 @@ PATIENCE_S = 60.0
 SHORTEST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 
-Kind = Literal["run", "step", "call", "note", "delta"]
-_KINDS = frozenset({"run", "step", "call", "note", "delta"})
+Kind = Literal["run", "step", "call", "note", "delta", "reset", "gap"]
+_KINDS = frozenset({"run", "step", "call", "note", "delta", "reset", "gap"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,16 @@ class Update:
 
     Attributes:
         kind: `run` (it changed its status), `step` (a step did), `call` (calling the function failed and is tried
-            again), `note` (the server has something to tell), `delta` (a piece of a streamed result).
+            again), `note` (the server has something to tell), `delta` (a piece of a streamed result), `reset` (the
+            pieces of a step are void, since it begins again; without a step, those of all steps that have no result),
+            `gap` (pieces came and are gone).
         status: Of the run for `run`, of the step for `step`: COMPLETED, FAILED, RETRYING, SLEEPING, WAITING and so on.
         step: Id of the step, as the function names it.
-        text: The piece of a `delta`, empty for everything else, so it can be printed as it comes.
-        at: When it happened.
-        details: All that the server said.
+        text: What a model says next, for a `delta` of its words; empty for everything else, so it can be printed as it
+            comes.
+        at: When it happened; None of what is not recorded (`delta`, `reset`, `gap`).
+        details: All that the server said. Of a `delta` its `kind`, which is `text`, `reasoning`, `refusal`,
+            `tool_call`, `tool_arguments` or `usage`, and its `index`, `offset` and `text`.
     """
 
     kind: Kind
@@ -66,10 +70,12 @@ class Follower:
 
     Args:
         fresh: It was started by us just now and may not be there yet.
+        pieces: Whether pieces of results are wanted, too.
     """
 
-    def __init__(self, address: Address, run_id: str, *, fresh: bool = False) -> None:
+    def __init__(self, address: Address, run_id: str, *, fresh: bool = False, pieces: bool = False) -> None:
         self.run_id = run_id
+        self._pieces = pieces
         self.ended = False
         self.polling = False
         self.status = RunStatus.QUEUED
@@ -89,7 +95,7 @@ class Follower:
         """The request for the stream."""
         self._stream = EventStream()
         key = self._keys[0] if self._keys else None
-        return requests.followed(self._address, self.run_id, key=key, last_id=self._last_id)
+        return requests.followed(self._address, self.run_id, key=key, last_id=self._last_id, pieces=self._pieces)
 
     def opened(self, answer: Answer) -> bool:
         """Whether the answer is a stream to be read.
@@ -194,7 +200,7 @@ class Follower:
         return update
 
     def _update(self, kind: str, found: Mapping[str, Any]) -> Update:
-        text = found.get("text") if kind == "delta" else ""
+        text = found.get("text") if kind == "delta" and found.get("kind") == "text" else ""
         at = found.get("at")
         return Update(
             kind,  # type: ignore[arg-type]

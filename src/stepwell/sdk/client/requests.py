@@ -205,12 +205,46 @@ def runs_of_event(address: Address, event_id: str, *, wait_s: float) -> Flow[lis
         pause *= 1.6
 
 
-def followed(address: Address, run_id: str, *, key: str | None, last_id: str | None) -> Ask:
-    """The request that follows a run; its answer is a stream of server-sent events."""
+def stream_url(address: Address, run_id: str, *, lifetime_s: int, wait_s: float) -> Flow[str]:
+    """Where a browser finds the stream of a run, with a token that is good for so long.
+
+    Args:
+        wait_s: How long to wait for a run that is not there yet.
+
+    Raises:
+        NotFound: There is no such run.
+        InvalidInput: The server gives no tokens for so long.
+    """
+    ask = Ask(
+        "POST",
+        f"/api/runs/{quote(run_id, safe='')}/token",
+        canonical({"lifetime_s": lifetime_s}),
+        headers={"Content-Type": "application/json"},
+    )
+    deadline = time.monotonic() + wait_s
+    pause = 0.02
+    while True:
+        answer = yield from _authorized(address, ask)
+        left = deadline - time.monotonic()
+        if answer.status != 404 or left <= 0:
+            break
+        yield Pause(min(pause, left))
+        pause *= 1.6
+    check(answer, ask)
+    found = answer.json()
+    if not isinstance(found, dict) or not isinstance(found.get("path"), str):
+        raise ServerError("the server gave no address for the stream", status=answer.status, body=found)
+    return f"{address.api}{found['path']}"
+
+
+def followed(address: Address, run_id: str, *, key: str | None, last_id: str | None, pieces: bool = False) -> Ask:
+    """The request that follows a run, with `pieces` those of its results too; its answer is a stream of server-sent
+    events."""
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
     if last_id:
         headers["Last-Event-ID"] = last_id
-    return _with_key(Ask("GET", f"/api/runs/{quote(run_id, safe='')}/follow", headers=headers), key)
+    what = "stream" if pieces else "follow"
+    return _with_key(Ask("GET", f"/api/runs/{quote(run_id, safe='')}/{what}", headers=headers), key)
 
 
 def seed() -> str:
