@@ -67,3 +67,15 @@ def test_what_has_no_effect_is_told_without_its_value_if_it_may_be_secret() -> N
     reply = read_reply(206, HEADERS, json.dumps([op("AIGateway", surprise=CANARY)]).encode(), now=0)
     assert isinstance(reply, Ops)
     assert CANARY not in repr(reply)
+
+
+@pytest.mark.parametrize("kind", OPTS)
+def test_a_named_credential_needs_nothing_secret_and_travels_both_ways(kind: str) -> None:
+    plain = {"url": "https://api.example.com/", "headers": {"stepwell-credential": "openai", "Authorization": CANARY}}
+    (read,) = read_ops([op(kind, **plain)], now=0)
+    assert isinstance(read, Offload)
+    assert isinstance(read.request, bytes)
+    assert json.loads(read.request)["credential"] == "openai"
+    assert read.sealed is None
+    (again,) = read_ops(json.loads(write_ops([read])), now=0)
+    assert again == read

@@ -13,12 +13,10 @@ from stepwell.gateway.fetch import origin
 from stepwell.model.credential import CredentialRefused, Opened
 from stepwell.wire.models.credentials import spoken
 from stepwell.wire.models.dialect import Dialect
+from stepwell.wire.offload import KEY_HEADERS
 
 Find: TypeAlias = Callable[[str, str], Awaitable[Opened]]
 """Environment and name to a credential. Raises `CredentialRefused`, or `StoreUnavailable`."""
-
-_KEYS = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
-"""Headers in which requests bring keys of their own."""
 
 
 class Named:
@@ -51,7 +49,7 @@ class Named:
     def added(self, url: str, headers: Mapping[str, str], dialect: Dialect | None) -> tuple[str, dict[str, str]]:
         """The request with the credential, and without keys of its own. `dialect` is that of the API, if known."""
         credential, value = self._credential, self._value
-        kept = {name: text for name, text in headers.items() if name.lower() not in _KEYS}
+        kept = {name: text for name, text in headers.items() if name.lower() not in KEY_HEADERS}
         if credential.query:
             return _with_parameter(url, credential.query, value), kept
         if credential.header:
