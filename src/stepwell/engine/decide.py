@@ -21,6 +21,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
+import msgspec
+
 from stepwell.engine import expr
 from stepwell.engine.retry import retry_delay
 from stepwell.engine.run import WORKER_LOST, Call, Phase, Run, Step, apply
@@ -60,16 +62,14 @@ class Policy:
 DEFAULT_POLICY = Policy()
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What to record, then what to do. The store commits both in one transaction."""
 
     entries: tuple[Entry, ...] = ()
     effects: tuple[Effect, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
+class Beginning(msgspec.Struct, frozen=True):
     """What a run begins with."""
 
     run: RunId

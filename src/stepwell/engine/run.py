@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, assert_never
 
+import msgspec
+
 from stepwell.model import journal
 from stepwell.model.event import DEV_ENV
 from stepwell.model.job import RunRow, RunStatus
@@ -56,8 +58,7 @@ CLOCKS_AGREE_MS = 250
 """How far the nodes' ideas of the store's time may be apart: an event has its time from one, a step from another."""
 
 
-@dataclass(slots=True)
-class Step:
+class Step(msgspec.Struct):
     """What is known of one step."""
 
     id: StepId
@@ -83,8 +84,7 @@ class Step:
         return self.phase is Phase.DONE or self.phase is Phase.FAILED
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """A request to a worker, not answered yet."""
 
     id: JobId

@@ -51,8 +51,7 @@ class Kept:
     made: object = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dispatch:
+class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
     """One call of a worker, complete in itself.
 
     `events` are canonical event bodies. `memos` are the recorded results in the order in which they were
@@ -78,7 +77,7 @@ class Dispatch:
     events: tuple[bytes, ...] = ()
     memos: tuple[Memo, ...] = ()
     waiting: tuple[StepId, ...] = ()
-    attempts: Mapping[StepId, int] = field(default_factory=dict)
+    attempts: Mapping[StepId, int] = msgspec.field(default_factory=dict)
     stack: tuple[StepId, ...] = ()
     version: int = -1
     disable_immediate_execution: bool = False
@@ -170,8 +169,7 @@ class Performer(Protocol):
         """Stop everything. Calls in flight are told to stop, and no message follows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(msgspec.Struct, frozen=True):
     """Room at the workers of one service that dialled in to this node."""
 
     env: str

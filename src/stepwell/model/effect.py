@@ -7,16 +7,16 @@ call, never a result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from stepwell.model.ids import Instant, JobId, RunId, StepId
 from stepwell.model.offload import Sealed
 from stepwell.model.payload import Payload
 
 
-@dataclass(frozen=True, slots=True)
-class CallWorker:
+class CallWorker(msgspec.Struct, frozen=True):
     call: JobId
     target: StepId | None
     attempt: int
@@ -24,29 +24,25 @@ class CallWorker:
     live: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(msgspec.Struct, frozen=True):
     timer: JobId
     step: StepId
     due: Instant
 
 
-@dataclass(frozen=True, slots=True)
-class DropJob:
+class DropJob(msgspec.Struct, frozen=True):
     """A timer that is no longer needed."""
 
     job: JobId
 
 
-@dataclass(frozen=True, slots=True)
-class EndCall:
+class EndCall(msgspec.Struct, frozen=True):
     """The call is over: its job goes, if it is not the very job that brought the message."""
 
     call: JobId
 
 
-@dataclass(frozen=True, slots=True)
-class AddWait:
+class AddWait(msgspec.Struct, frozen=True):
     """Listen for an event; look back at those accepted since `since`, unless it is None."""
 
     step: StepId
@@ -58,13 +54,11 @@ class AddWait:
     cancels: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class DropWait:
+class DropWait(msgspec.Struct, frozen=True):
     step: StepId
 
 
-@dataclass(frozen=True, slots=True)
-class SendInvoke:
+class SendInvoke(msgspec.Struct, frozen=True):
     """Send the event that starts a child of this run."""
 
     step: StepId
@@ -77,8 +71,7 @@ class SendInvoke:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class StartOffload:
+class StartOffload(msgspec.Struct, frozen=True):
     """Make the request of a step, at `due`. `sealed` is what this node shall keep in memory for it."""
 
     job: JobId
@@ -88,15 +81,13 @@ class StartOffload:
     sealed: Sealed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StopOffload:
+class StopOffload(msgspec.Struct, frozen=True):
     """Nothing is requested for this step any more: a request under way is given up, its credentials are forgotten."""
 
     step: StepId
 
 
-@dataclass(frozen=True, slots=True)
-class WakeParent:
+class WakeParent(msgspec.Struct, frozen=True):
     """Tell the run that invoked this one how it ended."""
 
     job: JobId
@@ -106,13 +97,11 @@ class WakeParent:
     error: Payload | None
 
 
-@dataclass(frozen=True, slots=True)
-class AnnounceEnd:
+class AnnounceEnd(msgspec.Struct, frozen=True):
     """Send the system events of a run that ended, and drop all it still has: jobs, waits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(msgspec.Struct, frozen=True):
     """Give the function in memory the result of a step."""
 
     call: JobId
@@ -120,8 +109,7 @@ class Deliver:
     news: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeliverRetry:
+class DeliverRetry(msgspec.Struct, frozen=True):
     """Tell the function in memory to try a step again."""
 
     call: JobId
@@ -130,8 +118,7 @@ class DeliverRetry:
     news: int
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledge:
+class Acknowledge(msgspec.Struct, frozen=True):
     """The report is committed."""
 
     call: JobId
@@ -139,8 +126,7 @@ class Acknowledge:
     news: int
 
 
-@dataclass(frozen=True, slots=True)
-class StopCall:
+class StopCall(msgspec.Struct, frozen=True):
     """Nobody wants the answer any more."""
 
     call: JobId

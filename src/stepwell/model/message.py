@@ -6,8 +6,9 @@ ignores it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from stepwell.model.ids import Instant, JobId, StepId
 from stepwell.model.offload import Exchange
@@ -15,8 +16,7 @@ from stepwell.model.op import Op
 from stepwell.model.payload import Payload
 
 
-@dataclass(frozen=True, slots=True)
-class CallInfo:
+class CallInfo(msgspec.Struct, frozen=True):
     """About the call that a worker's message belongs to."""
 
     started_at: Instant = 0
@@ -25,8 +25,7 @@ class CallInfo:
     status: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Replied:
+class Replied(msgspec.Struct, frozen=True):
     """The worker answered a call with ops; the call is over."""
 
     call: JobId
@@ -35,8 +34,7 @@ class Replied:
     info: CallInfo = CallInfo()
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
+class Reported(msgspec.Struct, frozen=True):
     """A worker that goes on running reports ops; `number` counts its reports and is acknowledged.
 
     One that keeps no function in memory reports finished steps only: what it waits for is in its answer.
@@ -47,8 +45,7 @@ class Reported:
     number: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
+class Returned(msgspec.Struct, frozen=True):
     """The function returned; the call and the run are over."""
 
     call: JobId
@@ -57,8 +54,7 @@ class Returned:
     info: CallInfo = CallInfo()
 
 
-@dataclass(frozen=True, slots=True)
-class Raised:
+class Raised(msgspec.Struct, frozen=True):
     """The function itself failed, or answered in a way that counts as that."""
 
     call: JobId
@@ -70,8 +66,7 @@ class Raised:
     code: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Suspended:
+class Suspended(msgspec.Struct, frozen=True):
     """A worker dropped a waiting function from its memory. `news` is how much it had been told."""
 
     call: JobId
@@ -79,8 +74,7 @@ class Suspended:
     info: CallInfo = CallInfo()
 
 
-@dataclass(frozen=True, slots=True)
-class CallLost:
+class CallLost(msgspec.Struct, frozen=True):
     """Nobody will answer: no connection, the worker went away, or the node that asked did."""
 
     call: JobId
@@ -91,16 +85,14 @@ class CallLost:
     code: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(msgspec.Struct, frozen=True):
     """The time that `step` waited for has come. `timer` tells this timer from an earlier one."""
 
     step: StepId
     timer: JobId
 
 
-@dataclass(frozen=True, slots=True)
-class EventMatched:
+class EventMatched(msgspec.Struct, frozen=True):
     """An event satisfied a wait of this run; `body` is the whole event."""
 
     step: StepId
@@ -109,8 +101,7 @@ class EventMatched:
     back: bool = False  # found by looking back: an event that this run already took does not count
 
 
-@dataclass(frozen=True, slots=True)
-class ChildEnded:
+class ChildEnded(msgspec.Struct, frozen=True):
     """The run that `step` invoked is over. Exactly one of `output` and `error` is set."""
 
     step: StepId
@@ -118,8 +109,7 @@ class ChildEnded:
     error: Payload | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OffloadEnded:
+class OffloadEnded(msgspec.Struct, frozen=True):
     """A request made for `step` came to an end. `job` tells this attempt from others.
 
     With `error` and `retry` it is made again while attempts are left. With both `output` and `error` the answer is an
@@ -135,8 +125,7 @@ class OffloadEnded:
     retry_at: Instant | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OffloadLost:
+class OffloadLost(msgspec.Struct, frozen=True):
     """A request cannot be made as it stands. `made`: it may have been made, by a node that went away. `held`: whoever
     says this has the credentials that it needs."""
 
@@ -146,14 +135,12 @@ class OffloadLost:
     held: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CancelAsked:
+class CancelAsked(msgspec.Struct, frozen=True):
     reason: str
     event: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(msgspec.Struct, frozen=True):
     """A line of a function's logger. `at` is the worker's clock.
 
     With `about` it is a warning of the server's, told once in a run however often it is sent.
@@ -166,8 +153,7 @@ class LogLine:
     about: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Logged:
+class Logged(msgspec.Struct, frozen=True):
     """A function logged. For people only: nothing else about the run changes."""
 
     call: JobId

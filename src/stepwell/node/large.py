@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -51,7 +50,7 @@ def interned(msg: Message, blobs: dict[Blob, bytes]) -> Message:
                 msg.call, stored(text, blobs), msg.retry, msg.retry_at, msg.version, msg.info, msg.code
             )
         case message.OffloadEnded():
-            return replace(
+            return msgspec.structs.replace(
                 msg,
                 output=stored(msg.output, blobs) if isinstance(msg.output, bytes) else msg.output,
                 error=stored(msg.error, blobs) if isinstance(msg.error, bytes) else msg.error,

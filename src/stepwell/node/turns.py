@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
+
 from stepwell.engine import expr
 from stepwell.engine.decide import DEFAULT_POLICY, Decision, Policy, decide
 from stepwell.engine.run import Run, apply, fold
@@ -68,8 +70,7 @@ class Verdict(Enum):
     BROKEN = "broken"  # a bug kept us from deciding; it may be reported again
 
 
-@dataclass(slots=True)
-class Envelope:
+class Envelope(msgspec.Struct):
     """A message on its way to a run; without one, that another node may have moved the run."""
 
     message: Message | None

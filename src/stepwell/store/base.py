@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+import msgspec
+
 from stepwell.model.errors import StepwellError
 
 if TYPE_CHECKING:
@@ -29,8 +31,7 @@ if TYPE_CHECKING:
     from stepwell.store.meters import Histogram
 
 
-@dataclass(frozen=True, slots=True)
-class RunWrite:
+class RunWrite(msgspec.Struct, frozen=True):
     """New entries of one run and its row as it is after them.
 
     `expected_seq` is the number of entries the run had when it was decided on: 0 creates it. Entries get the
@@ -43,8 +44,7 @@ class RunWrite:
     entries: tuple[Entry, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Unique:
+class Unique(msgspec.Struct, frozen=True):
     """A key that may be taken once until it expires. `value` says who has it."""
 
     env: str
@@ -53,8 +53,7 @@ class Unique:
     until: Instant
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(msgspec.Struct, frozen=True):
     """One decision. Everything in it is stored together, or nothing is.
 
     Whether it still fits is judged in this order: `ends`, `holds`, `run`, `unique`. Then the removals are made, then
@@ -82,27 +81,23 @@ class Transition:
     """Texts that this transition refers to; storing one twice is fine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(msgspec.Struct, frozen=True):
     """The transition is durable."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunMoved:
+class RunMoved(msgspec.Struct, frozen=True):
     """The run has another sequence number than expected, or exists already, or is unknown."""
 
     run: RunId
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimLost:
+class ClaimLost(msgspec.Struct, frozen=True):
     """Somebody else has that job now, or it is done."""
 
     job: JobId
 
 
-@dataclass(frozen=True, slots=True)
-class Duplicate:
+class Duplicate(msgspec.Struct, frozen=True):
     """A unique key is taken, by `value`."""
 
     key: str
@@ -113,16 +108,14 @@ Outcome: TypeAlias = Committed | RunMoved | ClaimLost | Duplicate
 COMMITTED = Committed()
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRun:
+class StoredRun(msgspec.Struct, frozen=True):
     """A run's row and the entries after the sequence number that was asked for."""
 
     row: RunRow
     entries: tuple[Entry, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """One server process. `epoch` tells two lives of the same name apart."""
 
     name: str
@@ -130,8 +123,7 @@ class Node:
     lease_until: Instant
 
 
-@dataclass(frozen=True, slots=True)
-class Hint:
+class Hint(msgspec.Struct, frozen=True):
     """What another node committed a moment ago. Hints get lost and come twice: they only make things sooner."""
 
     runs: tuple[RunId, ...] = ()

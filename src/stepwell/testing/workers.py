@@ -12,9 +12,11 @@ node dies they go on with what they are doing. What the network does to a call i
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from stepwell.model import message, op
 from stepwell.model.dispatch import Dispatch, Memo, Opening
@@ -185,7 +187,7 @@ class ScriptedWorkers:
             lost = message.CallLost(dispatch.job, error=LOST, free=True, code="declined")
             self._arrive((dispatch, lost))
             return
-        self._call(replace(dispatch, memos=memos))
+        self._call(msgspec.structs.replace(dispatch, memos=memos))
 
     def _call(self, dispatch: Dispatch) -> None:
         outside = self.outside

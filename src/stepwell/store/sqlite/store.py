@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from stepwell.model.errors import ConfigurationError
 from stepwell.store.base import Node, StoreUnavailable, Tidied
 from stepwell.store.batch import prepare
@@ -230,7 +232,7 @@ class SqliteStore:
                 await self._read.do(self._files.write, blob.hash, text)
                 text = b""
             blobs.append((blob, text))
-        return replace(transition, blobs=tuple(blobs))
+        return msgspec.structs.replace(transition, blobs=tuple(blobs))
 
     async def load_run(self, run: RunId, after_seq: int = 0) -> StoredRun | None:
         return await self._read.ask(reads.load_run, run, after_seq)
