@@ -205,9 +205,8 @@ class Stepwell(Target):
 
     def _node(self, number: int, port: int) -> Child:
         command = [sys.executable, "-m", "stepwell.cli", "dev", "--port", str(port), "--no-discovery", "--no-poll"]
-        command += ["--data", str(self.folder / f"data{number}")]
-        if self._database is not None:
-            command += ["--db", self._database.url]
+        place = ["--db", self._database.url] if self._database else ["--data", str(self.folder / f"data{number}")]
+        command += place
         return Child(f"server {number} of {self.name}", command, self.folder / f"server{number}.log", {})
 
     async def start_worker(self) -> None:
