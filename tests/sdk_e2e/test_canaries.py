@@ -192,6 +192,17 @@ class Canaries:
     def ended(self, event: str) -> Run:
         return self.server.ended(self.server.started(event).id, 90)
 
+    def followed(self, asked: Repeater, data: dict[str, str]) -> tuple[Run, str]:
+        """A run that asks all, and what who followed it was told while it went on."""
+        asked.hold.clear()
+        run = self.server.started(self.server.send("keys/ask", data))
+        pieces: list[str] = []
+        with self.server.http.stream("GET", f"/api/runs/{run.id}/stream", timeout=90) as answer:
+            for piece in answer.iter_text():
+                pieces.append(piece)
+                asked.hold.set()  # somebody follows it by now
+        return self.server.ended(run.id), "".join(pieces)
+
     def nothing_is_found(self, run: Run) -> None:
         texts: dict[str, bytes] = {}
         http = self.server.http
@@ -231,10 +242,13 @@ class Canaries:
         first.stream, first.size_bytes = stream, size_bytes
         for named in (False, True):
             data = {"base": first.url} | ({"credential": self.keep(first.url)} if named else {})
-            run = self.ended(self.server.send("keys/ask", data))
+            run, live = self.followed(first, data)
             key, name = (NAMED, "[credential:kept]") if named else (OWN, "[credential:")
             assert name in str(run.output)
-            assert len(run.output) == (10 if named else 11)
+            assert len(run.output) == (11 if named else 12)
+            assert "[credential:" in live
+            assert not [form for key in (OWN, NAMED) for form in forms(key) if form in live]
+            assert "event: delta" in live  # of one that came whole, too
             assert sum(key in _decoded(sent) for _, sent in first.seen) >= len(run.output) - 1
             self.nothing_is_found(run)
             notes = str(self.server.http.get(f"/api/runs/{run.id}/lines").json())
@@ -250,7 +264,7 @@ class Canaries:
         for named in (False, True):
             data = {"base": first.url} | ({"credential": self.keep(first.url)} if named else {})
             run = self.ended(self.server.send("keys/ask", data))
-            assert len(first.seen) >= (10 if status == 401 else 18)
+            assert len(first.seen) >= (11 if status == 401 else 20)
             self.nothing_is_found(run)
             first.seen.clear()
 

@@ -40,7 +40,9 @@ async def ask(ctx: Ctx) -> Any:
     data, step = ctx.event.data, ctx.step
     base, name = data["base"], data.get("credential")
     key: dict[str, Any] = {"credential": name} if name else {"api_key": OWN}
-    asked: list[Any] = [step.ai.infer(name, model=model, body=QUESTION) for name, model in models(base, **key).items()]
+    asked: list[Any] = [
+        step.ai.infer(name, model=model, body=QUESTION, stream=True) for name, model in models(base, **key).items()
+    ]
     if name:
         asked += [step.fetch("fetch", f"{base}/answer", method="POST", json={"a": 1}, credential=name)]
     else:
@@ -54,12 +56,13 @@ async def ask(ctx: Ctx) -> Any:
         if name
         else step.fetch("redirect", f"{base}/redirect?token={OWN}", headers={"X-Key": OWN}, follow_redirects=True),
         by_library(base, name),
+        by_library(base, name, stream=True),
     ]
     answers = await asyncio.gather(*asked, return_exceptions=True)
     return [str(getattr(one, "response", one)) + str(getattr(one, "text", "")) for one in answers]
 
 
-async def by_library(base: str, name: str | None) -> Any:
+async def by_library(base: str, name: str | None, *, stream: bool = False) -> str:
     client = openai.AsyncOpenAI(
         base_url=f"{base}/v1",
         api_key="none" if name else OWN,
@@ -67,7 +70,10 @@ async def by_library(base: str, name: str | None) -> Any:
         max_retries=0,
     )
     messages: Any = QUESTION["messages"]
-    return await client.chat.completions.create(model="m", messages=messages, stream=False)
+    if not stream:
+        return str(await client.chat.completions.create(model="m", messages=messages))
+    async with await client.chat.completions.create(model="m", messages=messages, stream=True) as chunks:
+        return str([chunk async for chunk in chunks])
 
 
 @service.function(on=f"{APP}/once")
