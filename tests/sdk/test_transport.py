@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import anthropic
@@ -422,7 +423,7 @@ def test_a_request_that_is_too_large_ends_the_run_at_once() -> None:
     assert "8 MiB" in str(run(large).error)
 
 
-def test_a_client_of_the_wrong_kind_ends_the_run_and_says_which_to_use() -> None:
+def test_a_client_without_async_ends_an_async_function_and_says_which_to_use() -> None:
     @stepwell.Service("library").function(on="a/b")
     async def blocked(ctx: Ctx) -> Any:
         client = openai.OpenAI(base_url=URL, api_key="any", http_client=http.client())
@@ -432,13 +433,44 @@ def test_a_client_of_the_wrong_kind_ends_the_run_and_says_which_to_use() -> None
     async def in_a_thread(ctx: Ctx) -> Any:
         return await asyncio.to_thread(http.client().get, URL)
 
-    @stepwell.Service("library").function(on="a/b")
-    def awaited(ctx: SyncCtx) -> Any:
-        return asyncio.run(ask(asks()))
-
     assert "use stepwell.http.async_client()" in str(run(blocked).error)
     assert "use stepwell.http.async_client()" in str(run(in_a_thread).error)
-    assert "use stepwell.http.client()" in str(run(awaited).error)
+
+
+@pytest.mark.parametrize("crashing", [False, True])
+def test_a_plain_function_may_run_a_loop_of_its_own(crashing: bool) -> None:
+    client = asks()
+
+    async def both() -> list[str]:
+        return [*await asyncio.gather(ask(client, "one"), ask(client, "two")), await ask(client, "three")]
+
+    @stepwell.Service("library").function(on="a/b")
+    def awaited(ctx: SyncCtx) -> list[str]:
+        words = asyncio.run(both())
+        ctx.step.sleep("nap", "1h")
+        more = [partial(lambda word: asyncio.run(ask(client, word)), word) for word in ("four", "five")]
+        return [*words, *ctx.step.parallel(more), asyncio.run(ask(client, "six"))]
+
+    finished = run(awaited, steps={COMPLETIONS: echoed}, crash_after_each_step=crashing)
+    assert finished.output == ["one", "two", "three", "four", "five", "six"]
+
+
+@pytest.mark.parametrize("crashing", [False, True])
+def test_a_server_of_mcp_is_not_listened_to_in_a_function(crashing: bool) -> None:
+    client = http.async_client(headers={"Mcp-Session-Id": "s", "Accept": "text/event-stream"})
+
+    @stepwell.Service("library").function(on="a/b")
+    async def session(ctx: Ctx) -> str:
+        listening = asyncio.create_task(client.get("https://api.example.com/mcp"))
+        answer = await client.post("https://api.example.com/mcp", json={"method": "tools/list"})
+        await ctx.step.sleep("nap", "1h")
+        assert not listening.done()
+        listening.cancel()
+        resumed = await client.get("https://api.example.com/mcp", headers={"Last-Event-Id": "1"})
+        return answer.text + resumed.text
+
+    steps = {f"{method} api.example.com/mcp": httpx2.Response(200, text=method) for method in ("POST", "GET")}
+    assert run(session, steps=steps, crash_after_each_step=crashing).output == "POSTGET"
 
 
 # Directly

@@ -34,10 +34,21 @@ class OwnService(Service):
     Args:
         name: Of the service; also begins the names of its events.
         app: Another program than the usual one, by the name of its file.
+        python: Another interpreter, with libraries of its own.
     """
 
-    def __init__(self, kind: OwnKind, folder: Path, server: Server, *, name: str = "", app: str = "") -> None:
+    def __init__(
+        self,
+        kind: OwnKind,
+        folder: Path,
+        server: Server,
+        *,
+        name: str = "",
+        app: str = "",
+        python: str = sys.executable,
+    ) -> None:
         self.kind = cast(Kind, name or kind)
+        self._python = python
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}" + ("/api/inngest" if kind == "flask" else "")
         self.http = httpx2.Client(timeout=60)
@@ -58,7 +69,7 @@ class OwnService(Service):
         program = Program(
             f"{self.kind}-{number}",
             [
-                sys.executable,
+                self._python,
                 "-m",
                 *(("stepwell.cli", "worker", self._app) if self.is_worker else (self._module, self._http_kind)),
             ],

@@ -39,13 +39,16 @@ class Branch:
         token = current_branch.set(self)
         try:
             self.value = self._work()
-        except _Pause:
-            return False
-        except Exception as err:
+        except BaseException as err:
+            if not self._is_paused() and not isinstance(err, Exception):
+                raise
             # Raised by `perform_branches`, when the other branches have ended too.
             self.error = err
         finally:
             current_branch.reset(token)
+        if self._is_paused():  # whatever libraries made of the pause on its way
+            self.value = self.error = None
+            return False
         self._ended = True
         return True
 
@@ -54,8 +57,12 @@ class Branch:
         if self._at < len(self.answers):
             self._at += 1
             return self.answers[self._at - 1]
-        self.request = request
+        if not self._is_paused():  # else it is left already, and this comes from its cleanup
+            self.request = request
         raise _Pause
+
+    def _is_paused(self) -> bool:
+        return self.request is not None
 
 
 current_branch: contextvars.ContextVar[Branch | None] = contextvars.ContextVar("stepwell_branch", default=None)

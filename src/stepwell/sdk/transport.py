@@ -18,6 +18,7 @@ Elsewhere: how an answer is recorded (`stepwell.wire.offload`), how the function
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import re
@@ -25,7 +26,7 @@ import sys
 from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 from weakref import WeakKeyDictionary
 
@@ -98,7 +99,13 @@ class Transport(httpx2.BaseTransport):
         if execution is None:
             return self._directly(request)
         if execution.function.is_async:
-            _refuse(execution, "a client without async", "async_client()")
+            execution.give_up(
+                FunctionError(
+                    "a request of a client without async was made in an async function, which cannot wait for it; "
+                    "use stepwell.http.async_client() there, or make the call in a step"
+                )
+            )
+            raise Suspended
         asking = _Asking(execution, request, request.read(), self._rules)
         if asking.again is not None:
             return asking.repeated()
@@ -139,7 +146,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         credential: str | None = None,
     ) -> None:
         self._fallback = fallback
-        self._clients: dict[str, Any] = {}
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Any]] = WeakKeyDictionary()
         self._rules = _Rules(exclude, retry_statuses, timeout, credential)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -147,13 +154,16 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         execution = _execution()
         if execution is None:
             return await self._directly(request)
-        if not execution.function.is_async:
-            _refuse(execution, "a client with async", "client()")
+        if _only_listens(request):
+            await asyncio.Event().wait()
         asking = _Asking(execution, request, await request.aread(), self._rules)
         if asking.again is not None:
             return asking.repeated()
         try:
-            answer = await execution.perform(asking.step)
+            if execution.function.is_async:
+                answer = await execution.perform(asking.step)
+            else:
+                answer = _perform_in_own_loop(execution, asking.step)
         except StepError as err:
             raise asking.failed(err) from err
         return asking.answered(answer)
@@ -164,15 +174,15 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         if not isinstance(self._fallback, str):
             return await self._fallback.handle_async_request(request)
         library = _library(request)
-        client = self._clients.get(library.__name__) or self._clients.setdefault(
-            library.__name__, library.AsyncClient()
-        )
+        # `run_sync` of frameworks may run another loop each time, which cannot use the connections of the one before.
+        clients = self._clients.setdefault(asyncio.get_running_loop(), {})
+        client = clients.get(library.__name__) or clients.setdefault(library.__name__, library.AsyncClient())
         response: httpx2.Response = await client.send(request, stream=True, auth=None, follow_redirects=False)
         return response
 
     async def aclose(self) -> None:
-        """Close what made the direct requests."""
-        for client in self._clients.values():
+        """Close what made the direct requests of this event loop."""
+        for client in self._clients.pop(asyncio.get_running_loop(), {}).values():
             await client.aclose()
         if isinstance(self._fallback, httpx2.AsyncBaseTransport):
             await self._fallback.aclose()
@@ -222,15 +232,26 @@ def _execution() -> Execution | None:
     return None if roster_of_context.get() is None else in_function()
 
 
-def _refuse(execution: Execution, what: str, instead: str) -> NoReturn:
-    kind = "an async function" if execution.function.is_async else "a plain `def` function"
-    execution.give_up(
-        FunctionError(
-            f"a request of {what} was made in {kind}, which cannot wait for it; "
-            f"use stepwell.http.{instead} there, or make the call in a step"
-        )
-    )
-    raise Suspended
+def _perform_in_own_loop(execution: Execution, step: Request) -> FetchAnswer:
+    """A step of a plain function that runs an event loop of its own, as `run_sync` of frameworks does: the loop waits
+    with the function's thread. When the function leaves memory all of the loop does, whatever waits for what in it."""
+    try:
+        answer: FetchAnswer = execution.perform_blocking(step)
+    except Exception:
+        raise
+    except BaseException:
+        for task in asyncio.all_tasks():
+            task.cancel()
+        raise
+    return answer
+
+
+def _only_listens(request: httpx2.Request) -> bool:
+    """Whether a request opens the stream on which an MCP server may say something by itself: nobody waits for its
+    answer, which never ends. In a function the server has nothing to say."""
+    headers = request.headers
+    opens = request.method == "GET" and "text/event-stream" in headers.get("accept", "")
+    return opens and "mcp-session-id" in headers and "last-event-id" not in headers
 
 
 def _nowhere(name: str) -> DefinitionError:
