@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepwell.api import credentials as api_credentials
+from stepwell.api import read_tokens
 from stepwell.api import runs as api_runs
 from stepwell.api.body import Limits as BodyLimits
 from stepwell.api.inngest import v1
@@ -28,6 +29,7 @@ from stepwell.sdk.serve import message, reporting
 from stepwell.server.settings import ServerSettings
 from stepwell.store.sqlite import store as sqlite_store
 from stepwell.store.sqlite import writer
+from stepwell.streams.streams import StreamSettings
 from stepwell.wire import offload, signature
 from stepwell.wire import worker as frames
 from stepwell.wire.inngest import call, ops, register, reply
@@ -126,7 +128,10 @@ TABLES: dict[str, list[Row]] = {
     ],
     "At a time": [
         Row("requests with a body", f"{default(BodyLimits, 'max_requests'):,}", LIMIT("max_requests"), "503 with `Retry-After`"),
-        Row("followed runs", str(default(BodyLimits, "max_streams")), LIMIT("max_streams"), "503 with `Retry-After`"),
+        Row("followed runs", f"{default(BodyLimits, 'max_streams'):,}", LIMIT("max_streams"), "503 with `Retry-After`"),
+        Row("pieces of live streams kept", f"{default(StreamSettings, 'pieces'):,} and {size(default(StreamSettings, 'bytes'))} of a run, {size(default(StreamSettings, 'all_bytes'))} of all", "`ServerSettings.streams`", "the oldest go; who misses them is told"),
+        Row("the age of such pieces", span(default(StreamSettings, "age_s")), "`ServerSettings.streams.age_s`", "they go"),
+        Row("a token for a stream", f"{span(read_tokens.DEFAULT_LIFETIME_S)}, at most {span(read_tokens.LONGEST_LIFETIME_S)}", "`lifetime=`", "refused when asked for"),
         Row("calls of a worker", f"{socket.DEFAULT_CONCURRENCY}, at most {socket.MAX_CONCURRENCY:,}", "`--concurrency`", "more wait"),
         Row("calls of a service over HTTP", str(http.CALLS_PER_SERVICE), FIXED, "more wait"),
         Row("bytes of large calls under way", size(http.BYTES_IN_FLIGHT), FIXED, "more wait"),
