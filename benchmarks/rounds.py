@@ -24,12 +24,13 @@ from typing import Any
 
 from benchmarks.lifetimes import LIFETIMES
 from benchmarks.limits import Limits
+from benchmarks.live import LIVE
 from benchmarks.models import MODELS
 from benchmarks.processes import Foreign
 from benchmarks.targets import Setup, Stepwell, Target, targets
 from benchmarks.workloads import QUICK, WORKLOADS, Figures, Size, Workload
 
-SHORT = WORKLOADS | MODELS
+SHORT = WORKLOADS | MODELS | LIVE
 """What is measured of targets that run, one after the other."""
 WHOLE_LIVES = ("websocket", "official")
 """Whose memory, depth and recovery are measured when no target is named: minutes each, and others are like these."""
@@ -127,7 +128,7 @@ async def _started(target: Target, folder: Path, workloads: Collection[str]) -> 
     begun = time.monotonic()
     await target.start(folder)
     took = time.monotonic() - begun
-    if not MODELS.keys().isdisjoint(workloads):
+    if not (MODELS | LIVE).keys().isdisjoint(workloads):
         await target.start_provider()
     return {"took_s": took}
 

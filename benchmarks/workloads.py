@@ -12,7 +12,7 @@
     mixed    6,000 events a second beside `seq`              what is left of both
 
 Times of steps are between the marks of neighbouring steps of one run, so they hold everything that happens between
-the end of one step's body and the start of the next one's. Calls of models are in `models.py`, what needs
+the end of one step's body and the start of the next one's. Calls of models are in `models.py` and `live.py`, what needs
 a server of its own in `lifetimes.py`.
 """
 

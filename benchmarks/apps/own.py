@@ -32,6 +32,12 @@ class Ask(TypedDict):
     prompt: str
 
 
+class Live(TypedDict):
+    key: str
+    provider: str
+    prompt: str
+
+
 class Nap(TypedDict):
     key: str
     until: float
@@ -67,6 +73,14 @@ async def ask(ctx: stepwell.Context[Ask]) -> None:
         await ctx.step.ai.infer(f"s{number}", model=model, body=body)
         mark(data["key"], f"s{number}")
     mark(data["key"], "done")
+
+
+@service.function(on=stepwell.event("bench/live", Live))
+async def live(ctx: stepwell.Context[Live]) -> None:
+    data = ctx.event.data
+    model = ai.openai("gpt-4o-mini", base_url=f"{data['provider']}/v1", api_key="sk-none")
+    body = {"messages": [{"role": "user", "content": data["prompt"]}]}
+    await ctx.step.ai.infer("ask", model=model, body=body, stream=True)
 
 
 @service.function(on=stepwell.event("bench/nap", Nap))

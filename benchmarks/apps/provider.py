@@ -16,6 +16,7 @@ import time
 
 import uvloop
 
+from benchmarks.live import LOOPBACKS
 from stepwell.testing.provider import Asked, Provider, Say, say
 
 KEPT_REQUESTS = 1000
@@ -71,7 +72,7 @@ def _event(data: str) -> bytes:
 
 
 async def main() -> None:
-    async with await asyncio.start_server(stream, "127.0.0.1", int(sys.argv[2]), backlog=4096) as server:
+    async with await asyncio.start_server(stream, LOOPBACKS, int(sys.argv[2]), backlog=4096) as server:
         await server.serve_forever()
 
 
