@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -116,7 +115,7 @@ def test_an_answer_from_before_a_long_pause_does_not_take_the_next_attempt_with_
 
 
 def replaced(call: Dispatch, *, fence: int) -> Dispatch:
-    return dataclasses.replace(call, fence=fence)
+    return msgspec.structs.replace(call, fence=fence)
 
 
 @pytest.mark.parametrize("method", ["wait_paths", "commit", "read_events"])

@@ -28,13 +28,15 @@ _VALUES = {letter: value for value, letter in enumerate(_ALPHABET)}
 
 def ulid(at: Instant, entropy: int) -> str:
     """The ULID of a moment and 80 bits of entropy."""
-    number = (at & 0xFFFFFFFFFFFF) << 80 | entropy & 0xFFFFFFFFFFFFFFFFFFFF
-    pairs = []
-    for _ in range(13):
-        pairs.append(_PAIRS[number & 1023])
-        number >>= 10
-    pairs.reverse()
-    return "".join(pairs)
+    pairs = _PAIRS
+    high = (at & 0xFFFFFFFFFFFF) << 20 | entropy >> 60 & 0xFFFFF  # 68 bits; written out, since every event has one
+    low = entropy & 0xFFFFFFFFFFFFFFF  # 60 bits
+    return (
+        f"{pairs[high >> 60]}{pairs[high >> 50 & 1023]}{pairs[high >> 40 & 1023]}{pairs[high >> 30 & 1023]}"
+        f"{pairs[high >> 20 & 1023]}{pairs[high >> 10 & 1023]}{pairs[high & 1023]}"
+        f"{pairs[low >> 50]}{pairs[low >> 40 & 1023]}{pairs[low >> 30 & 1023]}"
+        f"{pairs[low >> 20 & 1023]}{pairs[low >> 10 & 1023]}{pairs[low & 1023]}"
+    )
 
 
 def ulid_time(text: str) -> Instant:

@@ -28,7 +28,7 @@ EACH_OCCURRENCE = "each occurrence once"
 
 WELL_MS = 45_000
 """After so much calm every node is back, and what a lost one had is somebody else's."""
-RETIRED_MS = 90_000
+RETIRED_MS = 75_000
 SLACK_MS = 2_000
 """How late an occurrence may be when all is well, and how old a node's knowledge of the services may be."""
 
@@ -40,12 +40,12 @@ class Clockwork:
         random = Random(f"clock {simulation.seed}")
         self._simulation = simulation
         self._schedule: Schedule | None = None
-        self._text = f"@every {random.choice((5, 7, 11))}s"
+        self._text = f"@every {random.choice((7, 13, 19))}s"
         self._jitter_ms = random.choice((0, 0, 3_000))
         self._service = random.choice(("http", "live"))
         self._well_at: Instant = 0
         self._retired_at: Instant = 0
-        if random.random() < 0.25:
+        if random.random() < 0.12:
             self._schedule = parse(self._text)
 
     def write(self) -> list[tuple[str, Function]]:

@@ -383,7 +383,7 @@ class Author:
         branches: list[Tree] = []
         same = self._new_name("both") if random.random() < 0.2 else ""
         for _ in range(random.choice((2, 2, 2, 3, 4))):
-            parts: list[Tree] = [self._part(depth + 1) for _ in range(random.choice((1, 1, 2, 2, 3)))]
+            parts: list[Tree] = [self._part(depth + 1) for _ in range(random.choice((1, 1, 1, 2, 3)))]
             if same:
                 parts.insert(0, self._step(same))
             branches.append(parts[0] if len(parts) == 1 else Sequence(parts))
