@@ -241,14 +241,26 @@ async def test_adding_and_removing_services(node: Node) -> None:
 
 
 async def test_what_is_not_there_yet_says_so(node: Node) -> None:
-    query = """mutation Rerun($runID: ULID!, $fromStep: RerunFromStepInput) {
-      rerun(runID: $runID, fromStep: $fromStep) }"""
-    variables = {"runID": "01JZ0000000000000000000001", "fromStep": {"stepID": "a", "input": "[1]"}}
-    answer = await ask(node, query, variables)
-    assert answer["data"] == {"rerun": None}
-    assert "not supported yet" in answer["errors"][0]["message"]
     session = 'mutation { createDebugSession(input: {functionSlug: "f"}) { debugRunID } }'
     assert "not supported yet" in (await ask(node, session))["errors"][0]["message"]
+
+
+RERUN = """mutation Rerun($runID: ULID!, $fromStep: RerunFromStepInput) {
+  rerun(runID: $runID, fromStep: $fromStep) }"""
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        (None, "no run 01JZ0000000000000000000001"),
+        ({"stepID": "a", "input": "[1]"}, "no run 01JZ0000000000000000000001"),
+        ({"stepID": "a", "input": "[1"}, "fromStep.input is not valid JSON"),
+    ],
+)
+async def test_a_rerun_that_cannot_be_made_says_why(node: Node, step: object, says: str) -> None:
+    answer = await ask(node, RERUN, {"runID": "01JZ0000000000000000000001", "fromStep": step})
+    assert answer["data"] == {"rerun": None}
+    assert says in answer["errors"][0]["message"]
 
 
 # around it

@@ -23,7 +23,7 @@ from stepwell.engine.retry import _JITTER_MS, _TABLE_MS
 from stepwell.gateway.gateway import GatewaySettings
 from stepwell.model import event, function, payload
 from stepwell.node import credentials, matching, notes, retention
-from stepwell.sdk import attempt, checkpoint, execution, live, options, parking, types, worker
+from stepwell.sdk import attempt, checkpoint, execution, live, options, parking, request, types, worker
 from stepwell.sdk.client import requests
 from stepwell.sdk.serve import message, reporting
 from stepwell.server.settings import ServerSettings
@@ -97,6 +97,8 @@ TABLES: dict[str, list[Row]] = {
     "Sizes": [
         Row("the result of a step", size(ops.MAX_STEP_OUTPUT_BYTES), FIXED, "the run or step fails and says so"),
         Row("the result of a function", size(reply.MAX_BODY_BYTES), FIXED, "the run fails and says so"),
+        Row("recorded arguments of a step", f"{size(request.MAX_SHOWN_INPUT_BYTES)}; of `step.ai.wrap` {size(request.MAX_WRAPPED_INPUT_BYTES)}", FIXED, "the step works; there is nothing to show or edit"),
+        Row("the edited input of a rerun", size(offload.MAX_REQUEST_BYTES), FIXED, "413"),
         Row("an event", size(wire_event.MAX_EVENT_BYTES), FIXED, "413"),
         Row("a request to the server", size(default(BodyLimits, "max_body_bytes")), LIMIT("max_body_bytes"), "413"),
         Row("all requests in progress together", size(default(BodyLimits, "max_bodies_bytes")), LIMIT("max_bodies_bytes"), "503 with `Retry-After`"),

@@ -466,6 +466,7 @@ def test_every_entry_is_known() -> None:
         journal.StepScheduled: {"step": step_id("s")},
         journal.StepCompleted: {"step": step_id("s")},
         journal.StepReady: {"step": step_id("s")},
+        journal.InputEdited: {"step": step_id("s"), "input": b"[]"},
     }  # fmt: skip
     first = journal.RunStarted(function="f", service="s", events=(b"{}",))
     for kind in get_args(journal.Entry):

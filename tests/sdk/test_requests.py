@@ -14,6 +14,7 @@ from stepwell import ai
 from stepwell.model.payload import decode
 from stepwell.sdk.ai import infer_step
 from stepwell.sdk.errors import DefinitionError
+from stepwell.sdk.request import Body
 from stepwell.testing import NotAnswered, run
 
 service = stepwell.Service("desk")
@@ -145,3 +146,41 @@ def test_files_are_sent_the_same_on_every_replay() -> None:
         assert request.waiting is not None
         texts.append(request.waiting("s", "up", 0))  # type: ignore[arg-type]
     assert texts[0] == texts[1]
+
+
+# arguments of steps, as they are recorded
+
+
+class Opaque:
+    """What JSON does not have."""
+
+
+def called(client: Any, question: str = "", *rest: Any, limit: int = 0) -> None:
+    """A callable to be wrapped."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "blocked"),
+    [
+        ((Opaque(), "why"), {}, "its argument 'client' is of the type Opaque and has no JSON form"),
+        (("c", Opaque()), {}, "its argument 'question' is of the type Opaque"),
+        (("c", "q", Opaque()), {}, "its argument 'number 3' is of the type Opaque"),
+        (("c",), {"limit": Opaque()}, "its argument 'limit' is of the type Opaque"),
+        (("x" * 20_000,), {}, "its arguments have 20004 bytes as JSON, and are recorded up to 16384"),
+    ],
+)
+def test_what_keeps_arguments_from_being_recorded_is_named(
+    arguments: tuple[Any, ...], options: dict[str, Any], blocked: str
+) -> None:
+    given, reason = Body(called, arguments, options).shown_input()
+    assert given is None
+    assert reason.startswith(blocked)
+
+
+def test_arguments_of_wrapped_calls_may_be_longer() -> None:
+    given, reason = Body(called, ("x" * 20_000,), kind="step.ai.wrap").shown_input()
+    assert (len(given or b""), reason) == (20_004, "")
+
+
+def test_a_step_without_arguments_has_nothing_to_record() -> None:
+    assert Body(called).shown_input() == (None, "")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import WebSocketRoute
 
-from stepwell.api import credentials, health, metrics, runs, services, status, stream
+from stepwell.api import compare, credentials, health, metrics, rerun, runs, services, status, stream
 from stepwell.api.answers import JSON, encode
 from stepwell.api.inngest import checkpoint, dev, gql, later, register, state
 from stepwell.api.inngest import v1 as inngest_v1
@@ -49,6 +49,8 @@ def table(site: Site) -> list[Route]:
         *gql.routes(),
         *runs.routes(),
         *stream.routes(),
+        *rerun.routes(),
+        *compare.routes(),
         *services.routes(),
         *credentials.routes(),
         *later.routes(site),

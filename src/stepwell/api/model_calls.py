@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stepwell.api.masking import NOTHING_HIDDEN
 from stepwell.model.offload import FETCH, INFER
 from stepwell.model.payload import canonical, decode
 from stepwell.node.reads.payloads import text_of
@@ -17,6 +19,7 @@ from stepwell.wire.offload import InvalidRequest, read_answer, read_request
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stepwell.api.masking import Redaction
     from stepwell.node.node import Node
     from stepwell.node.reads.runs import Span, Trace
 
@@ -26,15 +29,31 @@ MOST_MESSAGES = 10
 _LETTERS = 300
 
 
-async def model_lines(node: Node, trace: Trace) -> list[Line]:
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """What a model was asked and what it said. `answer` is None while it has not; tokens are None if nobody told."""
+
+    prompt: Prompt
+    answer: str | None
+    model: str
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+async def model_lines(node: Node, trace: Trace, redaction: Redaction = NOTHING_HIDDEN) -> list[Line]:
     """A section with the calls of models; nothing if there were none."""
-    asked = [span for span in trace.root.children if span.step_kind in (INFER, WRAP) or _is_of_library(span)]
+    asked = [span for span in trace.root.children if asks_model(span)]
     found: list[Line] = []
     for span in asked[:MOST_CALLS]:
-        found += await _call(node, span)
+        found += _lines(span, await model_call(node, span, redaction))
     if len(asked) > MOST_CALLS:
         found.append((Piece(Role.DETAIL, f"  and {len(asked) - MOST_CALLS} more"),))
     return [(), (Piece(Role.HEADING, "Models"),), *found] if found else []
+
+
+def asks_model(span: Span) -> bool:
+    """Whether it is a step that may have asked a model."""
+    return span.step_kind in (INFER, WRAP) or _is_of_library(span)
 
 
 def _is_of_library(span: Span) -> bool:
@@ -42,21 +61,37 @@ def _is_of_library(span: Span) -> bool:
     return span.step_kind == FETCH and span.exchange is not None and span.exchange.provider != ""
 
 
-async def _call(node: Node, span: Span) -> list[Line]:
-    request, output = await text_of(node.store, span.input), await text_of(node.store, span.output)
-    used = ""
+async def model_call(node: Node, span: Span, redaction: Redaction = NOTHING_HIDDEN) -> ModelCall | None:
+    """The call of a model that a span is; None if it is a call of something else."""
+    request = redaction.shown(await text_of(node.store, span.input))
+    output = redaction.shown(await text_of(node.store, span.output))
     if span.step_kind == WRAP:
         prompt, wrapped = read_wrapped(request, output)
-        if not prompt.messages and wrapped is None:
-            return []  # a call of something else
-        answer = None if wrapped is None else _words(wrapped.text, wrapped.tool_calls)
-        model = (wrapped.model if wrapped is not None else "") or prompt.model
-        if wrapped is not None and wrapped.usage is not None:
-            used = f" · {wrapped.usage.input_tokens} → {wrapped.usage.output_tokens} tokens"
-    else:
-        prompt, answer = _prompt(request), _answer(request, output)
-        model = (span.exchange.model if span.exchange is not None else "") or prompt.model
-    found: list[Line] = [(Piece(Role.NAME, f"  {span.name}"), Piece(Role.DETAIL, f"  {model}{used}"))]
+        if wrapped is None:
+            return ModelCall(prompt, None, prompt.model) if prompt.messages else None
+        usage = wrapped.usage
+        return ModelCall(
+            prompt,
+            _words(wrapped.text, wrapped.tool_calls),
+            wrapped.model or prompt.model,
+            usage.input_tokens if usage is not None else None,
+            usage.output_tokens if usage is not None else None,
+        )
+    prompt, exchange = _prompt(request), span.exchange
+    answer = _answer(request, output)
+    if exchange is None:
+        return ModelCall(prompt, answer, prompt.model)
+    model = exchange.model or prompt.model
+    return ModelCall(prompt, answer, model, exchange.input_tokens, exchange.output_tokens)
+
+
+def _lines(span: Span, call: ModelCall | None) -> list[Line]:
+    if call is None:
+        return []
+    prompt, answer, used = call.prompt, call.answer, ""
+    if span.step_kind == WRAP and call.input_tokens is not None:
+        used = f" · {call.input_tokens} → {call.output_tokens} tokens"
+    found: list[Line] = [(Piece(Role.NAME, f"  {span.name}"), Piece(Role.DETAIL, f"  {call.model}{used}"))]
     left_out = len(prompt.messages) - MOST_MESSAGES
     if left_out > 0:
         found.append((Piece(Role.DETAIL, f"    {left_out} earlier messages"),))

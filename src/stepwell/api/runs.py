@@ -40,6 +40,7 @@ from stepwell.node.reads.trace_text import lines
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stepwell.api.masking import Redaction
     from stepwell.api.site import Site
     from stepwell.model.job import RunRow
     from stepwell.model.offload import Exchange
@@ -131,18 +132,22 @@ async def runs_shown(site: Site, rows: Sequence[RunRow]) -> list[dict[str, Any]]
 
 
 async def run(ask: Ask) -> Response:
-    """One run with its events, its output or error, and its trace. Texts inside the trace are given when small."""
+    """One run with its events, its output or error, and its trace. Texts inside the trace are given when small, and
+    without what the server's rules hide; with `redacted=true` so are the run's own."""
     site = ask.site
     wanted = run_id(ask)
     found = await run_detail(site.node.store, site.env, wanted, site.running)
     if found is None:
         raise NotFound(f"no run {wanted}")
     (shown,) = await runs_shown(site, [found.row])
-    shown["events"] = [Raw(one.body) for one in found.events]
-    shown["output"] = None if found.output is None else Raw(found.output)
-    shown["error"] = None if found.error is None else _error(found.error)
+    hides = site.redaction if ask.query("redacted") == "true" else masking.NOTHING_HIDDEN
+    output, error = hides.shown(found.output), hides.shown(found.error)
+    shown["events"] = [Raw(hides.shown(one.body) or one.body) for one in found.events]
+    shown["output"] = None if output is None else Raw(output)
+    shown["error"] = None if error is None else _error(error)
     shown["cancelled_because"] = found.trace.reason or None
-    shown["trace"] = _span(found.trace.root)
+    shown["origin"], shown["from_step"] = found.trace.origin, found.trace.from_step or None
+    shown["trace"] = _span(found.trace.root, site.redaction)
     shown["requests"] = _requests(found.trace)
     shown["notes"] = [
         {
@@ -162,7 +167,7 @@ def _error(text: bytes) -> object:
     return value if isinstance(value, dict) else {"name": "Error", "message": value}
 
 
-def _span(span: Span) -> dict[str, Any]:
+def _span(span: Span, redaction: Redaction) -> dict[str, Any]:
     return {
         "id": span.ref.text,
         "name": span.name,
@@ -179,10 +184,12 @@ def _span(span: Span) -> dict[str, Any]:
         "attempts": span.attempts,
         "waits_for": _info(span.info),
         "request": _exchange(span.exchange),
-        "input": _inline(span.input),
-        "output": _inline(masking.shown(span.output) if isinstance(span.output, bytes) else span.output),
-        "error": _inline(span.error),
-        "children": [_span(child) for child in span.children],
+        "origin": span.origin,
+        "edited": span.edited,
+        "input": _inline(span.input, redaction),
+        "output": _inline(masking.shown(span.output) if isinstance(span.output, bytes) else span.output, redaction),
+        "error": _inline(span.error, redaction),
+        "children": [_span(child, redaction) for child in span.children],
     }
 
 
@@ -194,11 +201,11 @@ def _exchange(exchange: Exchange | None) -> dict[str, Any] | None:
     return {name: value for name, value in told.items() if name not in {"job", "started_at", "duration_ms"}}
 
 
-def _inline(payload: Payload | None) -> object:
-    """A small text as it is; of a large one its size."""
-    if payload is None:
-        return None
-    return Raw(payload) if isinstance(payload, bytes) else {"size_bytes": payload.size_bytes}
+def _inline(payload: Payload | None, redaction: Redaction) -> object:
+    """A small text as it is shown; of a large one its size."""
+    if payload is None or not isinstance(payload, bytes):
+        return None if payload is None else {"size_bytes": payload.size_bytes}
+    return Raw(redaction.shown(payload) or payload)
 
 
 def _info(info: SleepInfo | WaitInfo | InvokeInfo | None) -> dict[str, Any] | None:
@@ -238,7 +245,7 @@ async def run_lines(ask: Ask) -> Response:
     trace = await run_trace(site.node.store, site.env, wanted, site.running)
     if trace is None:
         raise NotFound(f"no run {wanted}")
-    found = [*lines(trace, site.node.world.now()), *await model_lines(site.node, trace)]
+    found = [*lines(trace, site.node.world.now()), *await model_lines(site.node, trace, site.redaction)]
     return answers.json({"lines": [[[piece.role.value, piece.text] for piece in line] for line in found]})
 
 

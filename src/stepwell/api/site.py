@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from stepwell.api.body import Bodies, Limits
 from stepwell.api.keys import Refusals
+from stepwell.api.masking import NOTHING_HIDDEN
 from stepwell.model.event import DEV_ENV
 from stepwell.node.reads.runs import nobody_knows
 from stepwell.streams.streams import Streams
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from stepwell.api.gate import Gate
     from stepwell.api.keys import Keys
+    from stepwell.api.masking import Redaction
     from stepwell.node.auditor import Auditor
     from stepwell.node.node import Node
     from stepwell.node.reads.runs import Running
@@ -107,6 +109,7 @@ class Site:
     retention: Retention | None = None
     lines: Callable[[], Sequence[Line]] = nobody_in_line
     settings: Mapping[str, object] = field(default_factory=dict)
+    redaction: Redaction = NOTHING_HIDDEN
     began: float = field(default_factory=time.monotonic)
     registering: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change of a service after the other
     sending_states: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(16))  # of runs, to SDKs

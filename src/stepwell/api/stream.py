@@ -347,9 +347,9 @@ def _change(entry: Entry) -> dict[str, Any] | None:
         case journal.StepScheduled():
             return _step(entry.step, entry.name, "SCHEDULED")
         case journal.StepCompleted():
-            return _step(entry.step, entry.name, "COMPLETED", duration_ms=entry.duration_ms)
+            return _step(entry.step, entry.name, "COMPLETED", duration_ms=entry.duration_ms, origin=entry.origin)
         case journal.StepFailed():
-            return _step(entry.step, entry.name, "FAILED", duration_ms=entry.duration_ms)
+            return _step(entry.step, entry.name, "FAILED", duration_ms=entry.duration_ms, origin=entry.origin)
         case journal.StepRetried():
             return _step(entry.step, entry.name, "RETRYING", until=instant(entry.retry_at))
         case journal.SleepStarted():

@@ -20,6 +20,7 @@ COMMANDS = {
     "runs": "stepwell.cli.runs:runs",
     "run": "stepwell.cli.runs:run",
     "credential": "stepwell.cli.credential:credential",
+    "rerun": "stepwell.cli.rerun:rerun",
     "status": "stepwell.cli.status:status",
     "audit": "stepwell.cli.upkeep:audit",
     "backup": "stepwell.cli.upkeep:backup",

@@ -202,6 +202,14 @@ def _shared() -> list[Callable[[Any], Any]]:
             help="Keep the credentials that functions give with requests in the database, encrypted, until the request "
             "is answered; otherwise they are in memory only.",
         ),
+        option(
+            "--redact",
+            multiple=True,
+            envvar="STEPWELL_REDACT",
+            metavar="MEMBER",
+            help="Members that traces show as ***, by name or end of path: email, '*_token', 'messages.*.content'; "
+            "repeatable.",
+        ),
         option("--lease-ms", type=click.IntRange(1000), default=10_000, envvar="STEPWELL_LEASE_MS", hidden=True),
         option("--log-json", is_flag=True, envvar="STEPWELL_LOG_JSON", help="Log lines as JSON."),
         option(

@@ -54,7 +54,7 @@ def _line(run: dict[str, Any]) -> dict[str, str]:
 
 @click.group()
 def run() -> None:
-    """Look at one run, or cancel it."""
+    """Look at one run, compare it with another, or cancel it."""
 
 
 @run.command()
@@ -70,11 +70,30 @@ def show(run_id: str, url: str, key: str | None, as_json: bool) -> None:
 
     api = Api(url, key)
     path = f"/api/runs/{piece(run_id, 'ID')}"
-    detail = api.get(path)
+    detail = api.get(path, redacted="true")
     if as_json:
         print_json(detail)
     else:
         print_run(detail, api.get(f"{path}/lines")["lines"])
+
+
+@run.command()
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def diff(old: str, new: str, url: str, key: str | None, as_json: bool) -> None:
+    """Show two runs of a function side by side.
+
+    Prompts, answers, models, tokens, costs and times of each step of which something differs.
+    """
+    from stepwell.cli.compare import print_comparison
+
+    compared = Api(url, key).get(f"/api/runs/{piece(old, 'OLD')}/compare/{piece(new, 'NEW')}")
+    if as_json:
+        print_json(compared)
+    else:
+        print_comparison(compared)
 
 
 @run.command()

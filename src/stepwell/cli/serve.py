@@ -150,6 +150,7 @@ def _settings(options: dict[str, Any], *, dev: bool, quiet: bool = False) -> Ser
         secret_key_fallback=os.environ.get("STEPWELL_SECRET_KEY_FALLBACK") or None,
         secret_key_file=Path(options["secret_key_file"]) if options["secret_key_file"] else None,
         seal_credentials=options["seal_credentials"],
+        redact=_split(options["redact"]),
         log_json=log_json,
         unsafe_no_auth=options["unsafe_no_auth"],
     )

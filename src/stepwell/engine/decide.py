@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, assert_never
 import msgspec
 
 from stepwell.engine import expr
+from stepwell.engine.rerun import input_to_give
 from stepwell.engine.retry import retry_delay
 from stepwell.engine.run import WORKER_LOST, Call, Phase, Run, Step, apply
 from stepwell.model import effect, journal, message, op
@@ -34,6 +35,7 @@ from stepwell.model.payload import NULL, Payload, canonical
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stepwell.engine.rerun import Again
     from stepwell.model.effect import Effect
     from stepwell.model.ids import EventKey, Instant, RunId, StepId
     from stepwell.model.journal import Entry
@@ -87,12 +89,14 @@ class Beginning(msgspec.Struct, frozen=True):
     parent_step: StepId | None = None
     depth: int = 0
     cancel_on: tuple[journal.CancelListener, ...] = ()
+    again: Again | None = None
 
 
 def begin(beginning: Beginning, now: Instant, *, live: bool, policy: Policy = DEFAULT_POLICY) -> tuple[Run, Decision]:
     """Start a run: its first entry, its first call, the events that may cancel it."""
     run = Run(beginning.run, env=beginning.env, shard=beginning.shard)
     turn = _Turn(run, now, live, policy)
+    again = beginning.again
     turn.record(
         journal.RunStarted(
             at=now,
@@ -108,11 +112,22 @@ def begin(beginning: Beginning, now: Instant, *, live: bool, policy: Policy = DE
             parent_step=beginning.parent_step,
             depth=beginning.depth,
             cancel_on=beginning.cancel_on,
+            origin=again.origin if again is not None else None,
+            from_step=again.from_step if again is not None else None,
         )
     )
+    if again is not None:
+        for entry in again.entries:
+            turn.record(entry)
     for listener in beginning.cancel_on:
         turn.do(effect.AddWait(listener.step, listener.event, listener.expression, listener.until, None, None, True))
-    turn.call(None, due=max(now, beginning.start_at))
+    edit = None if live else input_to_give(run)
+    if edit is None:
+        turn.call(None, due=max(now, beginning.start_at))
+    else:
+        # Asked for that step alone: an SDK that runs on may take a step with an input for one with a result.
+        planned = op.StepPlanned(step=edit.step, name=edit.name, index=edit.index, kind=edit.kind, input=edit.input)
+        _plan(turn, planned, None)
     return run, turn.decision()
 
 
@@ -404,6 +419,7 @@ def _save(turn: _Turn, call: Call, one: op.StepDone) -> None:
             attempt=_attempt(call, known),
             started_at=one.started_at,
             duration_ms=one.duration_ms,
+            blocked=one.blocked,
         )
     )
 
@@ -430,10 +446,12 @@ def _retry_step(turn: _Turn, call: Call, one: op.StepErrored, known: Step | None
                 name=one.name,
                 index=one.index,
                 kind=one.kind,
+                input=one.input,
                 call=call.id,
                 attempt=attempt,
                 started_at=one.started_at,
                 duration_ms=one.duration_ms,
+                blocked=one.blocked,
             )
         )
         return False

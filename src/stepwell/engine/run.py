@@ -150,6 +150,7 @@ class Run:
     covered: int = 0  # the news that the last scheduled call of the whole function will know
     latest: JobId | None = None  # that call
     answered: Call | None = None  # the last call that ended
+    edit: journal.InputEdited | None = None  # the input that somebody gave one of the steps
     kept: Kept | None = field(default=None, compare=False, repr=False)  # for whoever calls workers; not of the fold
 
     @property
@@ -300,6 +301,8 @@ def apply(run: Run, entry: Entry) -> None:
             step.attempts = entry.attempt + 1
             _finish_step(run, step, Phase.FAILED, entry.at, entry.duration_ms, entry.call)
             run.state_bytes += size_of(entry.error)
+        case journal.InputEdited():
+            run.edit = entry
         case journal.GroupFound():
             run.planning = True
             run.pending.update(entry.pending)

@@ -136,6 +136,9 @@ class Span:
     error: Payload | None = None
     call: JobId | None = None  # the request it happened in, or the last of them
     exchange: Exchange | None = None  # of a request that the server made, or of the last of them
+    origin: RunId | None = None  # the run that it happened in, from which its result is kept
+    edited: bool = False  # somebody gave it another input than the function did
+    blocked: str = ""  # why its arguments are no `input`
     children: tuple[Span, ...] = ()
 
     @property
@@ -240,6 +243,8 @@ class Trace:
     parent: RunId | None = None
     reason: str = ""  # why it was cancelled
     cancel_event: str | None = None  # internal id
+    origin: RunId | None = None  # the run that this one makes again
+    from_step: str = ""  # the name of the step from which on it does so; empty: from the beginning
 
     def find(self, ref: Ref) -> Span | None:
         return next((span for span in self.root.walk() if span.ref == ref), None)

@@ -110,6 +110,8 @@ class _Step:
     output: Payload | None = None
     error: Payload | None = None
     call: JobId | None = None
+    origin: RunId | None = None
+    blocked: str = ""
 
     @property
     def finished(self) -> bool:
@@ -169,6 +171,7 @@ class _Fold:
         self.answered: _Call | None = None  # the call whose ops come next
         self.retried: _Attempt | None = None
         self.notes: list[journal.Noted] = []
+        self.edit: journal.InputEdited | None = None
 
     def take(self, entry: Entry) -> None:
         match entry:
@@ -205,6 +208,8 @@ class _Fold:
                 self._over(entry)
             case journal.Noted():
                 self.notes.append(entry)
+            case journal.InputEdited():
+                self.edit = entry
             case journal.StepReady() | journal.GroupFound() | journal.GroupClosed():
                 pass
             case _:
@@ -368,7 +373,7 @@ class _Fold:
         if attempt is not None:
             attempt.status, attempt.output = SpanStatus.COMPLETED, entry.output
         step.input = step.input or entry.input
-        step.output = entry.output
+        step.output, step.origin, step.blocked = entry.output, entry.origin, entry.blocked
         if isinstance(step.info, WaitInfo):
             info = step.info
             step.info = WaitInfo(info.event, info.expression, info.until, entry.event, entry.event is None)
@@ -389,7 +394,8 @@ class _Fold:
         step = self._new(entry.step, entry.name, entry.index, entry.kind, _op(entry.kind), entry.at)
         if attempt is not None:
             attempt.status, attempt.error = SpanStatus.FAILED, entry.error
-        step.error = entry.error
+        step.input = step.input or entry.input
+        step.error, step.origin, step.blocked = entry.error, entry.origin, entry.blocked
         if isinstance(step.info, InvokeInfo):
             late = entry.at >= step.info.until and _error_name(entry.error) == INVOKE_TIMEOUT
             step.info = _invoke_ended(step.info, timed_out=late)
@@ -493,7 +499,17 @@ class _Fold:
             parent=started.parent,
             reason=end.reason if isinstance(end, journal.RunCancelled) else "",
             cancel_event=end.event if isinstance(end, journal.RunCancelled) else None,
+            origin=started.origin,
+            from_step=self._from_step(started),
         )
+
+    def _from_step(self, started: journal.RunStarted) -> str:
+        if started.from_step is None:
+            return ""
+        known = self.steps.get(started.from_step)
+        if known is not None:
+            return known.name
+        return self.edit.name if self.edit is not None and self.edit.name else started.from_step
 
     def _step_span(self, step: _Step) -> Span:
         attempts = sorted(step.attempts.values(), key=lambda attempt: attempt.number)
@@ -529,6 +545,9 @@ class _Fold:
             error=error,
             exchange=next((one.exchange for one in reversed(attempts) if one.exchange is not None), None),
             call=step.call or (attempts[-1].call if attempts else None),
+            origin=step.origin,
+            edited=self.edit is not None and self.edit.step == step.id,
+            blocked=step.blocked,
             children=tuple(self._attempt_span(ref, one) for one in shown),
         )
 

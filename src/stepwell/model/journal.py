@@ -34,6 +34,8 @@ class RunStarted(_Entry, frozen=True, kw_only=True):
     parent_step: StepId | None = None
     depth: int = 0
     cancel_on: tuple[CancelListener, ...] = ()
+    origin: RunId | None = None  # the ended run that this one makes again
+    from_step: StepId | None = None  # the step up to whose result everything is kept from there
 
 
 class CancelListener(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -107,6 +109,8 @@ class StepCompleted(_Entry, frozen=True, kw_only=True):
     started_at: Instant = 0
     duration_ms: float = 0.0
     exchange: Exchange | None = None  # of a request that the server made
+    blocked: str = ""  # why the arguments are no `input`
+    origin: RunId | None = None  # the run that it happened in, from which it is kept
 
 
 class StepRetried(_Entry, frozen=True, kw_only=True):
@@ -140,11 +144,24 @@ class StepFailed(_Entry, frozen=True, kw_only=True):
     name: str = ""
     index: int = 0
     kind: str = "step.run"
+    input: Payload | None = None
     call: JobId | None = None
     attempt: int = 0
     started_at: Instant = 0
     duration_ms: float = 0.0
     exchange: Exchange | None = None  # of a request that the server made
+    blocked: str = ""  # why the arguments are no `input`
+    origin: RunId | None = None  # the run that it happened in, from which it is kept
+
+
+class InputEdited(_Entry, frozen=True, kw_only=True):
+    """The step is made with this input, whatever the function gives it."""
+
+    step: StepId
+    input: Payload
+    name: str = ""
+    index: int = 0
+    kind: str = "step.run"
 
 
 class SleepStarted(_Entry, frozen=True, kw_only=True):
@@ -242,6 +259,7 @@ Entry: TypeAlias = (
     | StepRetried
     | StepReady
     | StepFailed
+    | InputEdited
     | SleepStarted
     | WaitStarted
     | InvokeStarted

@@ -31,6 +31,7 @@ class StepDone(_Op, frozen=True, kw_only=True):
     started_at: Instant = 0
     duration_ms: float = 0.0
     race: bool = False
+    blocked: str = ""  # why the arguments are no `input`
 
 
 class StepErrored(_Op, frozen=True, kw_only=True):
@@ -43,6 +44,8 @@ class StepErrored(_Op, frozen=True, kw_only=True):
     started_at: Instant = 0
     duration_ms: float = 0.0
     race: bool = False
+    input: Payload | None = None
+    blocked: str = ""  # why the arguments are no `input`
 
 
 class StepPlanned(_Op, frozen=True, kw_only=True):

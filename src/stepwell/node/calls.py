@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stepwell.engine.rerun import input_to_give
 from stepwell.engine.run import Phase, Run, Step
 from stepwell.model.dispatch import Dispatch, Kept, Memo
 from stepwell.model.payload import Blob, Payload, size_of
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from stepwell.model.function import Function
     from stepwell.model.job import Job
+    from stepwell.model.journal import InputEdited
 
 
 def memo_of(step: Step, text: bytes) -> Memo:
@@ -25,6 +27,11 @@ def memo_of(step: Step, text: bytes) -> Memo:
 def result_of(step: Step) -> Payload:
     """The payload of a finished step, whichever way it finished."""
     return step.error if step.phase is Phase.FAILED and step.error is not None else step.output
+
+
+def memo_of_input(edit: InputEdited, text: bytes) -> Memo:
+    """The input that a step without a result is to have, as workers are given it."""
+    return Memo(edit.step, "input", text, edit.name)
 
 
 def dispatch_of(
@@ -43,13 +50,19 @@ def dispatch_of(
         events: Texts of the run's events.
         texts: Reads payloads. Large results are fetched only once the performer has room for them.
     """
-    kept = _kept(run)
+    kept: Kept | None = _kept(run)
+    assert kept is not None
     memos, size_bytes, load_memos = tuple(kept.memos), kept.size_bytes, None
-    if kept.large:
+    edit = input_to_give(run)
+    if kept.large or (edit is not None and isinstance(edit.input, Blob)):
         finished = [run.steps[step_id] for step_id in run.stack]
         results = [result_of(step) for step in finished]
         blanks = [memo_of(step, b"") for step in finished]
+        if edit is not None:
+            results.append(edit.input)
+            blanks.append(memo_of_input(edit, b""))
         size_bytes = sum(map(size_of, results))
+        memos = ()
 
         async def load() -> tuple[Memo, ...]:
             found = await texts(results)
@@ -58,6 +71,11 @@ def dispatch_of(
             )
 
         load_memos = load
+    elif edit is not None and isinstance(edit.input, bytes):
+        memos = (*memos, memo_of_input(edit, edit.input))
+        size_bytes += len(edit.input)
+    if edit is not None:
+        kept = None  # what is made of memos once stays, and an input is gone when its step has a result
     unfinished = run.steps.values() if len(run.stack) < len(run.steps) else ()
     return Dispatch(
         job=job.id,

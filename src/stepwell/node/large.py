@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _FIELDS: dict[type, tuple[str, ...]] = {
     op.StepDone: ("output", "input"),
-    op.StepErrored: ("error",),
+    op.StepErrored: ("error", "input"),
     op.StepPlanned: ("input",),
     op.Invoke: ("data", "user"),
     op.Offload: ("request",),

@@ -99,6 +99,7 @@ class Matching:
             await self._registry.refresh(self._store, self._world.now())
         pending = _Pending(self._world)
         plans: list[tuple[Plan, tuple[Unique, ...]]] = []
+        paths: dict[tuple[str, str], list[str | None]] = {}  # asked after all the events were stored, so good for all
         now = self._world.now()
         try:
             for event in events:
@@ -108,7 +109,10 @@ class Matching:
                     plans.append(await self._beginning(event, body, function, parent, now, job.function))
                 look = self._mismatches.of(event.name, now)
                 self._look_at_triggers(event, body, now, look)
-                await self._wake(event, body, now, pending, look)
+                name = (event.env, event.name)
+                if name not in paths:
+                    paths[name] = await self._store.wait_paths(*name)
+                await self._wake(event, body, now, pending, look, paths[name])
         except BaseException:
             for plan, _ in plans:
                 self._turns.let_go(plan)
@@ -237,15 +241,7 @@ class Matching:
             parent=parent[0] if parent else None,
             parent_step=parent[1] if parent else None,
             depth=int(details.get("depth", 0)) if details else 0,
-            cancel_on=tuple(
-                CancelListener(
-                    step=StepId(f"cancel:{number}"),
-                    event=one.event,
-                    expression=one.expression,
-                    until=now + (one.timeout_ms if one.timeout_ms is not None else _CANCEL_MS),
-                )
-                for number, one in enumerate(function.cancel_on)
-            ),
+            cancel_on=cancel_listeners(function, now),
         )
         live = self._registry.is_live(event.env, function.service)
         run, decision = begin(beginning, now, live=live, policy=self._turns.policy)
@@ -289,8 +285,11 @@ class Matching:
 
     # waits to end
 
-    async def _wake(self, event: Event, body: dict[str, Any], now: Instant, pending: _Pending, look: Look) -> None:
-        for path in await self._store.wait_paths(event.env, event.name):
+    async def _wake(
+        self, event: Event, body: dict[str, Any], now: Instant, pending: _Pending, look: Look, paths: list[str | None]
+    ) -> None:
+        """Tell the runs that wait for an event; `paths` are those by which such waits are stored."""
+        for path in paths:
             value = None
             if path is not None:
                 value = expr.equality_key(body, path)
@@ -341,6 +340,19 @@ class Matching:
             return True
         look.into(f"step {wait.step} of run {wait.run}", wait.expression, variables)
         return False
+
+
+def cancel_listeners(function: Function, now: Instant) -> tuple[CancelListener, ...]:
+    """The events that cancel a run of the function that begins now."""
+    return tuple(
+        CancelListener(
+            step=StepId(f"cancel:{number}"),
+            event=one.event,
+            expression=one.expression,
+            until=now + (one.timeout_ms if one.timeout_ms is not None else _CANCEL_MS),
+        )
+        for number, one in enumerate(function.cancel_on)
+    )
 
 
 class _Pending:

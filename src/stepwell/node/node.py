@@ -33,6 +33,7 @@ from stepwell.node.errands import Errands
 from stepwell.node.matching import REGISTRY_MS, Matching
 from stepwell.node.patience import patiently
 from stepwell.node.registry import Registry, check_expressions, merged
+from stepwell.node.rerun import Rerun, Reruns
 from stepwell.node.routes import Routes
 from stepwell.node.schedules import Schedules
 from stepwell.node.turns import Envelope, Turns, Verdict
@@ -42,6 +43,7 @@ from stepwell.store.base import StoreFull, StoreUnavailable, Transition
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stepwell.engine.rerun import Recorded
     from stepwell.engine.run import Run
     from stepwell.model.dispatch import Gateway, Performer, Reach
     from stepwell.model.event import Event
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from stepwell.model.payload import Blob
     from stepwell.node.clock import Alarm, World
     from stepwell.node.watch import Watch
-    from stepwell.store.base import Hint, Store
+    from stepwell.store.base import Hint, Store, StoredRun
 
 log = logging.getLogger("stepwell.node")
 
@@ -142,6 +144,7 @@ class Node:
         self.matching = Matching(
             node=name, store=store, world=world, registry=self.registry, turns=self.turns, shared=self.shared
         )
+        self.reruns = Reruns(store=store, world=world, registry=self.registry, turns=self.turns)
         self.schedules = Schedules(
             node=name,
             store=store,
@@ -426,6 +429,12 @@ class Node:
         status: RunStatus | None = ended.status if ended is not None else None
         if status is not None and status.value != "CANCELLED":
             raise Conflict(f"run {run_id} ended as {status.value} before it could be cancelled")
+
+    async def rerun(
+        self, stored: StoredRun, *, step: Recorded | None = None, edited: bytes | None = None, key: str = ""
+    ) -> Rerun:
+        """Make an ended run again; on return the new run has begun, durably. See `stepwell.node.rerun`."""
+        return await self.reruns.begin(RunId(self.new_key()), stored, step=step, edited=edited, key=key)
 
     async def report(self, run_id: RunId, claim: Claim, ops: tuple[Op, ...], env: str = DEV_ENV) -> Verdict:
         """Record what a call that is open yet reports of its steps, whichever node made the call.

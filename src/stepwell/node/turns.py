@@ -19,12 +19,14 @@ import msgspec
 
 from stepwell.engine import expr
 from stepwell.engine.decide import DEFAULT_POLICY, Decision, Policy, decide
+from stepwell.engine.rerun import edited_request
 from stepwell.engine.run import Run, apply, fold
 from stepwell.model import effect
 from stepwell.model.event import INVOKED, Event, read_body
 from stepwell.model.ids import EventKey, JobId, RunId, StepId, derived_ulid
 from stepwell.model.job import Claim, Job, JobKind, Wait, route_of
-from stepwell.model.message import OffloadEnded
+from stepwell.model.message import OffloadEnded, Replied, Reported
+from stepwell.model.op import Offload
 from stepwell.model.payload import Blob, Payload, canonical, decode
 from stepwell.node.endings import end_events
 from stepwell.node.folded import Folded
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from stepwell.model.dispatch import Gateway, Performer
     from stepwell.model.effect import Effect
     from stepwell.model.ids import Instant
-    from stepwell.model.journal import Entry
+    from stepwell.model.journal import Entry, InputEdited
     from stepwell.model.message import Message
     from stepwell.node.clock import World
     from stepwell.node.registry import Registry
@@ -376,7 +378,8 @@ class Turns:
             if envelope.verdict is not None and claim is not None and plan.holds.get(claim.job, claim) != claim:
                 plan.verdicts.append((envelope.verdict, Verdict.STALE))  # two dispatches of one call: not both are it
                 continue
-            msg = interned(envelope.message, plan.blobs)
+            msg = envelope.message if run.edit is None else await self._edited(run, run.edit, envelope.message)
+            msg = interned(msg, plan.blobs)
             decision = decide(run, msg, now, live=live, policy=self.policy)
             taken = False
             if envelope.verdict is not None:
@@ -391,6 +394,17 @@ class Turns:
                 elif decision.entries or taken:
                     plan.holds.setdefault(claim.job, claim)  # the oldest: no late message passes by a newer claim
             await self.add(plan, decision, now)
+
+    async def _edited(self, run: Run, edit: InputEdited, msg: Message) -> Message:
+        """The message with the request of the edited step as somebody wants it."""
+        if not isinstance(msg, Reported | Replied):
+            return msg
+        ops = list(msg.ops)
+        for number, one in enumerate(ops):
+            if isinstance(one, Offload) and one.step == edit.step:
+                request, text = await self.texts((one.request, edit.input))
+                ops[number] = edited_request(one, request, text)
+        return msgspec.structs.replace(msg, ops=tuple(ops))
 
     async def add(self, plan: Plan, decision: Decision, now: Instant) -> None:
         """Turn a decision into rows of the plan."""

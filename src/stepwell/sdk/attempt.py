@@ -104,23 +104,26 @@ def succeeded(
     try:
         output, value = encode_result(value, body.annotation, f"step {use.name!r}")
     except FunctionError as err:
-        return failed(use, attempt, err, clock), None
+        return failed(use, attempt, err, clock, replaced), None
+    given, blocked = (replaced, "") if replaced is not None else body.shown_input()
     done = StepDone(
         step=use.id,
         name=use.name,
         index=use.index,
         output=output,
         kind=body.kind,
-        input=replaced or body.written_input(),
+        input=given,
         started_at=clock.started_at,
         duration_ms=duration_ms,
+        blocked=blocked,
     )
     return done, value
 
 
-def failed(use: StepUse, attempt: int, error: BaseException, clock: Clock) -> StepErrored:
+def failed(use: StepUse, attempt: int, error: BaseException, clock: Clock, replaced: bytes | None) -> StepErrored:
     """The op of an attempt that raised `error`."""
     body = use.body
+    given, blocked = (replaced, "") if replaced is not None else body.shown_input()
     use.error = error
     retry, retry_at = verdict(error)
     return StepErrored(
@@ -133,6 +136,8 @@ def failed(use: StepUse, attempt: int, error: BaseException, clock: Clock) -> St
         retry_at=retry_at,
         started_at=clock.started_at,
         duration_ms=clock.duration_ms(),
+        input=given,
+        blocked=blocked,
     )
 
 

@@ -476,9 +476,9 @@ class Execution:
             task = asyncio.current_task()
             if use.id not in self._running or (task is not None and task.cancelling()):
                 raise  # by us: the function dropped the step, or the call was stopped
-            self._attempt_ended(use, failed(use, attempt, err, clock), None)
+            self._attempt_ended(use, failed(use, attempt, err, clock, self._inputs.get(use.id)), None)
         except (Exception, SystemExit) as err:
-            self._attempt_ended(use, failed(use, attempt, err, clock), None)
+            self._attempt_ended(use, failed(use, attempt, err, clock, self._inputs.get(use.id)), None)
         else:
             self._attempt_ended(use, *succeeded(use, attempt, value, clock, self._inputs.get(use.id)))
 
@@ -490,7 +490,7 @@ class Execution:
             value = call(body, self._inputs.get(use.id))
         except BaseException as err:
             # Also what is no Exception: it must not end a thread of the pool without a word.
-            op = failed(use, attempt, err, clock)
+            op = failed(use, attempt, err, clock, self._inputs.get(use.id))
         else:
             if inspect.isawaitable(value):
                 self._post(self._go_on_async, use, attempt, value, contextvars.copy_context())

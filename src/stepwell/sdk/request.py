@@ -15,10 +15,13 @@ from stepwell.model.ids import StepId
 from stepwell.model.op import Op
 from stepwell.model.payload import canonical
 from stepwell.sdk.errors import FunctionError
-from stepwell.sdk.types import UNTYPED, decode_result, parameter_type, plain, return_type
+from stepwell.sdk.types import UNTYPED, decode_result, parameter_type, plain, return_type, type_name
 
 MAX_SHOWN_INPUT_BYTES = 16 * 1024
 """The arguments of a step are recorded up to this size; beyond it the step has no input to show or edit."""
+MAX_WRAPPED_INPUT_BYTES = 1024 * 1024
+"""The same of `step.ai.wrap`, whose prompts are long."""
+_MAX_REASON_LETTERS = 300
 
 Waiting: TypeAlias = Callable[[StepId, str, int], Op]
 """Makes the op, given the step's id, name and index."""
@@ -52,16 +55,46 @@ class Body:
 
     def written_input(self) -> bytes | None:
         """The arguments as a JSON array, with an object at the end for keywords; None if JSON cannot show them."""
+        return self.shown_input()[0]
+
+    def shown_input(self) -> tuple[bytes | None, str]:
+        """`written_input`, and why it is None if there are arguments."""
         if not self.shows_input or not (self.arguments or self.options):
-            return None
+            return None, ""
         try:
             text = canonical(
                 [*(plain(item) for item in self.arguments), *([plain(self.options)] if self.options else [])]
             )
         except Exception:
             # Only shown: arguments may be anything, and a failing serializer is not the step's failure.
-            return None
-        return text if len(text) <= MAX_SHOWN_INPUT_BYTES else None
+            return None, self._blocking()
+        most = MAX_WRAPPED_INPUT_BYTES if self.kind == "step.ai.wrap" else MAX_SHOWN_INPUT_BYTES
+        if len(text) > most:
+            return None, f"its arguments have {len(text)} bytes as JSON, and are recorded up to {most}"
+        return text, ""
+
+    def _blocking(self) -> str:
+        """Which argument JSON cannot show."""
+        named = [(self._name_of(at) or f"number {at + 1}", item) for at, item in enumerate(self.arguments)]
+        for name, item in (*named, *self.options.items()):
+            try:
+                canonical(plain(item))
+            except Exception as err:
+                reason = f"its argument {name!r} is of the type {type_name(type(item))} and has no JSON form: {err}"
+                return reason.partition("\n")[0][:_MAX_REASON_LETTERS]
+        return "its arguments have no JSON form together"
+
+    def _name_of(self, at: int) -> str:
+        """The parameter that takes an argument by its place; empty if that cannot be told."""
+        names = self._places()
+        return names[at] if at < len(names) else ""
+
+    def _places(self) -> list[str]:
+        try:
+            parameters = list(inspect.signature(self.function).parameters.values())
+        except (TypeError, ValueError):
+            return []
+        return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
     def read_input(self, text: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Arguments that somebody edited, in the form of `written_input`, read by the parameters' annotations."""
@@ -70,11 +103,7 @@ class Body:
         options = dict(self.options)
         if self.options and len(values) > len(self.arguments) and isinstance(values[-1], dict):
             options = {name: self._read(name, value) for name, value in values.pop().items()}
-        try:
-            parameters = list(inspect.signature(self.function).parameters.values())
-        except (TypeError, ValueError):
-            parameters = []
-        names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        names = self._places()
         arguments = [self._read(names[at], value) if at < len(names) else value for at, value in enumerate(values)]
         return arguments, options
 

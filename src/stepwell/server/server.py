@@ -32,6 +32,7 @@ from stepwell.api.gate import Gate, is_loopback
 from stepwell.api.inngest.register import keep
 from stepwell.api.inngest.sync import ServiceSync, discovery_ports
 from stepwell.api.keys import Keys
+from stepwell.api.masking import Redaction
 from stepwell.api.site import Line, Site
 from stepwell.engine.decide import Policy
 from stepwell.gateway.gateway import HttpGateway
@@ -249,6 +250,7 @@ class Server:
             watch=watch,
             sweep=Sweep(node),
             streams=streams,
+            redaction=Redaction(settings.redact),
             kind="dev" if settings.dev else "cloud",
             version=version(),
             limits=settings.limits,

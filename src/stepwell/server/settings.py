@@ -86,6 +86,8 @@ class ServerSettings:
     """Sizes and counts of requests."""
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     """Limits of the requests that the server makes for functions, and what they may call."""
+    redact: tuple[str, ...] = ()
+    """Members that traces do not show, by name or the end of their path: `email`, `*_token`, `messages.*.content`."""
     streams: StreamSettings = field(default_factory=StreamSettings)
     """How much of live streams is kept for those who come late or come back."""
     log_json: bool = False

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from stepwell.model import message
 from stepwell.model.job import JobKind
+from stepwell.model.journal import RunStarted
 from stepwell.store.base import COMMITTED, StoreFull, StoreUnavailable
 from stepwell.testing.world import Crashed, Task, VirtualWorld, wait_for
 
@@ -33,6 +34,7 @@ T = TypeVar("T")
 BEFORE = "before the commit"
 APPLIED = "after the commit, before its answer"
 EFFECT = "between effects"
+RERUN = "rerun asked for"
 POINTS = (BEFORE, APPLIED, EFFECT)
 
 
@@ -252,7 +254,9 @@ def message_type(transition: Transition, jobs: Mapping[JobId, Job]) -> str:
     write = transition.run
     names = [type(entry).__name__ for entry in write.entries] if write is not None else []
     if "RunStarted" in names:
-        return "events to match"
+        assert write is not None
+        first = write.entries[0]
+        return RERUN if isinstance(first, RunStarted) and first.origin is not None else "events to match"
     for claim in (*transition.ends, *transition.holds):
         job = jobs.get(claim.job)
         if job is None or job.kind is JobKind.CALL:
@@ -295,5 +299,5 @@ def _message_types() -> tuple[str, ...]:
     return tuple(name for one in played for name in (one.__name__, *_MORE.get(one, ())))
 
 
-MESSAGE_TYPES = ("events accepted", "events to match", "occurrence", *_message_types())
+MESSAGE_TYPES = ("events accepted", "events to match", "occurrence", RERUN, *_message_types())
 """All that `message_type` is to have said after enough seeds."""

@@ -62,7 +62,8 @@ class ScriptedGateway:
         if self._world.before_step is not None:
             self._world.before_step("make")
         outside = self._outside
-        leaf = outside.programs[decode(errand.request)["function"]].leaves[errand.step]
+        request = decode(errand.request)
+        leaf = outside.programs[request["function"]].leaves[errand.step]
         if leaf.secret and not self.holds(errand.run, errand.step):
             self._fail("secrecy", f"step {leaf.name} is requested without its credentials", errand.run)
         self._going[errand.run, errand.step] = errand
@@ -71,7 +72,9 @@ class ScriptedGateway:
         if lost and chance < outside.weather.lost / 2:  # it never arrives
             outside.scheduler.after(outside.latency() + 50, self._lost, errand)
             return
-        execution = outside.ledger.record(errand.run, errand.step, errand.job, outside.scheduler.now, errand.key)
+        execution = outside.ledger.record(
+            errand.run, errand.step, errand.job, outside.scheduler.now, errand.key, _edited(request)
+        )
         if lost:
             outside.scheduler.after(outside.latency() + 50, self._lost, errand)
         else:
@@ -116,6 +119,11 @@ class ScriptedGateway:
 def _outlives(step: StepId) -> bool:
     """Whether the job of a step keeps its credentials; so it is with half of them."""
     return int(step[-1], 16) % 2 == 0
+
+
+def _edited(request: dict[str, object]) -> bytes:
+    """What somebody changed of a request; programs give theirs no body."""
+    return canonical({"body": request["body"]}) if "body" in request else b""
 
 
 def _exchange(errand: Errand, status: int) -> Exchange:

@@ -20,6 +20,7 @@ class Execution:
     at: Instant
     result: bytes = b""
     key: str = ""  # that a request was made with
+    given: bytes = b""  # the input that it was to have instead of the program's
 
 
 class Ledger:
@@ -30,8 +31,10 @@ class Ledger:
         self.doubled: set[JobId] = set()
         """Calls whose request the network delivered twice."""
 
-    def record(self, run: RunId, step: StepId, call: JobId, at: Instant, key: str = "") -> Execution:
+    def record(
+        self, run: RunId, step: StepId, call: JobId, at: Instant, key: str = "", given: bytes = b""
+    ) -> Execution:
         done = self.executions.setdefault((run, step), [])
-        execution = Execution(run, step, call, len(done), at, key=key)
+        execution = Execution(run, step, call, len(done), at, key=key, given=given)
         done.append(execution)
         return execution

@@ -35,6 +35,7 @@ from stepwell.testing.faulty import EFFECT, FaultyStore, Removed, Trouble, messa
 from stepwell.testing.gateway import ScriptedGateway
 from stepwell.testing.ledger import Ledger
 from stepwell.testing.programs import DAY_MS, Author, Program
+from stepwell.testing.reruns import Reruns
 from stepwell.testing.verdict import Verdict, Violation, Watcher
 from stepwell.testing.workers import Outside, ScriptedWorkers, Weather
 from stepwell.testing.world import START, Crashed, Scheduler, VirtualWorld, at_once
@@ -179,6 +180,7 @@ class Simulation:
         self.watcher = Watcher(self.store, self.scheduler, story=story)
         self.acknowledged: list[Event] = []
         self.clockwork = Clockwork(self)
+        self.reruns = Reruns(self)
         self.settings = NodeSettings(
             policy=Policy(retry_interval_ms=None if random.random() < 0.15 else random.choice((200, 1_500))),
             lease_ms=random.choice((6_000, 12_000)),
@@ -202,6 +204,7 @@ class Simulation:
         for machine in self.machines:
             machine.start()
         self._plan_events()
+        self.reruns.plan()
         scheduler = self.scheduler
         logging.getLogger("stepwell.node").addFilter(self._on_log)
         try:

@@ -17,6 +17,7 @@ from stepwell.model.payload import NULL, decode
 from stepwell.node.auditor import NO_GHOST_WORK, ONE_END, ONE_RESULT, PROGRESS, RunAudit, audit_run
 from stepwell.testing.clockwork import EACH_OCCURRENCE
 from stepwell.testing.programs import Kind, Leaf, look
+from stepwell.testing.reruns import AS_RECORDED, is_rerun
 
 if TYPE_CHECKING:
     from stepwell.model.ids import JobId
@@ -228,6 +229,8 @@ class Verdict:
             self._check_events()
             if wrong := self._simulation.clockwork.wrong():
                 self._fail(EACH_OCCURRENCE, wrong)
+            if (found := self._simulation.reruns.wrong()) is not None:
+                self._watcher.fail(AS_RECORDED, found[1], found[0])
             for run in self._store.run_rows:
                 self._run = run
                 self._check_run(run)
@@ -278,7 +281,7 @@ class Verdict:
                 expected[which] = expected.get(which, 0) + 1
         started: dict[tuple[str, str], int] = {}
         for row in store.run_rows.values():
-            if row.event is not None and row.event in store.event_rows:
+            if row.event is not None and row.event in store.event_rows and not is_rerun(store.journals[row.id]):
                 event = store.event_rows[row.event]
                 which = (row.function, event.id)
                 started[which] = started.get(which, 0) + 1
@@ -303,7 +306,8 @@ class Verdict:
             if isinstance(entry, journal.StepCompleted):
                 order[entry.step] = len(order)
                 memos[entry.step] = Memo(entry.step, "data", self._text(entry.output))
-                self._check_result(run, program.leaves[entry.step], entry, opened.get(entry.step))
+                if entry.origin is None:
+                    self._check_result(run, program.leaves[entry.step], entry, opened.get(entry.step))
             elif isinstance(entry, journal.StepFailed):
                 order[entry.step] = len(order)
                 memos[entry.step] = Memo(entry.step, "error", self._text(entry.error))

@@ -254,13 +254,18 @@ class _Running:
     __slots__ = ("_outside", "_then", "_unsent", "dispatch", "execution", "leaf", "started_at")
 
     def __init__(
-        self, outside: Outside, dispatch: Dispatch, leaf: Leaf, then: Callable[[Leaf, Execution, bytes | None], None]
+        self,
+        outside: Outside,
+        dispatch: Dispatch,
+        leaf: Leaf,
+        then: Callable[[Leaf, Execution, bytes | None], None],
+        given: bytes,
     ) -> None:
         self._outside = outside
         self._then = then
         self.dispatch = dispatch
         self.leaf = leaf
-        self.execution = outside.ledger.record(dispatch.run, leaf.id, dispatch.job, outside.scheduler.now)
+        self.execution = outside.ledger.record(dispatch.run, leaf.id, dispatch.job, outside.scheduler.now, given=given)
         self._unsent = leaf.copies
         if leaf.sends:
             for number in range(leaf.copies):
@@ -283,6 +288,11 @@ class _Running:
             error = None
             execution.result = result_of(leaf, self.dispatch.run, execution.number)
         self._then(leaf, execution, error)
+
+
+def _given(memos: Sequence[Memo], leaf: Leaf) -> bytes:
+    """The input that a worker was told to use for a step instead of the program's."""
+    return next((memo.value for memo in memos if memo.shape == "input" and memo.step == leaf.id), b"")
 
 
 def _k(dispatch: Dispatch) -> object:
@@ -364,7 +374,8 @@ class HttpCall:
         again, self._begun = bool(self._begun), outside.scheduler.now
         program = outside.programs[dispatch.function.slug]
         if dispatch.target is not None:
-            _Running(outside, dispatch, program.leaves[dispatch.target], self._ran)
+            leaf = program.leaves[dispatch.target]
+            _Running(outside, dispatch, leaf, self._ran, _given(dispatch.memos, leaf))
             return
         if outside.random.random() < outside.weather.raised and dispatch.attempt < LOSABLE_ATTEMPTS:
             self._answer(message.Raised(dispatch.job, error=RAISED, version=2, info=self._info()))
@@ -372,7 +383,9 @@ class HttpCall:
         # A request that the network doubled is another instance of the service, which runs the same steps: only one
         # of the two may go on, or each would believe its own results.
         may_report = program.checkpoints and not again and not dispatch.attempt
-        self._go_on(program, {memo.step: memo for memo in dispatch.memos}, may_report=may_report)
+        self._go_on(
+            program, {memo.step: memo for memo in dispatch.memos if memo.shape != "input"}, may_report=may_report
+        )
 
     def _go_on(self, program: Program, memos: dict[StepId, Memo], *, may_report: bool) -> None:
         dispatch = self._dispatch
@@ -390,7 +403,7 @@ class HttpCall:
         at_once = len(new) == 1 and new[0].kind is Kind.STEP and not dispatch.disable_immediate_execution
         if at_once and (program.eager or not new[0].grouped):
             ran = partial(self._checkpoint, program, memos, CHECKPOINT_TRIES) if may_report else self._ran
-            _Running(self._outside, dispatch, new[0], ran)
+            _Running(self._outside, dispatch, new[0], ran, _given(dispatch.memos, new[0]))
             return
         ops = tuple(
             op.StepPlanned(step=leaf.id, name=leaf.name, index=leaf.index, race=leaf.race)
@@ -455,6 +468,7 @@ class LiveCall:
         self._program = self._outside.programs[dispatch.function.slug]
         self._memos: dict[StepId, Memo] = {}
         self._order: dict[StepId, int] = {}
+        self._inputs: tuple[Memo, ...] = ()
         self._begun = False
         self._held: list[tuple[Callable[[Any], None], object]] = []  # said before the worker had the call
         self._parked = set(dispatch.waiting)
@@ -481,8 +495,10 @@ class LiveCall:
         """The worker has the call."""
         outside, dispatch = self._outside, self._dispatch
         self._begun = True
+        self._inputs = tuple(memo for memo in memos if memo.shape == "input")
         for memo in memos:
-            self._take(memo)
+            if memo.shape != "input":
+                self._take(memo)
         for what, argument in self._held:
             self.down(what, argument)
         if self._over:
@@ -581,7 +597,7 @@ class LiveCall:
                 continue
             self._busy.add(leaf.id)
             if leaf.kind is Kind.STEP:
-                _Running(self._outside, self._dispatch, leaf, self._ran)
+                _Running(self._outside, self._dispatch, leaf, self._ran, _given(self._inputs, leaf))
             else:
                 waits.append((leaf, None, None))
         if waits:

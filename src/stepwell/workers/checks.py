@@ -165,10 +165,13 @@ def _checked(op: Op, now: Instant) -> Op:
     match op:
         case StepDone():
             output = checked_text(op.output, f"the result of {step}")
-            return _with(op, output=output, input=_input(op.input, step), **_measures(op, now))
+            given, blocked = _input(op.input, step), op.blocked[:MAX_SHOWN_LETTERS]
+            return _with(op, output=output, input=given, blocked=blocked, **_measures(op, now))
         case StepErrored():
             error = checked_text(op.error, f"the error of {step}")
-            return _with(op, error=error, retry_at=_retry_at(op.retry_at, now), **_measures(op, now))
+            given, blocked = _input(op.input, step), op.blocked[:MAX_SHOWN_LETTERS]
+            retry_at = _retry_at(op.retry_at, now)
+            return _with(op, error=error, retry_at=retry_at, input=given, blocked=blocked, **_measures(op, now))
         case StepPlanned():
             return _with(op, input=_input(op.input, step))
         case Invoke():

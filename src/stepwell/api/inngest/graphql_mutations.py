@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stepwell.api.inngest.graphql_context import Context, NotSupportedYet, Resolvers
+from stepwell.api.rerun import make_again, read_asked
 from stepwell.model.errors import InvalidInput, NotFound
 from stepwell.model.event import INVOKED
 from stepwell.model.function import Service, Transport
 from stepwell.model.ids import RunId
-from stepwell.model.payload import canonical, first_rounded
+from stepwell.model.payload import canonical, decode, first_rounded
 from stepwell.node.large import stored
 from stepwell.node.reads import functions, runs, services
 from stepwell.wire.inngest.event import invoked_event, read_event
@@ -82,8 +83,21 @@ async def _delete_by_name(_: object, context: Context, name: str) -> bool:
     return await context.node.forget(context.env, name)
 
 
-def _rerun(_: object, context: Context, **_arguments: Any) -> None:
-    raise NotSupportedYet("reruns are not supported yet; send the event again")
+async def _rerun(
+    _: object, context: Context, runID: str, fromStep: dict[str, Any] | None = None, **_unused: Any
+) -> str:
+    step = (fromStep or {}).get("stepID")
+    given = (fromStep or {}).get("input")
+    body = {"from_step": step} if given is None else {"from_step": step, "input": _json(given)}
+    made, _step = await make_again(context.node, context.env, runID, read_asked(body, ""))
+    return made.run
+
+
+def _json(given: str | bytes) -> object:
+    try:
+        return decode(given)
+    except ValueError as err:
+        raise InvalidInput(f"fromStep.input is {err}", field="fromStep") from err
 
 
 def _debug_session(_: object, context: Context, **_arguments: Any) -> None:

@@ -112,6 +112,9 @@ def _heading(trace: Trace, now: Instant) -> Iterator[Line]:
     yield (Piece(Role.DETAIL, "  " + " · ".join(facts)),)
     if trace.parent is not None:
         yield (Piece(Role.DETAIL, f"  invoked by run {trace.parent}"),)
+    if trace.origin is not None:
+        since = f" from step {trace.from_step!r} on" if trace.from_step else ""
+        yield (Piece(Role.DETAIL, f"  makes run {trace.origin} again{since}"),)
     if trace.status is RunStatus.CANCELLED:
         event = f" (event {trace.cancel_event})" if trace.cancel_event else ""
         reason = _short(trace.reason, _LONGEST_MESSAGE) or "no reason given"
@@ -183,6 +186,10 @@ def _details(span: Span) -> str:
         case None:
             if span.kind is SpanKind.STEP and span.step_kind not in ("", "step.run"):
                 facts.append(span.step_kind.removeprefix("step."))
+    if span.origin is not None:
+        facts.append(f"kept from run {span.origin}")
+    if span.edited:
+        facts.append("edited input")
     if span.exchange is not None:
         facts += _exchanged(span.exchange)
     if span.attempts is not None and span.attempts > 1 and span.kind is not SpanKind.RUN:

@@ -262,6 +262,7 @@ def _done(item: _Object, *, bare: bool) -> Op:
         started_at=started_at,
         duration_ms=duration_ms,
         race=_race(item),
+        blocked=_text(_opts(item), "input_blocked")[:MAX_SHOWN_LETTERS],
     )
 
 
@@ -295,6 +296,8 @@ def _errored(item: _Object, context: _Context, *, final: bool) -> Op:
         started_at=started_at,
         duration_ms=duration_ms,
         race=_race(item),
+        input=_input(item),
+        blocked=_text(_opts(item), "input_blocked")[:MAX_SHOWN_LETTERS],
     )
 
 
@@ -651,14 +654,12 @@ def _write_op(op: Op) -> bytes:
         case StepDone():
             members["op"] = b'"Step"' if op.bare else b'"StepRun"'
             members["data"] = _inline(op.output)
-            opts["type"] = write(op.kind)
-            if op.input is not None:
-                opts["input"] = _inline(op.input)
+            opts |= {"type": write(op.kind), **_written_input(op)}
             members.update(_written_timing(op.started_at, op.duration_ms))
         case StepErrored():
             members["op"] = b'"StepError"' if op.retry else b'"StepFailed"'
             members["error"] = _inline(op.error)
-            opts["type"] = write(op.kind)
+            opts |= {"type": write(op.kind), **_written_input(op)}
             members.update(_written_timing(op.started_at, op.duration_ms))
         case StepPlanned():
             members["op"] = b'"StepPlanned"'
@@ -697,6 +698,13 @@ def _write_op(op: Op) -> bytes:
     if opts:
         members["opts"] = compose(opts)
     return compose(members)
+
+
+def _written_input(op: StepDone | StepErrored) -> dict[str, bytes]:
+    """The arguments of a step, or why they are not there."""
+    if op.input is not None:
+        return {"input": _inline(op.input)}
+    return {"input_blocked": write(op.blocked)} if op.blocked else {}
 
 
 def _written_request(op: Offload) -> dict[str, bytes]:
