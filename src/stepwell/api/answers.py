@@ -47,8 +47,10 @@ def error_members(err: StepwellError) -> dict[str, Any]:
     return members
 
 
-def retry_after(err: StepwellError) -> dict[str, str]:
-    """The header that tells a caller when to come back; empty if coming back would not help."""
+def refusal_headers(err: StepwellError) -> dict[str, str]:
+    """When to come back, if that would help; and that nothing more is read from who stopped in the middle."""
+    if err.http_status == 408:
+        return {"connection": "close"}
     if not err.retryable:
         return {}
     seconds = err.retry_after_s if isinstance(err, Overloaded) else 1.0
@@ -58,7 +60,7 @@ def retry_after(err: StepwellError) -> dict[str, str]:
 def error(err: StepwellError) -> Response:
     """The answer to a request that was refused on purpose. SDKs look at the status of a 401, and read its body as JSON
     where they read it at all."""
-    return json(error_members(err), err.http_status, retry_after(err))
+    return json(error_members(err), err.http_status, refusal_headers(err))
 
 
 def locked(err: StepwellError) -> Response:

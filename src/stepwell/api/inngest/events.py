@@ -83,7 +83,7 @@ class EventIntake:
             if status == 401:
                 site.refusals.note(client, "POST /e", str(err))
             answer = answers.encode({"ids": [], "status": status, "error": str(err)})
-            more = [(name.encode(), value.encode()) for name, value in answers.retry_after(err).items()]
+            more = [(name.encode(), value.encode()) for name, value in answers.refusal_headers(err).items()]
             if isinstance(err, Disconnected):
                 return
         except Exception:
