@@ -77,6 +77,7 @@ class Machine:
         self.world: VirtualWorld | None = None
         self.node: Node | None = None
         self.workers: ScriptedWorkers | None = None
+        self.lives: list[tuple[VirtualWorld, Node, ScriptedWorkers]] = []
         self.ready = False
 
     @property
@@ -115,6 +116,7 @@ class Machine:
             settings=simulation.settings,
             reach=workers,
         )
+        self.lives.append((world, self.node, workers))
         world.do(world.spawn, self._start())
 
     async def _start(self) -> None:
@@ -217,12 +219,13 @@ class Simulation:
     def untie(self) -> None:
         """Let go of everything, so that it is freed at once: a universe is one big knot of references."""
         for machine in self.machines:
-            if machine.world is not None:
-                machine.world.end()
-            if machine.node is not None:
-                vars(machine.node.turns).clear()
-                vars(machine.node).clear()
+            for world, node, workers in machine.lives:
+                world.end()
+                for one in (node.turns, node, workers, world):
+                    vars(one).clear()
+            vars(machine).clear()
         self.scheduler.clear()
+        vars(self.store).clear()
         vars(self).clear()
 
     def _on_log(self, record: logging.LogRecord) -> bool:
