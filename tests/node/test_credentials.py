@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import pytest
 from msgspec.structs import replace
 
@@ -102,6 +104,26 @@ async def test_an_exchange_does_not_bring_back_a_value_that_was_set_meanwhile() 
     await both.rotate()
     await both.refresh()
     assert (await both.opened(DEV_ENV, "openai")).value == "new value"
+
+
+async def test_what_was_read_before_a_change_does_not_undo_it() -> None:
+    store = a_store()
+    credentials = Credentials(store, AesCipher([OLD]))
+    await credentials.put(OPENAI, "old value")
+    plain_read = store.credentials
+    for change in (credentials.put(OPENAI, "new value"), credentials.remove(DEV_ENV, "openai")):
+
+        async def read(change: Awaitable[object] = change) -> list[Credential]:
+            found = await plain_read()
+            store.credentials = plain_read  # type: ignore[method-assign]
+            await change  # while the answer is on its way
+            return found
+
+        store.credentials = read  # type: ignore[method-assign]
+        await credentials.refresh()
+        if await store.credentials():
+            assert (await credentials.opened(DEV_ENV, "openai")).value == "new value"
+    assert credentials._known == {}
 
 
 async def test_there_are_only_so_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ class Credentials:
         self._store = store
         self._cipher = cipher
         self._known: dict[tuple[str, str], Credential] = {}
+        self._changes = 0
 
     @property
     def key(self) -> str:
@@ -40,7 +41,17 @@ class Credentials:
 
     async def refresh(self) -> None:
         """Know what is stored now. Raises `StoreUnavailable`."""
-        self._known = {(one.env, one.name): one for one in await self._store.credentials()}
+        changes = self._changes
+        found = await self._store.credentials()
+        if changes == self._changes:  # else something was changed here while we read
+            self._known = {(one.env, one.name): one for one in found}
+
+    def _changed(self, env: str, name: str, credential: Credential | None) -> None:
+        """What is stored now under a name, by our doing."""
+        self._changes += 1
+        self._known.pop((env, name), None)
+        if credential is not None:
+            self._known[env, name] = credential
 
     async def all(self, env: str) -> list[Credential]:
         """Those of an environment, by name."""
@@ -79,13 +90,14 @@ class Credentials:
             created_at=old.created_at if old is not None else credential.changed_at,
         )
         await self._store.put_credential(credential)
-        self._known[place] = credential
+        self._changed(*place, credential)
         return credential
 
     async def remove(self, env: str, name: str) -> None:
         """Forget a credential. Raises `NotFound`."""
-        self._known.pop((env, name), None)
-        if not await self._store.remove_credential(env, name):
+        removed = await self._store.remove_credential(env, name)
+        self._changed(env, name, None)
+        if not removed:
             raise NotFound(f"no credential {name!r}")
 
     async def rotate(self) -> int:
@@ -110,7 +122,7 @@ class Credentials:
                 continue
             new = replace(old, sealed=self._cipher.seal(text, old.bound))
             if await self._store.put_credential(new, over=old):
-                self._known[place] = new
+                self._changed(*place, new)
             changed += 1  # if not by us, by whoever set it meanwhile
         if failed is not None:
             raise failed
