@@ -59,14 +59,15 @@ class Cluster:
 
     Args:
         synced: Whether it survives what a real one survives. Otherwise it is quick.
+        within: Where its folder is made, if not among the temporary files. Its user must be able to get there.
         settings: Further ones of PostgreSQL.
     """
 
-    def __init__(self, *, synced: bool = False, **settings: str) -> None:
+    def __init__(self, *, synced: bool = False, within: Path | None = None, **settings: str) -> None:
         self.bin = binaries()
         self.port = free_port()
         _sweep()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=within))
         self._settings = _SETTINGS | ({} if synced else _QUICK) | settings | {"port": str(self.port)}
         self._user = quiet_user()
         self._process: subprocess.Popen[bytes] | None = None

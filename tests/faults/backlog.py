@@ -1,6 +1,6 @@
-"""A data folder full of runs, made in seconds by a node in this process, as if a server had been at it for weeks.
+"""A store full of runs, made in seconds by a node in this process, as if a server had been at it for weeks.
 
-Its performer is played here: it answers each call at once as the test says, or never. The folder is then left as it is,
+Its performer is played here: it answers each call at once as the test says, or never. The store is then left as it is,
 with claims and all; a kill would leave nothing else.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Self
 
 from stepwell.model.dispatch import Dispatch, Memo
@@ -20,9 +19,10 @@ from stepwell.model.message import Replied
 from stepwell.model.op import Op
 from stepwell.node.clock import AsyncioWorld
 from stepwell.node.node import Node, NodeSettings
+from stepwell.store.postgres import PostgresStore
 from stepwell.store.sqlite import SqliteStore
 from stepwell.wire.inngest.event import read_event
-from tests.faults.harness import until
+from tests.faults.harness import LEASE_MS, Server, until
 
 BATCH = 1_000
 Play = Callable[[Dispatch], Op | None]
@@ -30,10 +30,10 @@ Play = Callable[[Dispatch], Op | None]
 
 
 class Backlog:
-    """`async with Backlog(data, url, {"f": play})`, then `lay` runs of the functions of the service `raw`."""
+    """`async with Backlog(server, url, {"f": play})`, then `lay` runs of the functions of the service `raw`."""
 
-    def __init__(self, data: Path, url: str, plays: Mapping[str, Play]) -> None:
-        self.store = SqliteStore(data)
+    def __init__(self, server: Server, url: str, plays: Mapping[str, Play]) -> None:
+        self.store = PostgresStore(server.db) if server.db else SqliteStore(server.data)
         self.plays = plays
         self._url = url
         self._node: Node | None = None
@@ -49,7 +49,7 @@ class Backlog:
             store=self.store,
             world=world,
             performer=self,
-            settings=NodeSettings(cached_runs=2_000, lease_ms=600_000),
+            settings=NodeSettings(cached_runs=2_000, lease_ms=LEASE_MS),
         )
         await self._node.start()
         functions = tuple(

@@ -1,12 +1,13 @@
 """Real processes to break: a server that can be killed, workers beside it, and outside witnesses of what ran.
 
-    Server        `stepwell dev` on its own port and folder; both stay the same over kills and restarts
+    Server        `stepwell dev` on its own port and folder, or several of them on a database behind one port; they stay
+                  the same over kills and restarts
     WorkerProgram `stepwell worker APP`, or any other service, in a process of its own
     connected     a worker of our own SDK inside the test, whose functions are written where they are used
     ledger        lines that steps append to a file; neither server nor SDK knows of it
 
 Nothing here sleeps for a fixed time: everything polls until a deadline, and a missed deadline fails with the ends of
-the logs. What the server believes is read from its answers, and from its database by a connection that only reads.
+the logs. What the server believes is read from its answers, and what is stored from outside (`stored`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -31,7 +31,15 @@ from typing import Any, TypeVar, overload
 import httpx2
 
 import stepwell
+from stepwell.model.event import DEV_ENV
+from stepwell.model.ids import RunId
+from stepwell.model.job import RunRow, RunStatus
+from stepwell.model.journal import Entry
 from stepwell.sdk.worker import Worker
+from stepwell.store.base import RunQuery
+from stepwell.store.postgres import PostgresStore
+from tests.faults.stored import Folder, Stored
+from tests.fleet import Balancer
 
 ROOT = Path(__file__).resolve().parents[2]
 APPS = Path(__file__).parent / "apps"
@@ -39,6 +47,8 @@ MIB = 1024 * 1024
 CEILING_BYTES = 512 * MIB
 """What one server process may take."""
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
+LEASE_MS = 4_000
+"""Of nodes in tests that wait for one to run out; the real one is 10 s."""
 
 # Even a test run that is killed leaves no process behind.
 _DIE_WITH_PARENT = """
@@ -138,8 +148,8 @@ class Program:
         text = self.log.read_text(errors="replace").splitlines()
         return "\n".join([f"--- {self.name}: {self.log}", *text[-lines:]])
 
-    def memory(self, name: str = "VmRSS") -> int:
-        """Bytes of memory it takes now, or with `VmHWM` at most took."""
+    def memory(self, name: str) -> int:
+        """Bytes of memory it takes now (`VmRSS`) or at most took (`VmHWM`)."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
@@ -147,82 +157,133 @@ class Program:
 
 
 class Server:
-    """`stepwell dev` with SQLite in its own folder, or as one of several nodes on a database.
+    """`stepwell dev` with SQLite in its own folder, or on a database: one of its nodes, or several behind one port.
 
     Args:
-        db: URL of the database; the other nodes have the same.
-        environment: Of its process.
-        name: Of its log.
+        db: URL of the database; other nodes have the same.
+        nodes: So many processes, all on `db`; 0 for one without a balancer before it.
+        environment: Of its processes.
+        name: Of its logs.
     """
 
     def __init__(
-        self, folder: Path, *options: str, db: str = "", environment: Mapping[str, str] = {}, name: str = "server"
+        self,
+        folder: Path,
+        *options: str,
+        db: str = "",
+        nodes: int = 0,
+        environment: Mapping[str, str] = {},
+        name: str = "server",
     ) -> None:
         self.name = name
         self.db = db
-        self._environment = environment
+        self.nodes = nodes
+        self.lease_s = LEASE_MS / 1000 if nodes else 0.0
+        """How long the work of a process that was killed may stay where it is, beside what a start takes."""
+        self._environment = {**environment, "STEPWELL_LEASE_MS": str(LEASE_MS)} if nodes else environment
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data = folder / "data"
-        self.http = httpx2.AsyncClient(base_url=self.url, timeout=30)
-        self.log = folder / f"{name}.log"
+        self.logs = [folder / f"{name}{number or ''}.log" for number in range(nodes or 1)]
         self.kills: list[float] = []  # when; by the wall clock, as the ledger is
         self.ready_s = 0.0  # how long the last start took
+        self._ports = [free_port() for _ in range(nodes)]
+        self._balancer = Balancer(self.port, self._ports) if nodes else None
         self._options = options
-        self._program: Program | None = None
+        self._programs: dict[int, Program] = {}
+        self._store: PostgresStore | None = None
+        self.http = self._client()
+
+    def _client(self) -> httpx2.AsyncClient:
+        limits = httpx2.Limits(max_keepalive_connections=0) if self.nodes else httpx2.Limits()  # each to another node
+        return httpx2.AsyncClient(base_url=self.url, timeout=30, limits=limits)
 
     @property
     def program(self) -> Program:
-        assert self._program is not None, "not started"
-        return self._program
+        """The process; of several the first."""
+        assert self._programs, "not started"
+        return self._programs[0]
 
     @property
     def running(self) -> bool:
-        return self._program is not None and self._program.running
+        """Whether all of it runs."""
+        return bool(self._programs) and all(one.running for one in self._programs.values())
 
-    def begin(self, *options: str) -> Program:
-        """Start it and do not wait."""
-        command = [sys.executable, "-m", "stepwell.cli", "dev", "--port", str(self.port)]
+    def memory(self, name: str = "VmHWM") -> int:
+        """Bytes that a process of it took at most since it was started, or with `VmRSS` takes now; of several the
+        largest."""
+        return max(one.memory(name) for one in self._programs.values())
+
+    def begin(self, *options: str, node: int = 0) -> Program:
+        """Start it, or of several nodes that one, and do not wait."""
+        port = self._ports[node] if self._ports else self.port
+        command = [sys.executable, "-m", "stepwell.cli", "dev", "--port", str(port)]
         command += ["--db", self.db] if self.db else ["--data", str(self.data)]
         command += ["--no-discovery", "--no-poll", "--retry-interval", "1", *self._options, *options]
-        self._program = Program(f"the {self.name}", command, self.log, self._environment)
-        return self._program
+        name = f"the {self.logs[node].stem}"
+        self._programs[node] = Program(name, command, self.logs[node], self._environment)
+        return self._programs[node]
 
     async def start(self, *options: str, within: float = 30) -> None:
+        """Start what does not run, and wait until all of it answers."""
         begun = time.monotonic()
-        self.begin(*options)
-        await until("an answer of the server", self._answers, within, self.explain)
+        for node in range(self.nodes or 1):
+            if node not in self._programs or not self._programs[node].running:
+                self.begin(*options, node=node)
+        await until("an answer of the server", self._answers, within * (self.nodes or 1), self.explain)
         self.ready_s = time.monotonic() - begun
 
-    def kill(self) -> None:
+    def kill(self, node: int | None = None) -> None:
+        """End it, or of several nodes only that one, as a power cut would."""
         self.kills.append(time.time())
-        self.program.kill()
+        for program in self._programs.values() if node is None else [self._programs[node]]:
+            program.kill()
 
-    async def restart(self, *options: str) -> None:
-        self.kill()
-        await self.start(*options)
+    async def restart(self, node: int | None = None) -> None:
+        self.kill(node)
+        await self.start()
 
     def seen_again(self) -> Server:
-        """The same process, for another event loop."""
+        """The same processes, for another event loop."""
         again = copy.copy(self)
-        again.http = httpx2.AsyncClient(base_url=self.url, timeout=30)
+        again._store = None
+        again.http = again._client()
         return again
 
-    async def close(self) -> None:
-        """Stop it if it runs; its folder stays."""
-        if self.running:
-            await self.program.stop()
+    async def look_away(self) -> None:
+        """Close what this object has open; the processes go on."""
         await self.http.aclose()
+        if self._store is not None:
+            await self._store.close()
+
+    async def stop(self) -> None:
+        """Ask all of it to end."""
+        await asyncio.gather(*(one.stop() for one in self._programs.values() if one.running))
+
+    async def close(self) -> None:
+        """Stop what runs; what is stored stays."""
+        await self.stop()
+        await self.look_away()
+        if self._balancer is not None:
+            self._balancer.close()
+            self._balancer = None
 
     def explain(self) -> str:
-        return self.program.tail() if self._program is not None else ""
+        return "\n".join(one.tail() for one in self._programs.values())
+
+    def said(self) -> str:
+        """All that it logged."""
+        return "\n".join(log.read_text() for log in self.logs)
 
     async def _answers(self) -> bool:
         assert self.running, f"the server ended by itself\n{self.explain()}"
         try:
-            return (await self.http.get("/health", timeout=5)).status_code == 200
+            for port in self._ports or [self.port]:
+                if (await self.http.get(f"http://127.0.0.1:{port}/health", timeout=5)).status_code != 200:
+                    return False
         except httpx2.TransportError:
             return False
+        return True
 
     # events and runs
 
@@ -295,22 +356,46 @@ class Server:
 
         await until(f"the functions {slugs}", look, seconds, self.explain)
 
-    # the database, seen from outside
+    # what is stored, seen from outside
 
-    @contextmanager
-    def database(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(f"file:{self.data / 'stepwell.db'}?mode=ro", uri=True, timeout=10)
-        try:
-            yield connection
-        finally:
-            connection.close()
+    @asynccontextmanager
+    async def stored(self) -> AsyncIterator[Stored]:
+        """What the database holds now, whether or not anything of the server runs."""
+        if not self.db:
+            with contextlib.closing(Folder(self.data)) as folder:
+                yield folder
+            return
+        if self._store is None:
+            store = PostgresStore(self.db)
+            await store.open()
+            self._store = store
+        yield self._store
 
-    def sql(self, query: str, *parameters: Any) -> list[Any]:
-        with self.database() as on:
-            return on.execute(query, parameters).fetchall()
+    async def rows(self, *functions: str) -> list[RunRow]:
+        """All runs, or those of these functions."""
+        async with self.stored() as on:
+            return await on.runs(RunQuery(env=DEV_ENV, functions=functions or None, limit=1_000_000))
 
-    def count(self, query: str, *parameters: Any) -> int:
-        return int(self.sql(query, *parameters)[0][0])
+    async def count(self, *functions: str, statuses: Sequence[str] | None = None) -> int:
+        """How many runs there are, of these functions and with one of these statuses."""
+        wanted = None if statuses is None else tuple(RunStatus(one) for one in statuses)
+        async with self.stored() as on:
+            return await on.count_runs(RunQuery(env=DEV_ENV, functions=functions or None, statuses=wanted))
+
+    async def waits(self) -> int:
+        async with self.stored() as on:
+            return int((await on.status())["waits"])
+
+    async def journal(self, run: str) -> Sequence[Entry]:
+        async with self.stored() as on:
+            found = await on.load_run(RunId(run))
+        assert found is not None, f"no run {run}"
+        return found.entries
+
+    async def left_of(self, run: str) -> list[object]:
+        """Everything that is still to be done for a run."""
+        async with self.stored() as on:
+            return [*await on.jobs_of(RunId(run)), *await on.waits_of(RunId(run))]
 
 
 # workers

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sqlite3
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from stepwell.model import journal
@@ -24,10 +21,8 @@ from stepwell.model.ids import RunId
 from stepwell.model.job import Job, Wait
 from stepwell.node.auditor import audit_run
 from stepwell.store.base import RunQuery, StoredRun
-from stepwell.store.batch import decode_entry
-from stepwell.store.postgres import PostgresStore
-from stepwell.store.sqlite import reads
-from tests.faults.harness import Line
+from tests.faults.harness import Line, Server
+from tests.faults.stored import Stored
 
 _ENDS = (journal.RunCompleted, journal.RunFailed, journal.RunCancelled)
 _RESULTS = (journal.StepCompleted, journal.StepFailed)
@@ -46,55 +41,15 @@ class Tally:
     results_of: dict[str, set[str]] = field(default_factory=dict)  # names of steps with a result, by run
 
 
-def tally(data: Path, *, quiet: bool = False) -> Tally:
+async def tally(store: Stored, *, quiet: bool = False) -> Tally:
     """Count and audit everything. `quiet`: nothing is live any more, so nothing may be left to do."""
-    found = Tally()
-    with closing(sqlite3.connect(f"file:{data / 'stepwell.db'}?mode=ro", uri=True, timeout=10)) as on:
-        on.execute("BEGIN")  # everything as of one moment, also while a server writes
-        for (run,) in on.execute("SELECT id FROM run ORDER BY id").fetchall():
-            _look_at(on, RunId(run), found)
-        found.findings += [f"no ghost work: {text}" for text in reads.stray_rows(on, 100)]
-        if quiet:
-            if found.live:
-                found.findings.append(f"{found.live} runs are still live")
-            for table in ("job", "wait"):
-                left = on.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # the names are ours
-                if left:
-                    found.findings.append(f"{left} rows are left in {table}")
-    return found
-
-
-def assert_sound(data: Path, *, quiet: bool = False) -> Tally:
-    """Nothing in the database breaks an invariant."""
-    found = tally(data, quiet=quiet)
-    assert not found.findings, "\n".join([f"{len(found.findings)} findings:", *found.findings[:_SHOWN]])
-    return found
-
-
-async def settled(data: Path, seconds: float = 10) -> None:
-    """The same while a server runs: some rows are there for a moment only."""
-    deadline = time.monotonic() + seconds
-    while (found := tally(data)).findings and time.monotonic() < deadline:  # noqa: ASYNC110 - of another process
-        await asyncio.sleep(0.2)
-    assert not found.findings, "\n".join([f"{len(found.findings)} findings:", *found.findings[:_SHOWN]])
-
-
-def entries_of(data: Path, run: str) -> list[journal.Entry]:
-    """The journal of one run."""
-    with closing(sqlite3.connect(f"file:{data / 'stepwell.db'}?mode=ro", uri=True, timeout=10)) as on:
-        bodies = on.execute("SELECT body FROM entry WHERE run = ? ORDER BY seq", (run,)).fetchall()
-    return [decode_entry(body) for (body,) in bodies]
-
-
-async def tally_shared(store: PostgresStore, *, quiet: bool = False) -> Tally:
-    """The same of a store that several nodes share, by its interface. Runs may not move meanwhile."""
     found = Tally()
     before: RunId | None = None
     while page := await store.runs(RunQuery(env=DEV_ENV, before=before, limit=500)):
         for row in page:
             stored = await store.load_run(row.id)
             assert stored is not None
-            _count(stored, stored.entries, await store.jobs_of(row.id), await store.waits_of(row.id), found)
+            _count(stored, await store.jobs_of(row.id), await store.waits_of(row.id), found)
         before = page[-1].id
     found.findings += [f"no ghost work: {text}" for text in await store.stray_rows(100)]
     if quiet:
@@ -105,16 +60,29 @@ async def tally_shared(store: PostgresStore, *, quiet: bool = False) -> Tally:
     return found
 
 
-def _look_at(on: sqlite3.Connection, run: RunId, found: Tally) -> None:
-    stored = reads.load_run(on, run, 0)
-    assert stored is not None
-    bodies = on.execute("SELECT body FROM entry WHERE run = ? ORDER BY seq", (run,)).fetchall()
-    entries = [decode_entry(body) for (body,) in bodies]
-    _count(stored, entries, reads.jobs_of(on, run), reads.waits_of(on, run), found)
+async def assert_sound(server: Server, *, quiet: bool = False) -> Tally:
+    """Nothing that is stored breaks an invariant, once nothing runs."""
+    async with server.stored() as store:
+        found = await tally(store, quiet=quiet)
+    assert not found.findings, "\n".join([f"{len(found.findings)} findings:", *found.findings[:_SHOWN]])
+    return found
 
 
-def _count(stored: StoredRun, entries: Sequence[Any], jobs: Sequence[Job], waits: Sequence[Wait], found: Tally) -> None:
+async def settled(server: Server, seconds: float = 10) -> None:
+    """The same while it runs: some rows are there for a moment only, and runs may move while they are looked at."""
+    deadline = time.monotonic() + seconds
+    while True:
+        async with server.stored() as store:
+            found = await tally(store)
+        if not found.findings or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.2)
+    assert not found.findings, "\n".join([f"{len(found.findings)} findings:", *found.findings[:_SHOWN]])
+
+
+def _count(stored: StoredRun, jobs: Sequence[Job], waits: Sequence[Wait], found: Tally) -> None:
     run = stored.row.id
+    entries: Sequence[Any] = stored.entries
     found.runs += 1
     found.live += not stored.row.status.final
     if len(entries) != stored.row.seq:
@@ -131,8 +99,7 @@ def _count(stored: StoredRun, entries: Sequence[Any], jobs: Sequence[Job], waits
     found.lost_calls += sum(isinstance(entry, journal.CallEnded) and entry.outcome == "lost" for entry in entries)
     names = {entry.step: entry.name for entry in entries if getattr(entry, "name", "")}
     found.results_of[run] = {names.get(step, step) for step in results}
-    audited = audit_run(stored.row, stored.entries, jobs, waits)
-    found.findings += [str(finding) for finding in audited]
+    found.findings += [str(finding) for finding in audit_run(stored.row, entries, jobs, waits)]
 
 
 def extra_executions(

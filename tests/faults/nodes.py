@@ -20,12 +20,10 @@ from typing import Any
 from stepwell.model.event import DEV_ENV
 from stepwell.store.base import RunQuery
 from stepwell.store.postgres import PostgresStore
-from tests.faults.harness import ROOT, Server, until
-from tests.faults.invariants import Tally, tally_shared
+from tests.faults.harness import LEASE_MS, ROOT, Server, until
+from tests.faults.invariants import Tally, tally
 
 CLOCKS = ROOT / "tests" / "faults" / "clocks"
-LEASE_MS = 4_000
-"""Of nodes in tests that wait for one to run out; the real one is 10 s."""
 
 
 class Nodes:
@@ -112,7 +110,7 @@ class Nodes:
     async def assert_sound(self) -> Tally:
         """Nothing is left to do, and nothing in the store breaks an invariant."""
         async with self.store() as store:
-            found = await tally_shared(store, quiet=True)
+            found = await tally(store, quiet=True)
         assert not found.findings, "\n".join([f"{len(found.findings)} findings:", *found.findings[:10]])
         return found
 

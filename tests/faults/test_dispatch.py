@@ -12,7 +12,6 @@ import stepwell
 from stepwell.model import journal
 from stepwell.wire import worker as frames
 from tests.faults.harness import Server, WorkerProgram, connected, until
-from tests.faults.invariants import entries_of
 from tests.faults.peer import Peer, step_done
 from tests.faults.proxy import Proxy
 from tests.faults.scripted import HEADERS, Call, Scripted, done, ops, planned, response, result, sleep, wait
@@ -20,9 +19,9 @@ from tests.faults.scripted import HEADERS, Call, Scripted, done, ops, planned, r
 pytestmark = pytest.mark.slow
 
 
-def outcomes(server: Server, run: str) -> list[str]:
+async def outcomes(server: Server, run: str) -> list[str]:
     """How the calls of a run ended, in order, as its journal has it."""
-    return [entry.outcome for entry in entries_of(server.data, run) if isinstance(entry, journal.CallEnded)]
+    return [entry.outcome for entry in await server.journal(run) if isinstance(entry, journal.CallEnded)]
 
 
 async def steps_then_result(call: Call) -> bytes:
@@ -62,7 +61,7 @@ async def test_a_step_whose_service_goes_away_in_the_middle_is_tried_again(serve
         ended = await server.completed(run)
 
     assert ended["output"] >= 1, "the attempt counts on"
-    assert outcomes(server, run)[0] == "lost"
+    assert (await outcomes(server, run))[0] == "lost"
     assert [call.attempt for call in service.of(run)][:2] == [0, 1] or how == "gone"
 
 
@@ -83,7 +82,7 @@ async def test_a_step_whose_worker_is_killed_in_the_middle_runs_again_on_another
 
     assert ended["output"] == "rested"
     assert [line.step for line in second.ledger()] == ["nap", "nap"], "one execution was lost, one counts"
-    assert outcomes(server, run)[0] == "lost"
+    assert (await outcomes(server, run))[0] == "lost"
 
 
 async def test_a_late_report_of_a_call_that_was_made_again_is_refused(server: Server) -> None:
@@ -104,8 +103,8 @@ async def test_a_late_report_of_a_call_that_was_made_again_is_refused(server: Se
 
         assert (refusal.call, refusal.reason) == (first.call, "stale")
         assert second.call != first.call
-        assert outcomes(server, run) == ["lost", "answered"], "both executions can be seen"
-        results = [entry for entry in entries_of(server.data, run) if isinstance(entry, journal.StepCompleted)]
+        assert await outcomes(server, run) == ["lost", "answered"], "both executions can be seen"
+        results = [entry for entry in await server.journal(run) if isinstance(entry, journal.StepCompleted)]
         assert [(entry.call, entry.output) for entry in results] == [(second.call, b'"in time"')]
 
 
@@ -261,7 +260,7 @@ async def test_an_answer_that_is_cut_short_is_never_a_result(server: Server, cut
 
     assert ended["output"] == "whole"
     assert [call.attempt for call in service.of(run)] == [0, 1, 0]
-    assert outcomes(server, run)[0] in ("lost", "failed")
+    assert (await outcomes(server, run))[0] in ("lost", "failed")
 
 
 # Things that touch a run while a step runs.

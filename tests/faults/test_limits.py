@@ -10,7 +10,9 @@ import httpx2
 import pytest
 
 import stepwell
-from tests.faults.harness import CEILING_BYTES, MIB, Server, WorkerProgram, connected, timed
+from stepwell.model.event import DEV_ENV
+from stepwell.store.base import EventQuery
+from tests.faults.harness import CEILING_BYTES, ENDED, MIB, Server, WorkerProgram, connected, timed
 from tests.faults.scripted import HEADERS, Call, Scripted, done, ops, response, result
 
 pytestmark = pytest.mark.slow
@@ -58,7 +60,7 @@ async def test_many_runs_with_large_results_are_delayed_and_do_not_fail(
             begun = time.monotonic()
             sent = await own.send(*({"name": name, "data": {"n": n}} for n in range(runs)))
             latencies = []
-            while own.count("SELECT count(*) FROM run WHERE function <> 'small-f' AND ending IS NOT NULL") < runs:
+            while await own.count("large-f", "raw-large", statuses=ENDED) < runs:
                 assert time.monotonic() - begun < seconds, own.explain()
                 with timed() as small_s:
                     await own.completed(await own.run_of(await own.event("small/f")))
@@ -68,7 +70,7 @@ async def test_many_runs_with_large_results_are_delayed_and_do_not_fail(
             ended = [await own.run(await own.run_of(one)) for one in sent]
     finally:
         await worker.stop()
-    peak = own.program.memory("VmHWM")
+    peak = own.memory()
     slow = sorted(latencies)[int(len(latencies) * 0.95)]
     print(
         f"{runs} runs in {took_s:.1f} s, {peak / MIB:.0f} MiB at most, {len(latencies)} small runs, "
@@ -114,8 +116,9 @@ async def test_an_event_above_its_limit_is_refused_by_name(server: Server) -> No
     await refused(server, [large] * 6, 413, "16 MiB", "max_body_bytes")
     await goes_on(server)
 
-    assert server.count("SELECT count(*) FROM event WHERE name IN ('too/large', 'too/many')") == 0
-    assert server.count("SELECT count(*) FROM event WHERE name = 'fits/in'") == 1
+    async with server.stored() as on:
+        stored = await on.events(EventQuery(env=DEV_ENV, names=("too/large", "too/many", "fits/in")))
+    assert [event.name for event in stored] == ["fits/in"]
 
 
 @pytest.mark.parametrize("over", ["connection", "http"])

@@ -24,11 +24,11 @@ import stepwell
 from stepwell.model import journal
 from stepwell.model.event import DEV_ENV
 from stepwell.model.ids import RunId
-from stepwell.store.base import RunQuery
-from tests.faults.harness import Line, Server, WorkerProgram, connected, read_ledger, timed, until
+from stepwell.store.base import EventQuery, RunQuery
+from tests.faults.harness import LEASE_MS, Line, Server, WorkerProgram, connected, read_ledger, timed, until
 from tests.faults.invariants import extra_executions, missing_executions
 from tests.faults.network import Wire
-from tests.faults.nodes import LEASE_MS, Nodes, freeze, thaw
+from tests.faults.nodes import Nodes, freeze, thaw
 from tests.postgres import Cluster, shared_cluster
 
 pytestmark = pytest.mark.slow
@@ -225,6 +225,46 @@ async def _follow(node: Server, run: str) -> list[str]:
             if line.startswith("event: "):
                 kinds.append(line.removeprefix("event: "))
     return kinds
+
+
+async def test_one_id_from_many_senders_starts_one_run_of_each_function(url: str, tmp_path: Path) -> None:
+    """F50: fifty senders post an event with the same id at once, to two nodes in turn, and again after a restart."""
+    service = stepwell.Service("twice")
+
+    @service.function(on="twice/order")
+    async def first(ctx: stepwell.Context[object]) -> str:
+        return await ctx.step.run("only", lambda: "first")
+
+    @service.function(on="twice/order")
+    async def second(ctx: stepwell.Context[object]) -> str:
+        return "second"
+
+    ids = [f"order-{number}" for number in range(20)]
+    async with running(Nodes(tmp_path, url)) as nodes:
+
+        async def post(id: str, sender: int) -> None:
+            answer = await nodes[sender % 2].http.post("/e/faults", json={"id": id, "name": "twice/order"})
+            assert answer.status_code == 200, answer.text
+            assert len(answer.json()["ids"]) == 1
+
+        async with connected(nodes[0], service), connected(nodes[1], service):
+            for id in ids:
+                await asyncio.gather(*(post(id, sender) for sender in range(50)))
+            await nodes.all_ended(2 * len(ids))
+            for node in nodes.all:
+                await node.program.stop()
+            await nodes.start()
+            await asyncio.gather(*(post(id, sender) for id in ids for sender in range(2)))
+        await nodes.all_ended(2 * len(ids))
+        async with nodes.store() as store:
+            rows = await store.runs(RunQuery(env=DEV_ENV, limit=1000))
+            events = await store.events(EventQuery(env=DEV_ENV, names=("twice/order",), limit=2000))
+        assert len(events) == 52 * len(ids), "each was acknowledged, and each is stored"
+        id_of = {event.key: event.id for event in events}
+        started = sorted((row.function, id_of[row.event]) for row in rows if row.event is not None)
+        assert started == sorted((f"twice-{function}", id) for function in ("first", "second") for id in ids)
+        assert {row.status.value for row in rows} == {"COMPLETED"}
+        await nodes.assert_sound()
 
 
 async def test_a_killed_node_is_missed_by_nobody(url: str, tmp_path: Path) -> None:

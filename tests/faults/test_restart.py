@@ -15,15 +15,18 @@ import stepwell
 from stepwell.model import journal
 from stepwell.model.dispatch import Dispatch
 from stepwell.model.errors import ConfigurationError
+from stepwell.model.event import DEV_ENV
 from stepwell.model.ids import StepId
 from stepwell.model.op import Op, Sleep, StepDone
+from stepwell.store.base import EventQuery
 from stepwell.store.sqlite import SqliteStore
 from tests.faults.backlog import Backlog
 from tests.faults.harness import CEILING_BYTES, MIB, Server, connected, reconnected, until
-from tests.faults.invariants import entries_of
 from tests.faults.scripted import Call, Scripted, result
+from tests.fleet import nodes_wanted
 
 pytestmark = pytest.mark.slow
+of_a_folder = pytest.mark.skipif(nodes_wanted() > 0, reason="of a data folder")
 
 
 # A large backlog.
@@ -56,7 +59,7 @@ async def test_a_server_with_a_large_backlog_is_at_work_soon_after_its_start(
         return result("done")
 
     service = Scripted(server, {"sleeps": answer, "steps": answer, "queued": answer})
-    async with Backlog(server.data, service.url, {"sleeps": sleeps, "steps": in_steps, "queued": queues}) as backlog:
+    async with Backlog(server, service.url, {"sleeps": sleeps, "steps": in_steps, "queued": queues}) as backlog:
         await backlog.lay("sleeps", ({"n": n} for n in range(sleeping)))
         await backlog.lay("steps", ({"n": n} for n in range(in_flight)))
         await backlog.lay("queued", ({"n": n} for n in range(queued)))
@@ -71,7 +74,7 @@ async def test_a_server_with_a_large_backlog_is_at_work_soon_after_its_start(
             first_s = max(0.0, service.calls[0].at - ready)
             figures.append(f"ready after {server.ready_s:.2f} s, first call {first_s:.2f} s later")
             assert server.ready_s <= 10, figures
-            assert first_s <= 2, figures
+            assert first_s <= 2 + server.lease_s, figures
             server.kill()
         await server.start(within=60)
         sent = time.monotonic()
@@ -82,9 +85,9 @@ async def test_a_server_with_a_large_backlog_is_at_work_soon_after_its_start(
             return bool((await server.status())["store"]["live_runs"] == sleeping)
 
         await until("the end of what was queued", worked_off, 30 + queued / 50, server.explain)
-        peak = server.program.memory("VmHWM")
+        peak = server.memory()
         assert peak < CEILING_BYTES, f"{peak / MIB:.0f} MiB"
-        assert server.count("SELECT count(*) FROM run WHERE status = 'COMPLETED'") == queued + in_flight + 1
+        assert await server.count(statuses=["COMPLETED"]) == queued + in_flight + 1
         print(f"{figures}, {peak / MIB:.0f} MiB at most")
     finally:
         await service.close()
@@ -93,6 +96,7 @@ async def test_a_server_with_a_large_backlog_is_at_work_soon_after_its_start(
 # Two servers, and what lies about.
 
 
+@of_a_folder
 async def test_a_second_server_on_the_same_folder_refuses_to_start_and_harms_nothing(own: Server) -> None:
     """F7."""
     second = Server(own.data.parent)
@@ -107,6 +111,7 @@ async def test_a_second_server_on_the_same_folder_refuses_to_start_and_harms_not
     assert await own.event("nobody/listens")
 
 
+@of_a_folder
 async def test_a_server_starts_after_an_unclean_end_whatever_lies_about(own: Server) -> None:
     """F8: stale files, and the pid in the lock file belongs to another program by now."""
     await own.event("before/crash")
@@ -119,11 +124,13 @@ async def test_a_server_starts_after_an_unclean_end_whatever_lies_about(own: Ser
     (own.data / "stepwell.db-shm").write_bytes(b"\0" * 32_768)  # what a crash in the middle of a write may leave
     await own.start()
 
-    assert own.count("SELECT count(*) FROM event WHERE name = 'before/crash'") == 1
+    async with own.stored() as on:
+        assert len(await on.events(EventQuery(env=DEV_ENV, names=("before/crash",)))) == 1
     assert not stale.exists()
     assert await own.event("after/crash")
 
 
+@of_a_folder
 async def test_a_folder_that_cannot_hold_a_database_is_refused_with_an_explanation(tmp_path: Path) -> None:
     """F57, as far as it can be had without mounting anything: the data folder is a file, or cannot be written."""
     (tmp_path / "data").write_text("not a folder")
@@ -137,6 +144,7 @@ async def test_a_folder_that_cannot_hold_a_database_is_refused_with_an_explanati
     assert "data" in program.tail()
 
 
+@of_a_folder
 async def test_the_durability_of_the_store_is_stated_and_cannot_be_weakened(own: Server, tmp_path: Path) -> None:
     """F58."""
     shown = (await own.status())["store"]
@@ -172,23 +180,26 @@ async def test_a_sleep_survives_a_kill_and_ends_on_time(own: Server, due: str) -
         await reconnected(worker)
         assert (await own.completed(run))["output"] == "rested"
 
-    (until_ms, *_), (ended_ms, *_) = _sleeps(own, run), _ends_of_sleeps(own, run)
+    (until_ms, *_), (ended_ms, *_) = await _sleeps(own, run), await _results_at(own, run)
     late_ms = ended_ms - max(until_ms, ready if due == "while it is down" else 0)
     print(f"{late_ms} ms late")
     assert ended_ms >= until_ms, "never early"
-    assert late_ms <= 2_000  # 1 s on an idle machine
+    assert late_ms <= 2_000 + 1000 * own.lease_s  # 1 s on an idle machine
 
 
 async def _sleeping(server: Server, run: str) -> None:
-    await until("the sleep", lambda: bool(_sleeps(server, run)), 10, server.explain)
+    async def look() -> bool:
+        return bool(await _sleeps(server, run))
+
+    await until("the sleep", look, 10, server.explain)
 
 
-def _sleeps(server: Server, run: str) -> list[int]:
-    return [entry.until for entry in entries_of(server.data, run) if isinstance(entry, journal.SleepStarted)]
+async def _sleeps(server: Server, run: str) -> list[int]:
+    return [entry.until for entry in await server.journal(run) if isinstance(entry, journal.SleepStarted)]
 
 
-def _ends_of_sleeps(server: Server, run: str) -> list[int]:
-    return [entry.at for entry in entries_of(server.data, run) if isinstance(entry, journal.StepCompleted)]
+async def _results_at(server: Server, run: str) -> list[int]:
+    return [entry.at for entry in await server.journal(run) if isinstance(entry, journal.StepCompleted)]
 
 
 async def test_parallel_branches_take_as_long_as_the_longest_and_survive_a_kill_in_the_middle(own: Server) -> None:
@@ -215,7 +226,11 @@ async def test_parallel_branches_take_as_long_as_the_longest_and_survive_a_kill_
         assert (await own.completed(whole))["output"] == [*names, "joined"]
         took = time.monotonic() - begun
         cut = await own.run_of(await own.event("branches/f"))
-        await until("half of the branches", lambda: _results(own, cut) >= 5 or None, 10, own.explain)
+
+        async def half() -> bool:
+            return len(await _results_at(own, cut)) >= 5
+
+        await until("half of the branches", half, 10, own.explain)
         await own.restart()
         await reconnected(worker)
         assert (await own.completed(cut))["output"] == [*names, "joined"]
@@ -224,10 +239,6 @@ async def test_parallel_branches_take_as_long_as_the_longest_and_survive_a_kill_
     assert sum(run == whole for run, _ in executions) == 11
     again = [name for run, name in executions if run == cut]
     assert 11 <= len(again) <= 16, "only branches without a result run again"
-
-
-def _results(server: Server, run: str) -> int:
-    return sum(isinstance(entry, journal.StepCompleted) for entry in entries_of(server.data, run))
 
 
 async def test_an_event_of_the_future_delays_its_run_over_a_kill_and_may_be_cancelled_before(own: Server) -> None:
@@ -280,8 +291,10 @@ async def test_a_function_that_cleans_up_after_a_cancelled_run_gets_its_event(ow
             assert (await own.http.post(f"/api/runs/{run}/cancel")).status_code == 200
         await own.restart()
         await reconnected(worker)
-        told = [await asyncio.wait_for(cleaned.get(), 20) for _ in runs]
+        told: dict[str, Any] = {}
+        while len(told) < len(runs):  # a step that the kill met before it was recorded runs once more
+            one = await asyncio.wait_for(cleaned.get(), 20)
+            told[one["run_id"]] = one["event"]["data"]
         await own.all_ended(20)
 
-    first = {one["run_id"]: one["event"]["data"] for one in told}
-    assert first == {run: {"order": n} for n, run in enumerate(runs)}
+    assert told == {run: {"order": n} for n, run in enumerate(runs)}

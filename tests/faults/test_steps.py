@@ -13,15 +13,9 @@ import pytest
 import stepwell
 from stepwell.model import journal
 from tests.faults.harness import Server, connected, gathered, reconnected, timed, until
-from tests.faults.invariants import entries_of
 from tests.faults.scripted import Call, Scripted, done, failed, ops, planned, result
 
 pytestmark = pytest.mark.slow
-
-
-def left_of(server: Server, run: str) -> list[Any]:
-    """Everything that is still to be done for a run."""
-    return server.sql("SELECT id FROM job WHERE run = ? UNION ALL SELECT step FROM wait WHERE run = ?", run, run)
 
 
 # Parallel steps.
@@ -151,7 +145,7 @@ async def test_each_use_of_a_repeated_id_keeps_its_own_result(own: Server) -> No
     ]
     for run in ended:
         assert [value.partition(" #")[0] for value in run["output"]] == uses
-        recorded = {one.output for one in entries_of(own.data, run["id"]) if isinstance(one, journal.StepCompleted)}
+        recorded = {one.output for one in await own.journal(run["id"]) if isinstance(one, journal.StepCompleted)}
         assert {f'"{value}"'.encode() for value in run["output"]} == recorded, "the results seen are those recorded"
 
 
@@ -180,7 +174,7 @@ async def test_one_branch_that_fails_for_good_leaves_the_decision_to_the_functio
         run = await server.run_of(await server.event("branch/f"))
         with timed() as took_s:
             ended = await server.ended(run)
-        left = left_of(server, run)
+        left = await server.left_of(run)
         await asyncio.sleep(0.7)
 
     assert took_s() < 3, "the function is told of the failure while it is in memory"
@@ -210,7 +204,7 @@ async def test_no_call_outlives_a_run_whose_branch_failed_for_good(server: Serve
     async with Scripted(server, {"f": answer}) as service:
         run = await server.run_of(await server.event("raw/f"))
         ended = await server.ended(run, 10)
-        left = left_of(server, run)
+        left = await server.left_of(run)
         late.set()
         await asyncio.sleep(0.3)
         again = await server.run(run)
@@ -237,7 +231,7 @@ async def test_a_thousand_steps_take_no_longer_at_the_end_than_at_the_beginning(
     async with connected(server, service):
         run = await server.run_of(await server.event("thousand/f"))
         ended = await server.completed(run, 120)
-    at = [one.at for one in entries_of(server.data, run) if isinstance(one, journal.StepCompleted)]
+    at = [one.at for one in await server.journal(run) if isinstance(one, journal.StepCompleted)]
     early, late = at[260] - at[10], at[999] - at[749]
     print(f"steps 10 to 260 took {early} ms, steps 749 to 999 {late} ms")
 
@@ -264,7 +258,7 @@ async def test_a_run_above_the_limit_of_steps_ends_with_an_error_that_names_it(s
 
     assert ended["status"] == "FAILED"
     assert "1000 steps" in str(ended["error"])
-    assert left_of(server, run) == []
+    assert await server.left_of(run) == []
 
 
 # Code that changed.
@@ -304,8 +298,12 @@ async def test_recorded_results_stay_with_their_ids_when_the_code_changes(
     async with connected(server, deployed(before), concurrency=200):
         sent = await server.send(*({"name": "changed/f", "data": {"n": n}} for n in range(100)))
         runs = await gathered([server.run_of(one) for one in sent], 10)
-        sleeps = "SELECT count(*) FROM job WHERE due > ?"
-        await until("a hundred sleeps", lambda: executions["old name"] == 100 and server.count(sleeps, 0) >= 100, 20)
+
+        async def all_sleep() -> bool:
+            found = (await server.status())["store"]
+            return executions["old name"] == 100 and found["jobs"] >= 100 <= found["live_runs"]
+
+        await until("a hundred sleeps", all_sleep, 20)
     async with connected(server, deployed(after), concurrency=200):
         ended = [await server.completed(run) for run in runs]
 

@@ -17,8 +17,7 @@ from stepwell.model.dispatch import Dispatch
 from stepwell.model.ids import StepId
 from stepwell.model.op import Op, WaitForEvent
 from tests.faults.backlog import Backlog
-from tests.faults.harness import CEILING_BYTES, MIB, Server, connected, gathered, reconnected, until
-from tests.faults.invariants import entries_of
+from tests.faults.harness import CEILING_BYTES, ENDED, MIB, Server, connected, gathered, reconnected, until
 from tests.faults.scripted import Call, Scripted, done, ops, result, wait
 
 pytestmark = pytest.mark.slow
@@ -38,7 +37,11 @@ async def runs_of(server: Server, events: list[str], seconds: float = 30) -> lis
 
 async def waiting(server: Server, count: int, seconds: float = 30) -> None:
     """Wait until the server has stored so many waits."""
-    await until(f"{count} waits", lambda: server.count("SELECT count(*) FROM wait") == count, seconds, server.explain)
+
+    async def look() -> bool:
+        return await server.waits() == count
+
+    await until(f"{count} waits", look, seconds, server.explain)
 
 
 # An event that comes before its wait.
@@ -115,13 +118,13 @@ async def test_an_event_and_a_timeout_at_the_same_moment_make_one_outcome(server
             await asyncio.sleep(max(0.0, at - 0.010 + start / 100 * 0.002 - time.time()))
             await server.send(*({"name": "tie/paid", "data": {"n": n}} for n in range(start, start + 100)))
         await server.all_ended(30)
-        runs = dict(server.sql("SELECT id, status FROM run WHERE function = 'raw-tie'"))
+        runs = {row.id: row.status.value for row in await server.rows("raw-tie")}
 
     assert Counter(runs.values()) == {"COMPLETED": count}
     assert len(sent) == count
     outcomes: Counter[str] = Counter()
     for run in runs:
-        (found,) = [one for one in entries_of(server.data, run) if isinstance(one, journal.StepCompleted)]
+        (found,) = [one for one in await server.journal(run) if isinstance(one, journal.StepCompleted)]
         outcomes["paid" if found.event else "timeout"] += 1
         seen = {str(call.steps["w"] is not None) for call in service.of(run) if "w" in call.steps}
         assert seen == {str(found.event is not None)}, "what the function saw is what is recorded, at every call"
@@ -150,9 +153,7 @@ async def test_one_of_two_events_ends_a_wait_and_both_start_their_functions(serv
             sent = await server.send({"name": "two/answer", "data": {"n": 1}}, {"name": "two/answer", "data": {"n": 2}})
             ended = await server.completed(run)
             started = [await server.completed(one) for one in await runs_of(server, sent)]
-            results = [
-                one for one in entries_of(server.data, run) if isinstance(one, journal.StepCompleted) and one.event
-            ]
+            results = [one for one in await server.journal(run) if isinstance(one, journal.StepCompleted) and one.event]
 
             assert ended["output"] in (1, 2)
             assert len(results) == 1
@@ -179,18 +180,18 @@ async def test_one_event_for_very_many_waits_is_accepted_at_once_and_resumes_tho
         return result("resumed")
 
     service = Scripted(server, {"f": answer})
-    async with Backlog(server.data, service.url, {"f": play}) as backlog:
+    async with Backlog(server, service.url, {"f": play}) as backlog:
         await backlog.lay("f", ({"side": "left" if n % 2 else "right", "n": n} for n in range(waits)))
     await service.listen()
     try:
         await server.start(within=60)
-        assert server.count("SELECT count(*) FROM wait") == waits
+        assert await server.waits() == waits
         await server.event("warm/up")
         begun = time.monotonic()
         await server.event("wide/answer", side="left")
         accepted_s = time.monotonic() - begun
         worst_s = 0.0
-        while server.count("SELECT count(*) FROM run WHERE ending IS NOT NULL") < waits // 2:
+        while await server.count(statuses=ENDED) < waits // 2:
             asked = time.monotonic()
             await server.event("other/event")
             worst_s = max(worst_s, time.monotonic() - asked)
@@ -198,7 +199,7 @@ async def test_one_event_for_very_many_waits_is_accepted_at_once_and_resumes_tho
             await asyncio.sleep(0.1)
         took_s = time.monotonic() - begun
         await asyncio.sleep(0.5)
-        peak = server.program.memory("VmHWM")
+        peak = server.memory()
         print(
             f"accepted in {accepted_s * 1000:.0f} ms, {waits // 2} resumed in {took_s:.1f} s, another event took "
             f"{worst_s * 1000:.0f} ms at most, {peak / MIB:.0f} MiB at most"
@@ -207,8 +208,8 @@ async def test_one_event_for_very_many_waits_is_accepted_at_once_and_resumes_tho
         assert peak < CEILING_BYTES
         resumed = {call.data["side"] for call in service.calls}
         assert (len(service.calls), resumed) == (waits // 2, {"left"})
-        assert server.count("SELECT count(*) FROM run WHERE status = 'COMPLETED'") == waits // 2
-        assert server.count("SELECT count(*) FROM wait") == waits // 2
+        assert await server.count(statuses=["COMPLETED"]) == waits // 2
+        assert await server.waits() == waits // 2
     finally:
         await service.close()
 
@@ -274,7 +275,7 @@ async def test_a_wait_that_lost_its_race_is_gone_and_a_later_event_does_nothing(
         run = await server.run_of(await server.event("lost/f"))
         await waiting(server, 1)
         ended = await server.completed(run, 5)
-        left = server.sql("SELECT step FROM wait UNION ALL SELECT id FROM job WHERE run = ?", run)
+        left = await server.left_of(run)
         await server.event("lost/answer")
         await asyncio.sleep(0.3)
         again = await server.run(run)
@@ -338,7 +339,7 @@ async def test_parents_wake_when_the_server_is_killed_right_after_the_end_of_the
 
     assert [run["output"] for run in ended] == [4 * n + 6 for n in range(50)]
     print(f"all parents ended {took_s:.1f} s after the last start")
-    assert own.count("SELECT count(*) FROM run WHERE function = 'family-child'") == 200
+    assert await own.count("family-child") == 200
 
 
 async def test_a_function_that_invokes_itself_is_stopped_at_the_depth_limit(server: Server) -> None:
@@ -360,7 +361,7 @@ async def test_a_function_that_invokes_itself_is_stopped_at_the_depth_limit(serv
         assert time.monotonic() - begun < 5
         ended = await server.ended(run, 60)
         await server.all_ended(10)
-        count = server.count("SELECT count(*) FROM run WHERE function = 'runaway-f'")
+        count = await server.count("runaway-f")
 
     assert ended["status"] == "FAILED"
     assert "depth" in str(ended["error"])
@@ -388,7 +389,7 @@ async def test_waits_whose_expression_fails_do_not_match_and_say_why(server: Ser
         left = [(await server.run(run))["status"] for run in runs[8:]]
         for run in runs[8:]:
             assert (await server.http.post(f"/api/runs/{run}/cancel")).status_code == 200
-        said = server.log.read_text()
+        said = server.said()
 
     assert [run["output"] for run in ended] == list(range(8))
     assert left == ["RUNNING", "RUNNING"]

@@ -28,6 +28,8 @@ from stepwell.store.base import RunQuery, RunWrite, Transition
 from stepwell.store.meters import SECONDS
 from stepwell.store.sqlite import SqliteStore
 from tests.docs.running import working
+from tests.faults.harness import MIB, WorkerProgram, timed
+from tests.faults.harness import Server as FaultServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,6 +173,115 @@ def history(first: int, count: int) -> Iterator[Transition]:
             created_at=at, ended_at=at,
         )  # fmt: skip
         yield Transition(run=RunWrite(row, 0, entries))
+
+
+@pytest.mark.long
+async def test_a_server_takes_no_more_memory_after_a_while_of_steady_work(tmp_path: Path) -> None:
+    """F74: runs with 4 KiB at a steady rate, while lists are looked at and runs are followed; a process of its own."""
+    server = FaultServer(tmp_path, "--keep-runs-at-most", "2000", "--keep-runs", "1m")
+    await server.start()
+    worker = WorkerProgram("steady", server, tmp_path)
+    try:
+        await server.serves("steady-f")
+        await steady(server, 20)
+        await server.all_ended(60)
+        before = opened(server)
+        samples: list[tuple[float, float]] = []
+        async with asyncio.TaskGroup() as tasks:
+            looking = tasks.create_task(look_on(server))
+            began = time.monotonic()
+            while (passed := time.monotonic() - began) < MINUTES * 60:
+                await steady(server, 5)
+                samples.append((passed / 60, server.memory("VmRSS") / MIB))
+            looking.cancel()
+        await server.all_ended(60)
+        await asyncio.sleep(1)
+        growth = slope([one for one in samples if one[0] >= samples[-1][0] / 3])
+        told = f"{growth:.2f} MiB a minute: {[round(mib) for _, mib in samples[:: len(samples) // 20 or 1]]}"
+        print(told)
+        assert growth < max(0.1, 3 / MINUTES), told
+        for what, count in opened(server).items():
+            assert count <= before[what] + 3, (what, before, opened(server))
+        assert await server.waits() == 0
+    finally:
+        await worker.stop()
+        await server.close()
+
+
+async def steady(server: FaultServer, seconds: int) -> None:
+    """200 runs a second, in pieces of a tenth of a second."""
+    for _ in range(seconds * 10):
+        began = time.monotonic()
+        await server.send(*({"name": "steady/f", "data": {"text": PAYLOAD}} for _ in range(20)))
+        await asyncio.sleep(max(0.0, began + 0.1 - time.monotonic()))
+
+
+async def look_on(server: FaultServer) -> None:
+    """What an open page asks every two seconds, and who follows the newest runs to their end."""
+    while True:
+        await server.status()
+        for run in (await server.get("/api/runs?limit=10"))["runs"]:
+            async with server.http.stream("GET", f"/api/runs/{run['id']}/follow") as stream:
+                async for _ in stream.aiter_lines():
+                    pass
+        await asyncio.sleep(2)
+
+
+def opened(server: FaultServer) -> dict[str, int]:
+    place = Path(f"/proc/{server.program.pid}")
+    return {"threads": len(list((place / "task").iterdir())), "files": len(list((place / "fd").iterdir()))}
+
+
+@pytest.mark.long
+async def test_a_million_ended_runs_slow_nothing_down_and_go(tmp_path: Path) -> None:
+    """F60: a store with 1,000,000 runs opens and lists as quickly as one with 10,000; a sweep leaves 100,000."""
+    store = SqliteStore(tmp_path)
+    await store.open()
+    opens_s: list[float] = []
+    lists_s: list[float] = []
+    laid = 0
+    began = time.monotonic()
+    for goal in (10_000, 1_000_000):
+        for first in range(laid, goal, 5_000):
+            await asyncio.gather(*map(store.commit, history(first, 5_000)))
+        laid = goal
+        await store.close()
+        with timed() as took:
+            await store.open()
+        opens_s.append(took())
+        lists_s.append(await listed_s(store))
+    laid_s = time.monotonic() - began
+    retention = Retention(store, AsyncioWorld(), "n", Keep(most_runs=100_000), loose_ms=0)
+    sizes = []
+    with timed() as took:
+        await retention.sweep()
+    sizes.append((tmp_path / "stepwell.db").stat().st_size >> 20)
+    assert await store.count_runs(RunQuery(DEV_ENV)) == 100_000
+    lists_s.append(await listed_s(store))
+    for first in range(laid, laid + 100_000, 5_000):
+        await asyncio.gather(*map(store.commit, history(first, 5_000)))
+    await retention.sweep()
+    sizes.append((tmp_path / "stepwell.db").stat().st_size >> 20)
+    assert await store.count_runs(RunQuery(DEV_ENV)) == 100_000
+    await store.close()
+    (tmp_path / "stepwell.db").unlink()
+    print(
+        f"laid in {laid_s:.0f} s; opened in {[round(one * 1000) for one in opens_s]} ms, listed in "
+        f"{[round(one * 1000, 1) for one in lists_s]} ms; swept in {took():.0f} s; {sizes} MiB"
+    )
+    assert opens_s[1] < 1
+    assert lists_s[1] < 3 * lists_s[0] + 0.002
+    assert sizes[1] <= sizes[0]
+
+
+async def listed_s(store: SqliteStore) -> float:
+    """How long it takes to list the newest runs, and the newest of one status and of one function."""
+    with timed() as took:
+        for _ in range(20):
+            assert len(await store.runs(RunQuery(DEV_ENV, limit=50))) == 50
+            await store.runs(RunQuery(DEV_ENV, statuses=(RunStatus.COMPLETED,), limit=50))
+            await store.runs(RunQuery(DEV_ENV, functions=("f",), limit=50))
+    return took() / 20
 
 
 @pytest.mark.long
