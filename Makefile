@@ -34,7 +34,7 @@ quick: setup  ## unit tests, under a minute
 
 test: setup check  ## what CI runs: check, every test not marked long, the simulator
 	$(BIN)/pytest -n $(WORKERS) -m "not long"
-	$(ON_POSTGRES) STEPWELL_TEST_NODES=2 $(BIN)/pytest $(WAITING) tests/official tests/sdk_e2e
+	$(ON_POSTGRES) STEPWELL_TEST_NODES=2 $(BIN)/pytest $(WAITING) tests/official tests/sdk_e2e tests/api tests/faults
 	for nodes in 1 3; do $(ON_POSTGRES) STEPWELL_TEST_NODES=$$nodes $(BIN)/pytest $(WAITING) tests/sdk_e2e/test_lifecycle.py; done
 	$(MAKE) sim
 
