@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stepwell.model.event import INVOKED
+from stepwell.model.event import DEV_ENV, INVOKED
 from stepwell.model.function import Function, Service, Transport, Trigger
 from stepwell.model.op import Invoke
 from stepwell.node import matching
@@ -87,3 +87,26 @@ def test_a_function_is_not_started_by_the_invocations_that_it_makes() -> None:
     reply(node, call, invoke("two", "child"), invoke("three", "child"))
 
     assert sorted(run.function for run in node.runs()) == ["child", "child", "child", "f", "watcher"]
+
+
+def test_who_waits_is_asked_once_for_the_events_of_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = InMemoryNode(service())
+    node.send("go/f")
+    (call,) = node.worker.calls
+    reply(node, call, wait("first", "paid"), wait("second", "sent"))
+    asked: list[tuple[str, str]] = []
+    ask = node.store.wait_paths
+
+    async def noted(env: str, event: str) -> list[str | None]:
+        asked.append((env, event))
+        return await ask(env, event)
+
+    monkeypatch.setattr(node.store, "wait_paths", noted)
+    names_sent = ["other", "paid", "other", "sent", "paid", "other"]
+    node.do(node.node.accept(DEV_ENV, [node.event(name, {"n": n}) for n, name in enumerate(names_sent)]))
+
+    assert [event for _, event in asked] == ["other", "paid", "sent"]
+    run = node.do(node.node.turns.run(call.run))
+    assert run is not None
+    taken = {step.name: step.output for step in run.steps.values() if isinstance(step.output, bytes)}
+    assert {name: output[9:14] for name, output in taken.items()} == {"first": b'"n":1', "second": b'"n":3'}
