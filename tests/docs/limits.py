@@ -135,7 +135,7 @@ TABLES: dict[str, list[Row]] = {
         Row("the age of such pieces", span(default(StreamSettings, "age_s")), "`ServerSettings.streams.age_s`", "they go"),
         Row("a token for a stream", f"{span(read_tokens.DEFAULT_LIFETIME_S)}, at most {span(read_tokens.LONGEST_LIFETIME_S)}", "`lifetime=`", "refused when asked for"),
         Row("calls of a worker", f"{socket.DEFAULT_CONCURRENCY}, at most {socket.MAX_CONCURRENCY:,}", "`--concurrency`", "more wait"),
-        Row("calls of a service over HTTP", str(http.CALLS_PER_SERVICE), FIXED, "more wait"),
+        Row("calls of a service over HTTP", str(http.CALLS_PER_SERVICE), FIXED, "more wait; the oldest runs go first"),
         Row("bytes of large calls under way", size(http.BYTES_IN_FLIGHT), FIXED, "more wait"),
         Row("frames of a worker in a second", f"{default(ConnectionLimits, 'frames_per_second'):,.0f}", FIXED, "it is read no faster"),
         Row("sync steps of a worker", str(attempt.STEP_THREADS), FIXED, "more wait for a thread"),
