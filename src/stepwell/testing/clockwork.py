@@ -40,7 +40,7 @@ class Clockwork:
         random = Random(f"clock {simulation.seed}")
         self._simulation = simulation
         self._schedule: Schedule | None = None
-        self._text = f"@every {random.choice((7, 13, 19))}s"
+        self._text = f"@every {random.choice((11, 17, 23))}s"
         self._jitter_ms = random.choice((0, 0, 3_000))
         self._service = random.choice(("http", "live"))
         self._well_at: Instant = 0

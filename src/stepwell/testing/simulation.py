@@ -310,9 +310,9 @@ class Simulation:
         for number in range(random.choice((1, 1, 1, 2))):
             scheduler.at(START + random.randrange(5_000), self._emit, ("go/parent", f"k{number}", ""))
         scheduler.at(START + random.randrange(5_000), self._emit, ("go/child", "k0", ""))
-        if random.random() < 0.3:
+        if random.random() < 0.2:
             self._twice()
-        for _ in range(random.randrange(4)):
+        for _ in range(random.randrange(3)):
             scheduler.at(START + random.randrange(EVENTS_MS), self._emit, ("outside/x", "x", ""))
         if random.random() < 0.15:
             scheduler.at(START + random.randrange(EVENTS_MS), self._stop)
