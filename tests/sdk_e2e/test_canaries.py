@@ -183,10 +183,11 @@ class Canaries:
 
     def keep(self, url: str) -> str:
         """Have the server keep a credential for a place; its name."""
-        body = {"name": "kept", "hosts": [url], "value": NAMED}
-        answer = self.server.http.post("/api/credentials", json=body)
-        assert answer.status_code in (200, 201), answer.text
-        assert "canary" not in answer.text
+        for name, query in (("kept", ""), ("kept-in-address", "key")):
+            body = {"name": name, "hosts": [url], "value": NAMED, "query": query}
+            answer = self.server.http.post("/api/credentials", json=body)
+            assert answer.status_code in (200, 201), answer.text
+            assert "canary" not in answer.text
         return "kept"
 
     def ended(self, event: str) -> Run:
@@ -245,7 +246,7 @@ class Canaries:
             run, live = self.followed(first, data)
             key, name = (NAMED, "[credential:kept]") if named else (OWN, "[credential:")
             assert name in str(run.output)
-            assert len(run.output) == (11 if named else 12)
+            assert len(run.output) == (12 if named else 13)
             assert "[credential:" in live
             assert not [form for key in (OWN, NAMED) for form in forms(key) if form in live]
             assert "event: delta" in live  # of one that came whole, too
@@ -264,14 +265,14 @@ class Canaries:
         for named in (False, True):
             data = {"base": first.url} | ({"credential": self.keep(first.url)} if named else {})
             run = self.ended(self.server.send("keys/ask", data))
-            assert len(first.seen) >= (11 if status == 401 else 20)
+            assert len(first.seen) >= (12 if status == 401 else 22)
             self.nothing_is_found(run)
             first.seen.clear()
 
     def test_a_credential_for_another_place_is_refused(self, asked: tuple[Repeater, Repeater]) -> None:
         first, second = asked
         run = self.ended(self.server.send("keys/ask", {"base": second.url, "credential": self.keep(first.url)}))
-        assert str(run.output).count("may be sent to") == 9  # the library says in its own words that it got no answer
+        assert str(run.output).count("may be sent to") == 10  # the library says in its own words that it got no answer
         assert second.seen == []
         self.nothing_is_found(run)
 

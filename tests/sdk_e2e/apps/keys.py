@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from typing import Any
+from urllib.parse import quote
 
 import openai
 
@@ -30,7 +31,15 @@ def models(base: str, **key: Any) -> dict[str, ai.Model]:
         "grok": ai.grok("m", base_url=f"{base}/v1", **key),
         "azure": ai.azure_openai("m", endpoint=base, **key),
         "other": ai.other("m", url=f"{base}/answer", **key),
+        "address": in_the_address(base, key.get("credential")),
     }
+
+
+def in_the_address(base: str, name: str | None) -> ai.Model:
+    url = f"{base}/v1beta/models/m:generateContent"
+    if name is None:
+        return ai.other("m", format="gemini", url=f"{url}?key={quote(OWN, safe='')}")
+    return ai.other("m", format="gemini", url=url, credential=f"{name}-in-address")
 
 
 @service.function(on=f"{APP}/ask", retries=1)
