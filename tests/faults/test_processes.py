@@ -12,6 +12,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from stepwell.store.postgres import PostgresStore
 from tests.faults.harness import ROOT, Program, free_port, until
@@ -52,6 +54,13 @@ class Parent(Program):
                 return False
             return answer.status_code == 200
 
+    async def figures(self) -> dict[str, Metric]:
+        """The families of a scrape, which reaches any of the processes."""
+        async with httpx2.AsyncClient(timeout=5, headers={"authorization": f"Bearer {'a' * 32}"}) as http:
+            answer = await http.get(f"http://127.0.0.1:{self.port}/metrics")
+        assert answer.status_code == 200, answer.text
+        return {family.name: family for family in text_string_to_metric_families(answer.text)}
+
 
 @pytest.fixture
 async def parent(tmp_path: Path, url: str) -> AsyncIterator[Parent]:
@@ -81,8 +90,19 @@ async def test_processes_share_a_port_and_are_kept_running(parent: Parent, url: 
     await until("two nodes", two, 60, parent.tail)
     await until("an accepted event", parent.send, 30, parent.tail)
     assert "2 processes" in parent.tail(), "one line says it all"
+    for sent in range(20):
+        assert await parent.send(), sent
+    for _ in range(6):  # whichever answers
+        figures = await parent.figures()
+        assert {sample.labels["process"] for sample in figures["stepwell_up"].samples} == {"0", "1"}
+        assert sum(sample.value for sample in figures["stepwell_events_accepted"].samples) == 21
+        assert [sample.labels for sample in figures["stepwell_live_runs"].samples] == [{}], "the store's are one"
+        assert len({sample.value for sample in figures["process_start_time_seconds"].samples}) == 2
     killed, kept = parent.children()
+    sockets = Path(Path(f"/proc/{kept}/cmdline").read_text().rstrip("\0").rpartition("\0")[2]).parent
+    assert len(list(sockets.iterdir())) == 2
     os.kill(killed, signal.SIGKILL)
+    await until("figures of who is left", lambda: _alone(parent), 10, parent.tail)
     await until("a new process", lambda: _replaced(parent, killed, kept), 60, parent.tail)
     for _ in range(20):
         await until("an accepted event", parent.send, 5, parent.tail)
@@ -91,11 +111,20 @@ async def test_processes_share_a_port_and_are_kept_running(parent: Parent, url: 
     parent.process.send_signal(signal.SIGTERM)
     await until("the end", lambda: not parent.running, 30, parent.tail)
     assert parent.process.returncode == 0, parent.tail()
+    assert not sockets.exists()
     store = PostgresStore(url)
     await store.open()
     rows = await store.status()
     await store.close()
     assert rows["nodes"] == 0, "who leaves takes its lease along"
+
+
+async def _alone(parent: Parent) -> bool:
+    """Whether figures are told while a neighbour is gone."""
+    try:
+        return len((await parent.figures())["stepwell_up"].samples) == 1
+    except httpx2.TransportError:
+        return False  # it was on its way to the one that was killed
 
 
 def _replaced(parent: Parent, killed: int, kept: int) -> bool:

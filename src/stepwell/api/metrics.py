@@ -1,5 +1,8 @@
 """Figures over time for Prometheus. Nothing is counted here: what others count is read when somebody asks.
 
+Of several processes behind one port, whichever is asked gives the figures of all: each has a label `process`, but not
+those of the store, which are the same for all.
+
 Labels have few values: outcomes, reasons of refusals, and services, of which the first hundred are told apart.
 """
 
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.responses import Response
 
 from stepwell.api.routes import Ask, Route
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
     from stepwell.node.tally import Histogram
 
 MOST_SERVICES: Final = 100
+OF_THE_STORE: Final = frozenset(
+    f"stepwell_{name}" for name in ("jobs_due", "jobs_due_lag_seconds", "live_runs", "jobs", "waits", "store_bytes")
+)
 _OTHERS: Final = "(others)"
 
 
@@ -32,7 +39,10 @@ def routes(site: Site) -> list[Route]:
 
     async def metrics(ask: Ask) -> Response:
         """All figures in the text format of Prometheus."""
-        return Response(await figures.text(), media_type=CONTENT_TYPE_LATEST)
+        text, neighbours = await figures.text(), site.neighbours
+        if neighbours is not None:
+            text = together({neighbours.name: text, **await neighbours.ask()})
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return [Route("GET", "/metrics", metrics)]
 
@@ -149,6 +159,33 @@ class Figures:
         if site.retention is not None:
             removed = site.retention.removed
             yield counters("removed", "What this node removed for its age", "kind", removed)
+
+
+def together(told: Mapping[str, bytes]) -> bytes:
+    """The figures of several processes, by their names, as those of one target; those of the store are the first's."""
+    families: dict[str, Metric] = {}
+    for process, text in told.items():
+        for family in text_string_to_metric_families(text.decode()):
+            known = families.get(family.name)
+            if family.name in OF_THE_STORE:
+                families.setdefault(family.name, family)
+                continue
+            family.samples = [
+                sample._replace(labels={"process": process, **sample.labels}) for sample in family.samples
+            ]
+            if known is None:
+                families[family.name] = family
+            else:
+                known.samples += family.samples
+    return generate_latest(_Told(families.values()))
+
+
+class _Told:
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 def counter(name: str, text: str, value: float) -> CounterMetricFamily:

@@ -79,6 +79,15 @@ class Line:
     waiting: int
 
 
+class Neighbours(Protocol):
+    """`stepwell.server.neighbours.Neighbours`."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def ask(self) -> Mapping[str, bytes]: ...
+
+
 def nobody_in_line() -> Sequence[Line]:
     return ()
 
@@ -88,7 +97,8 @@ class Site:
     """The surroundings of every surface.
 
     `kind` is what SDKs are told: `dev` or `cloud`. `connect`, `sync`, `auditor` and `retention` are None in a server
-    that is put together without that part. `running` knows the calls that are being answered right now.
+    that is put together without that part, and so is `neighbours` where no other process shares the port. `running`
+    knows the calls that are being answered right now.
     """
 
     node: Node
@@ -107,6 +117,7 @@ class Site:
     sync: SyncControl | None = None
     auditor: Auditor | None = None
     retention: Retention | None = None
+    neighbours: Neighbours | None = None
     lines: Callable[[], Sequence[Line]] = nobody_in_line
     settings: Mapping[str, object] = field(default_factory=dict)
     redaction: Redaction = NOTHING_HIDDEN

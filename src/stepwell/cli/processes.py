@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from asyncio.subprocess import PIPE
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepwell.cli.output import bold, dim, say, tell
@@ -32,6 +35,7 @@ LONGEST_PAUSE_S = 10.0
 SOUND_S = 60.0
 """A child that lived so long died of something new: the next one comes soon."""
 READY = b"ready\n"
+_LONGEST_PLACE = 64  # the path of a Unix socket has room for some 100 characters
 _KILL_AFTER_S = 10.0  # beyond the time that a server may take to drain
 
 
@@ -41,7 +45,7 @@ class Processes:
     Args:
         settings: Of each of them.
         count: How many.
-        command: Starts one; the port and `--child` are added.
+        command: Starts one; the port and `--child`, its place among the others, are added.
     """
 
     def __init__(self, settings: ServerSettings, count: int, command: Sequence[str]) -> None:
@@ -65,15 +69,17 @@ class Processes:
         sockets = reserve(settings.host, settings.port)
         port = sockets[0].getsockname()[1]
         self._command += ["--port", str(port), "--child"]
+        usual = len(tempfile.gettempdir()) <= _LONGEST_PLACE
+        self._places = Path(tempfile.mkdtemp(prefix="stepwell-", dir=None if usual else "/tmp"))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
         try:
-            first = await self._start()
+            first = await self._start(0)
             if not await self._is_ready(first):
                 return await first.wait()
-            keepers = [asyncio.create_task(self._keep(first))]
-            keepers += [asyncio.create_task(self._keep(None)) for _ in range(self._count - 1)]
+            keepers = [asyncio.create_task(self._keep(0, first))]
+            keepers += [asyncio.create_task(self._keep(number, None)) for number in range(1, self._count)]
             self._tell(port)
             await self._stopping.wait()
             if not settings.log_json:
@@ -86,6 +92,7 @@ class Processes:
             for child in self._children:
                 with contextlib.suppress(ProcessLookupError):
                     child.kill()
+            shutil.rmtree(self._places, ignore_errors=True)
 
     def _tell(self, port: int) -> None:
         from stepwell.api.gate import is_loopback
@@ -105,8 +112,8 @@ class Processes:
                     child.kill()
         self._stopping.set()
 
-    async def _start(self) -> Process:
-        child = await asyncio.create_subprocess_exec(*self._command, stdout=PIPE)
+    async def _start(self, number: int) -> Process:
+        child = await asyncio.create_subprocess_exec(*self._command, str(self._places / str(number)), stdout=PIPE)
         self._children.add(child)
         return child
 
@@ -115,13 +122,13 @@ class Processes:
         assert child.stdout is not None
         return await child.stdout.readline() == READY
 
-    async def _keep(self, child: Process | None) -> None:
+    async def _keep(self, number: int, child: Process | None) -> None:
         """Keep one place filled until we stop."""
         pause_s = FIRST_PAUSE_S
         while not self._stopping.is_set():
             begun = time.monotonic()
             if child is None:
-                child = await self._start()
+                child = await self._start(number)
                 if self._stopping.is_set():
                     with contextlib.suppress(ProcessLookupError):
                         child.terminate()

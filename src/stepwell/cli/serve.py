@@ -94,14 +94,14 @@ def dev(target: str | None, no_reload: bool, **options: Any) -> None:
     metavar="N",
     help="Server processes that share the port and the database; with --db only.",
 )
-@click.option("--child", is_flag=True, hidden=True)
-def start(processes: int, child: bool, **options: Any) -> None:
+@click.option("--child", type=click.Path(path_type=Path), hidden=True)
+def start(processes: int, child: Path | None, **options: Any) -> None:
     """Run a server for production. It needs a signing key and at least one event key."""
     options["event_keys"] = keys_from_environment(options["event_keys"], "STEPWELL_EVENT_KEY", "INNGEST_EVENT_KEY")
-    settings = _settings(options, dev=False, quiet=child)
-    if child:
+    settings = _settings(options, dev=False, quiet=child is not None)
+    if child is not None:
         die_with_parent()
-        _run(lambda: _start_child(replace(settings, beside_others=True)))
+        _run(lambda: _start_child(replace(settings, beside_others=True), child))
     elif processes > 1:
         sys.exit(asyncio.run(Processes(settings, processes, own_command()).run()))
     else:
@@ -187,18 +187,22 @@ async def _start(settings: ServerSettings) -> None:
     await server.stop()
 
 
-async def _start_child(settings: ServerSettings) -> None:
+async def _start_child(settings: ServerSettings, place: Path) -> None:
     """One of several, for `Processes`."""
+    from stepwell.api.metrics import Figures
     from stepwell.server import Server, spare_collector
+    from stepwell.server.neighbours import Neighbours
 
     stopped = _on_signals()  # from now on: who has begun to take part must leave in order
     server = Server(settings)
     await server.start()
     spare_collector()
-    sys.stdout.buffer.write(READY)
-    sys.stdout.flush()
-    await stopped.wait()
-    await server.stop()
+    async with Neighbours(place, Figures(server.site).text) as neighbours:
+        server.site.neighbours = neighbours
+        sys.stdout.buffer.write(READY)
+        sys.stdout.flush()
+        await stopped.wait()
+        await server.stop()
 
 
 async def _dev(settings: ServerSettings, target: str | None, *, reload: bool) -> None:
