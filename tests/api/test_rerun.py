@@ -282,7 +282,10 @@ async def test_members_hidden_by_rule_are_in_no_trace(start: Start) -> None:
         assert draft["input"][0]["messages"][0] == {"role": "user", "content": "***"}
         lines = json.dumps((await api.get(f"/api/runs/{run}/lines"))["lines"])
         compared = json.dumps(await api.get(f"/api/runs/{run}/compare/{run}"))
-        for text in (json.dumps(shown), lines, compared):
+        query = "query ($id: String!) { runTraceSpanOutputByID(outputID: $id) { input data } }"
+        response = await api.http.post("/v0/gql", json={"query": query, "variables": {"id": draft["id"]}})
+        spoken = json.dumps(response.json())
+        for text in (json.dumps(shown), lines, compared, spoken):
             assert "hidden words" not in text
             assert "a@b.example" not in text
             assert "an answer" in text

@@ -60,7 +60,7 @@ async def compare(ask: Ask) -> Response:
             {
                 "name": f"{name}:{index}" if index else name,
                 "step": step,
-                "same": _alike(*sides),
+                "same": _is_kept(before.get(step), after.get(step), old, new) or _alike(*sides),
                 "old": sides[0],
                 "new": sides[1],
             }
@@ -136,6 +136,13 @@ async def _side(ask: Ask, span: Span | None) -> dict[str, Any] | None:
         "parameters": dict(call.prompt.parameters),
         "answer": None if call.answer is None else shortened(call.answer, MOST_LETTERS),
     }
+
+
+def _is_kept(before: Span | None, after: Span | None, old: RunDetail, new: RunDetail) -> bool:
+    """Whether both have one result, that of one of them or of a third run."""
+    if before is None or after is None:
+        return False
+    return (before.origin or old.row.id) == (after.origin or new.row.id)
 
 
 _MEASURES = frozenset({"origin", "edited", "attempts", "duration_ms", "first_token_ms", "cost_usd"}) | {

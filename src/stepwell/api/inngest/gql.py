@@ -37,7 +37,8 @@ async def query(ask: Ask) -> Response:
             raise
         return answers.json({"data": None, "errors": [{"message": str(err)}]})
     sync: SyncApp | None = site.sync.ask if site.sync is not None else None
-    return answers.json(await execute(site.node, body, env=site.env, sync=sync, running=site.running))
+    hidden = site.redaction
+    return answers.json(await execute(site.node, body, env=site.env, sync=sync, running=site.running, redaction=hidden))
 
 
 async def playground(ask: Ask) -> Response:

@@ -15,10 +15,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stepwell.api.inngest.graphql_context import Context, SyncApp
+from stepwell.api.masking import NOTHING_HIDDEN
 from stepwell.model.event import DEV_ENV
 from stepwell.node.reads.runs import Running, nobody_knows
 
 if TYPE_CHECKING:
+    from stepwell.api.masking import Redaction
     from stepwell.node.node import Node
 
 __all__ = ["PLAYGROUND", "SyncApp", "execute"]
@@ -54,6 +56,7 @@ async def execute(
     env: str = DEV_ENV,
     sync: SyncApp | None = None,
     running: Running = nobody_knows,
+    redaction: Redaction = NOTHING_HIDDEN,
 ) -> dict[str, Any]:
     """Answer one GraphQL request; never raises for what a client can do.
 
@@ -63,7 +66,8 @@ async def execute(
         env: The environment that the caller may see.
         sync: Carries out `createApp` and `updateApp`; without it they are refused.
         running: Who knows which calls are being answered right now.
+        redaction: What the inputs and results of steps do not show.
     """
     from stepwell.api.inngest import graphql_engine
 
-    return await graphql_engine.run(Context(node, env, sync, running), body)
+    return await graphql_engine.run(Context(node, env, sync, running, redaction), body)

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from stepwell.api.masking import NOTHING_HIDDEN
 from stepwell.model.errors import StepwellError
 from stepwell.model.function import Function, Service, Transport
 from stepwell.node.reads import events, functions, payloads, runs, services
@@ -17,6 +18,7 @@ from stepwell.node.reads import events, functions, payloads, runs, services
 if TYPE_CHECKING:
     from graphql import GraphQLResolveInfo
 
+    from stepwell.api.masking import Redaction
     from stepwell.model.event import Event
     from stepwell.model.ids import Instant, RunId
     from stepwell.model.job import RunRow
@@ -41,11 +43,19 @@ class NotSupportedYet(StepwellError):
 
 
 class Context:
-    def __init__(self, node: Node, env: str, sync: SyncApp | None, running: runs.Running) -> None:
+    def __init__(
+        self,
+        node: Node,
+        env: str,
+        sync: SyncApp | None,
+        running: runs.Running,
+        redaction: Redaction = NOTHING_HIDDEN,
+    ) -> None:
         self.node = node
         self.env = env
         self.sync = sync
         self.running = running
+        self.redaction = redaction
         self._read: dict[object, asyncio.Task[Any]] = {}
 
     @property

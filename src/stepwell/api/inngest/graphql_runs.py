@@ -351,7 +351,7 @@ RESOLVERS: Resolvers = {
         "debugSessionID": lambda view, context: None,
     },
     "RunTraceSpanOutput": {
-        "input": lambda output, context: _text(output.input),
-        "data": lambda output, context: _text(masking.shown(output.data)),
+        "input": lambda output, context: _text(context.redaction.shown(output.input)),
+        "data": lambda output, context: _text(context.redaction.shown(masking.shown(output.data))),
     },
 }
