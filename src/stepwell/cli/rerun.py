@@ -70,8 +70,8 @@ def rerun(
     named = {"Idempotency-Key": str(uuid.uuid4())}
     made = api.post(f"/v1/runs/{piece(run_id, 'ID')}/rerun", body, **named)["data"]
     if not as_json:
-        kept = made["kept"]
-        since = f" from {printable(made['from_step'])!r} on, {kept} result{'s' * (kept != 1)} kept" if made["from_step"] else ""
+        kept = "1 result" if made["kept"] == 1 else f"{made['kept']} results"
+        since = f" from {printable(made['from_step'])!r} on, {kept} kept" if made["from_step"] else ""
         say(f"{bold(made['run_id'])} {dim(f'makes {run_id} again{since}')}", mark="↻", colour="green")
     detail = follow_run(api, made["run_id"], quiet=as_json) if follow or compare else None
     compared = api.get(f"/api/runs/{piece(run_id, 'ID')}/compare/{made['run_id']}") if compare else None
