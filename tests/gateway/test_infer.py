@@ -138,6 +138,17 @@ async def test_an_answer_that_breaks_off_is_tried_again(
     assert (ended.exchange.status, ended.exchange.cut) == (status, status > 0)
 
 
+@pytest.mark.parametrize(("how", "code"), [({"cut_after": 4}, "truncated_response"), ({"pause_s": 0.2}, "timed_out")])
+async def test_what_was_used_until_an_answer_broke_off_is_spent(
+    how: dict[str, Any], code: str, asking: Asking, provider: Provider
+) -> None:
+    provider.answer(say("a b c d e f", usage=Usage(input_tokens=1000, output_tokens=100), **how))
+    ended = await asking.infer(f"{provider.url}/v1/messages", format="anthropic", body=ANTHROPIC, timeout_ms=500)
+    assert error_of(ended)["code"] == code
+    assert (ended.exchange.cut, ended.exchange.input_tokens) == (True, 1000)
+    assert ended.exchange.cost_usd is not None
+
+
 async def test_an_error_in_the_middle_of_a_stream_is_an_answer(asking: Asking, provider: Provider) -> None:
     provider.answer(say("a b c", error_after=2, error=fail(529, "overloaded")))
     ended = await asking.infer(f"{provider.url}/v1/chat/completions")

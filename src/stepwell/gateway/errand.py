@@ -28,7 +28,7 @@ from stepwell.model.payload import canonical
 from stepwell.model.stream import Publisher
 from stepwell.wire.models import detect, dialect_for
 from stepwell.wire.models.credentials import Credentials
-from stepwell.wire.models.dialect import Answer, Dialect
+from stepwell.wire.models.dialect import Answer, AnswerReader, Dialect
 from stepwell.wire.models.errors import AnswerError, StreamCut, StreamFailed
 from stepwell.wire.models.failure import Failure, retry_after_ms
 from stepwell.wire.offload import FetchAnswer, Request, is_plain_header, split, write_answer
@@ -76,6 +76,7 @@ class Doing:
     publisher: Publisher | None = None
     timing: Timing = field(default_factory=Timing)
     exchange: Exchange = field(init=False)
+    _reading: tuple[Dialect, AnswerReader] | None = field(init=False, default=None)
     scrub: Scrubber = field(init=False)
     live: Live | None = field(default=None, init=False)
 
@@ -117,6 +118,13 @@ class Doing:
             connected_ms=_rounded(timing.connected_ms),
             first_byte_ms=_rounded(timing.first_byte_ms),
         )
+
+    async def broken(self) -> Exchange:
+        """The same of a request without a whole answer. What a model used until then, as far as it said, is spent."""
+        if self._reading is not None:
+            dialect, reader = self._reading
+            await self._account(dialect, reader.answer_so_far())
+        return self.told(cut=True)
 
     def _note(self, **what: Any) -> None:
         self.exchange = msgspec.structs.replace(self.exchange, **what)
@@ -228,6 +236,7 @@ class Doing:
 
     async def _answered(self, dialect: Dialect, incoming: Incoming) -> Outcome:
         reader = dialect.reader(_content_type(incoming.headers), limit_bytes=self.max_answer_bytes)
+        self._reading = dialect, reader
         live = self.live
         try:
             async for chunk in incoming.chunks(every_s=EVERY_S if live is not None else 0.0):

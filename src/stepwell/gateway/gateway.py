@@ -288,10 +288,10 @@ class HttpGateway:
             async with asyncio.timeout(limit_s):
                 return await doing.do()
         except FetchFailed as err:
-            return Outcome(doing.told(cut=True), error=doing.error(str(err), err.code), retry=not err.final)
+            return Outcome(await doing.broken(), error=doing.error(str(err), err.code), retry=not err.final)
         except TimeoutError:
             text = f"no complete answer came within {limit_s:g} s, the limit"
-            return Outcome(doing.told(cut=True), error=doing.error(text, "timed_out"), retry=True)
+            return Outcome(await doing.broken(), error=doing.error(text, "timed_out"), retry=True)
         except CredentialRefused as err:
             return Outcome(doing.told(), error=doing.error(str(err), err.code.lower()))
         except ValueError as err:

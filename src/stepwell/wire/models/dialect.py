@@ -11,7 +11,6 @@ A new dialect is one file: a subclass of `Dialect`, and one of `Assembler` if it
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -127,8 +126,7 @@ class DeltaKind(StrEnum):
     TOOL_ARGUMENTS = "tool_arguments"
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True):
     """A piece of an answer. `index` tells choices, blocks or tool calls of one kind apart."""
 
     kind: DeltaKind
@@ -423,7 +421,9 @@ class AnswerReader:
                 break
             if data.strip():
                 deltas += self._assembler.feed(name, data)
-        return [each if each.text.isascii() else dataclasses.replace(each, text=paired(each.text)) for each in deltas]
+        return [
+            each if each.text.isascii() else msgspec.structs.replace(each, text=paired(each.text)) for each in deltas
+        ]
 
     def _check_plain(self) -> None:
         if len(self._plain) > self._limit_bytes:

@@ -143,6 +143,7 @@ _IDENTITIES = frozenset({"role", "id", "type", "name", "object", "format"})
 """Texts that a delta sets; any other text of a delta is appended."""
 
 _NOT_IN_ANSWERS = frozenset({"choices", "object", "usage", "obfuscation", "x_groq", "error"})
+_NOTHING = object()
 _REASONING = ("reasoning_content", "reasoning")
 
 
@@ -195,7 +196,9 @@ class _Chunks(Assembler):
         if chunk.get("error"):
             raise StreamFailed(openai_failure(0, {}, data, now_ms=0))
         for member, value in chunk.items():
-            if member not in _NOT_IN_ANSWERS and value != "":  # Azure's first chunk has no id and no model yet
+            if member in _NOT_IN_ANSWERS or value == "":  # Azure's first chunk has no id and no model yet
+                continue
+            if self._head.get(member, _NOTHING) != value:  # most of it is told again with each piece
                 replace(self._head, member, value, self._budget)
         usage = chunk.get("usage") or members(chunk.get("x_groq")).get("usage")
         if isinstance(usage, dict):
@@ -230,11 +233,13 @@ class _Chunks(Assembler):
             self._budget.spend(256)
             choice = self._choices[index] = _Choice()
         for name, value in piece.items():
+            if value is None or name in ("index", "delta"):
+                continue
             if name == "finish_reason":
                 choice.finish_reason = text(value) or choice.finish_reason
             elif name == "logprobs":
                 choice.logprobs = self._joined(choice.logprobs, members(value))
-            elif name not in ("index", "delta") and value is not None:
+            else:
                 replace(choice.other, name, value, self._budget)
         delta = members(piece.get("delta"))
         for name, value in delta.items():
@@ -295,6 +300,8 @@ class _Chunks(Assembler):
 
 
 def _deltas(delta: Document, index: int) -> list[Delta]:
+    if len(delta) == 1 and isinstance(content := delta.get("content"), str):  # as nearly all of them are
+        return [Delta(DeltaKind.TEXT, content, index)] if content else []
     found: list[Delta] = []
     if content := _content(delta.get("content")):
         found.append(Delta(DeltaKind.TEXT, content, index))

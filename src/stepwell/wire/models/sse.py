@@ -51,12 +51,16 @@ class EventStream:
         if self._after_cr:
             chunk = chunk.removeprefix(b"\n")
         self._after_cr = chunk.endswith(b"\r")
-        first, *others = _END_OF_LINE.split(chunk)
-        self._rest += first
+        lines = chunk.split(b"\n") if b"\r" not in chunk else _END_OF_LINE.split(chunk)
+        self._rest += lines[0]
+        if len(lines) == 1:
+            self._check(len(self._rest))
+            return []
         events: list[ServerSentEvent] = []
-        for beginning in others:
-            self._line(bytes(self._rest), events)
-            self._rest = bytearray(beginning)
+        self._line(bytes(self._rest), events)
+        for line in lines[1:-1]:
+            self._line(line, events)
+        self._rest = bytearray(lines[-1])
         self._check(len(self._rest))
         return events
 
