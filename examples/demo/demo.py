@@ -1,29 +1,42 @@
-"""`make demo`: a durable function survives the violent death of its server.
+"""`make demo`: a durable function survives the violent death of its server; a model's prompt is changed afterwards.
 
 1. Start a server (state in a folder, nothing else) and a worker that serves `survey.py`.
 2. Send one event: the function surveys Python's standard library in five steps, two of them in parallel.
 3. Kill the server (SIGKILL) while one parallel step is recorded and the other is executing.
 4. Start it again on the same folder and watch the run go on where it was.
-5. Compare what the outside ledger saw with what the server recorded, and print the trace and the result.
+5. Compare what the outside ledger saw with what the server recorded, and print the trace.
+6. Start a worker that serves `ticket.py`: a support ticket is sorted by a model, word by word before your eyes. It is
+   the model of the first key there is (`OPENAI_API_KEY`, ...), otherwise a stand-in.
+7. Change the prompt, run again from that step on, and put both side by side.
 """
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import stand_in
+import ticket
+
+from stepwell.testing.provider import Provider
 
 HERE = Path(__file__).parent
 WORKPLACE = Path(".demo").resolve()
 LEDGER = WORKPLACE / "ledger.jsonl"
+TICKETS = WORKPLACE / "tickets.db"
+MODELS = {"OPENAI_API_KEY": "gpt-4o-mini", "ANTHROPIC_API_KEY": "claude-haiku-4-5", "XAI_API_KEY": "grok-3-mini"}
+"""The key that decides, and the model that then answers: the first one in this order."""
 PACKAGES = ["asyncio", "json", "email", "http", "importlib", "concurrent", "xml", "unittest", "urllib", "logging"]
 STEPWELL = [sys.executable, "-m", "stepwell.cli"]
 
@@ -69,16 +82,53 @@ def main() -> int:
         explained = print_ledger()
         print("\nThe trace, as `stepwell run show` prints it:\n", flush=True)
         subprocess.run([*STEPWELL, "run", "show", run_id, "--url", url], check=True)
-        print("\nThe result:\n")
-        print(json.dumps(run["output"], indent=2))
+        sorted_twice = sort_ticket(url)
         print("\nLook around yourself: start the server again, then ask it.\n")
         print(f"    stepwell dev --data {WORKPLACE / 'state'}        # http://127.0.0.1:8288")
         print(f"    stepwell runs; stepwell run show {run_id}")
-        return 0 if run["status"] == "COMPLETED" and explained else 1
+        return 0 if run["status"] == "COMPLETED" and explained and sorted_twice else 1
     finally:
         for process in (worker, server):
             if process is not None:
                 stop(process)
+
+
+def sort_ticket(url: str) -> bool:
+    """Have a model sort a ticket, then once more with another prompt. True if both runs completed and were stored."""
+    print("\nA support ticket, sorted by a model:\n", flush=True)
+    with ExitStack() as stack:
+        environment = {**os.environ, "DEMO_TICKETS": str(TICKETS)}
+        key = next((name for name in MODELS if os.environ.get(name)), None)
+        if key is not None:
+            say(f"{key} is set, so {MODELS[key]} answers.")
+        else:
+            provider = stack.enter_context(Provider(stand_in.answer))
+            environment["DEMO_STAND_IN"] = f"{provider.url}/v1"
+            say(f"No key is set ({', '.join(MODELS)}), so a stand-in answers: rules, no model.")
+        log = stack.enter_context((WORKPLACE / "worker-2.log").open("w"))
+        worker = subprocess.Popen(
+            [*STEPWELL, "worker", str(HERE / "ticket.py"), "--url", url], env=environment, stdout=log, stderr=log
+        )
+        stack.callback(stop, worker)
+        wait_for("the worker to connect", lambda: "support-triage" in str(get(f"{url}/api/functions")))
+
+        fine = command("send", "support/ticket.received", '{"file": "ticket.txt"}', "--follow", url=url)
+        (run, *_) = get(f"{url}/api/runs?function=support-triage")["runs"]
+        say("Shorter, please: another prompt, and all that follows from it once more. What came before is kept.")
+        change = f"messages.0.content={ticket.PROMPT.replace('three kind sentences', 'one kind sentence')}"
+        fine &= command("rerun", run["id"], "--from", "sort", "--set", change, "--compare", url=url)
+    with sqlite3.connect(TICKETS) as database:
+        rows = database.execute("SELECT run, urgency, team, reply FROM triage ORDER BY run").fetchall()
+    print(f"\nWhat the function stored, in {TICKETS}:\n")
+    for row in rows:
+        print("  " + "  ".join(row))
+    return fine and len(rows) == 2
+
+
+def command(*words: str, url: str) -> bool:
+    """Run a command of `stepwell` as a user would, and show it. True if it succeeded."""
+    print(f"\n$ stepwell {shlex.join(words)}\n", flush=True)
+    return subprocess.run([*STEPWELL, *words, "--url", url], check=False).returncode == 0
 
 
 def start_server(port: int) -> "subprocess.Popen[bytes]":
