@@ -2,7 +2,12 @@
 
 import os
 
-from tests.postgres import postgres_url
+import pytest
+
+# Before any folder imports them, whichever comes first.
+pytest.register_assert_rewrite("tests.official.behaviour", "tests.official.harness", "tests.sdk_e2e.harness")
+
+from tests.postgres import postgres_url  # noqa: E402
 
 __all__ = ["postgres_url"]
 

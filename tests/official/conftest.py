@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.official.behaviour", "tests.official.harness")
-
-from tests.official.harness import Kind, Server, Service, node, running  # noqa: E402
+from tests.official.harness import Kind, Server, Service, node, running
 
 
 @pytest.fixture(scope="class")

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.official.behaviour", "tests.official.harness", "tests.sdk_e2e.harness")
-
-from tests.official.harness import Server  # noqa: E402
-from tests.sdk_e2e.harness import OwnService, a_server, a_service  # noqa: E402
+from tests.official.harness import Server
+from tests.sdk_e2e.harness import OwnService, a_server, a_service
 
 
 @pytest.fixture(scope="class")
