@@ -155,7 +155,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.status.final
+        return self.ended_at is not None
 
     @property
     def news(self) -> int:

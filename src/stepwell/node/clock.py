@@ -107,6 +107,7 @@ class StoreTime:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self.monotonic = world.monotonic
         self._ahead = world.now() - world.monotonic()
         self._bounds: tuple[int, int] | None = None  # between which it is ahead of the clock that does not jump
 
@@ -132,10 +133,7 @@ class StoreTime:
             self._ahead = (low + high) // 2
 
     def now(self) -> Instant:
-        return self._world.monotonic() + self._ahead
-
-    def monotonic(self) -> int:
-        return self._world.monotonic()
+        return self.monotonic() + self._ahead
 
     def spawn(self, task: Coroutine[Any, Any, None]) -> None:
         self._world.spawn(task)
