@@ -97,6 +97,14 @@ def test_a_failed_attempt_shows_its_error_and_the_next_try(capsys: pytest.Captur
     assert line == f"     {'charge':<24} ↻ retrying next try in 15 s: ValueError: bad  row"
 
 
+def test_a_result_that_is_kept_from_another_run_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {"type": "step", "step": "s1", "name": "charge", "status": "COMPLETED", "origin": "run-1"}
+    own = {**kept, "step": "s2", "origin": None}
+    follow.follow_runs(Scripted([kept, own, END]), "event")  # type: ignore[arg-type]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("completed")[1].strip() for line in lines[:2]] == ["kept from the record", ""]
+
+
 class Waiting(Scripted):
     """A server where nothing begins for a while."""
 

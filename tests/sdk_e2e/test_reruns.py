@@ -122,6 +122,20 @@ class OwnReruns:
         refused = asked(server, run.id, 409, from_step="post", set={"headers": {"X-Key": "mine"}})
         assert "may hold a secret" in refused
 
+    def test_a_request_of_a_library_asks_something_else(
+        self, server: Server, service: OwnService, provider: Provider
+    ) -> None:
+        provider.answer(say("one"), say("two"))
+        run = server.completed(server.send(service.event("library"), {"provider": provider.url}))
+        (name,) = spans(server, run.id)
+        new = again(server, run.id, from_step=name, set={"body.messages.0.content": "Bye", "body.model": "gpt-4o"})
+
+        assert (run.output, new.output) == ("one", "two")
+        first, second = provider.calls
+        assert (first.json["model"], second.json["model"]) == ("gpt-4o-mini", "gpt-4o")
+        assert second.json["messages"][0]["content"] == "Bye"
+        assert KEY in json.dumps(second.headers)
+
     def test_without_an_edit_the_step_and_what_follows_happen_anew(
         self, server: Server, service: OwnService, provider: Provider
     ) -> None:
@@ -143,6 +157,12 @@ class OwnReruns:
     ) -> None:
         run = self.story(server, service, provider)
         second = again(server, run.id, from_step="polish", set={"question": "two"})
+        compared = server.http.get(f"/api/runs/{run.id}/compare/{second.id}").json()
+        same = {step["name"] for step in compared["steps"] if step["same"]}
+        assert {"draft", "call"} <= same
+        assert "polish" not in same
+        assert compared["new"]["cost_usd"] is None  # the model was asked by the old run alone
+        assert float(compared["old"]["cost_usd"]) > 0
         third = again(server, second.id, from_step="end")
         assert third.output["polished"]["answer"] == "two!"
         found = spans(server, third.id)

@@ -165,6 +165,8 @@ def _tell_step(api: Api, run_id: str, change: dict[str, Any], begun: dict[str, i
     if change["status"] == "RETRYING":
         error = _last_error(api.get(f"/api/runs/{run_id}"), change["step"])
         more = f" {_next_try(instant_of(change['until']) - at)}{error}"
+    if change.get("origin"):
+        more = f" {dim('kept from the record')}"
     say(f"  {printable(change['name']) or '(unnamed)':<24} {status_text(change['status'])}{took}{more}")
 
 

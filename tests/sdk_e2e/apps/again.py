@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import stepwell
+import stepwell.http
 from stepwell import ai
 from tests.official.python.services.ledger import FUNCTION, note
 
@@ -86,6 +87,16 @@ def plain(ctx: SyncCtx) -> Any:
     first = ctx.step.run("first", noted, "first", 1)
     polished = ctx.step.ai.wrap("polish", Client(ctx).create_now)("why")
     return [first, polished]
+
+
+@service.function(on=f"{APP}/library")
+async def library(ctx: Ctx) -> Any:
+    """A library on httpx2, whose requests are steps."""
+    async with stepwell.http.async_client() as client:
+        url, body = f"{ctx.event.data['provider']}/v1/chat/completions", {"model": "gpt-4o-mini"}
+        asked = body | {"messages": [{"role": "user", "content": "Hello"}]}
+        answer = await client.post(url, json=asked, headers={"Authorization": f"Bearer {KEY}"})
+        return answer.json()["choices"][0]["message"]["content"]
 
 
 class Opaque:
