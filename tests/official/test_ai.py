@@ -8,6 +8,7 @@ import pytest
 
 from stepwell.testing.provider import Provider, drop, fail, held, say
 from stepwell.wire.models.dialect import Usage
+from tests.fleet import nodes_wanted
 from tests.official.harness import Kind, Run, Server, Service
 
 pytestmark = pytest.mark.official
@@ -222,6 +223,22 @@ class OfficialAiAcrossRestarts:
 
 class TestFastApi(OfficialAi):
     kind = "fastapi"
+
+    @pytest.mark.skipif(nodes_wanted() > 0, reason="without a data folder the server has no secret key by itself")
+    def test_a_header_names_a_key_that_the_server_keeps(
+        self, server: Server, service: Service, provider: Provider
+    ) -> None:
+        body = {"name": "kept", "hosts": [provider.url], "value": "sk-kept-by-the-server"}
+        assert server.http.post("/api/credentials", json=body).status_code in (200, 201)
+        provider.answer(say("Good day"))
+        event = server.send(service.event("ask-kept"), {"credential": "kept", "provider": provider.url})
+        run = server.completed(event)
+        (asked,) = provider.calls
+
+        assert text_of("openai", run.output) == "Good day"
+        assert asked.headers["authorization"] == "Bearer sk-kept-by-the-server"
+        assert "stepwell-credential" not in asked.headers
+        key_is_nowhere(server, run)
 
 
 class TestFlask(OfficialAi):

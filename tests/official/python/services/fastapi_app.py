@@ -294,6 +294,15 @@ async def ask_many(ctx: inngest.Context) -> object:
     return list(await ctx.group.parallel((lambda: one(1), lambda: one(2), lambda: one(3), beside)))
 
 
+@client.create_function(fn_id="ask-kept", trigger=inngest.TriggerEvent(event=f"{APP}/ask-kept"))
+async def ask_kept(ctx: inngest.Context) -> object:
+    """Has the server ask a model with a key that the server keeps."""
+    note(ctx.run_id, FUNCTION, ctx.attempt)
+    base, headers = f"{ctx.event.data['provider']}/v1", {"Stepwell-Credential": str(ctx.event.data["credential"])}
+    openai = ai.openai.Adapter(auth_key=AI_KEY, base_url=base, headers=headers, model="gpt-4o-mini")
+    return await ctx.step.ai.infer("ask", adapter=openai, body=prompt("openai", "Hello"))
+
+
 SCHEDULE = os.environ.get("SCHEDULE")
 
 
@@ -333,6 +342,7 @@ inngest.fast_api.serve(
         relay,
         ask,
         ask_many,
+        ask_kept,
     ],
 )
 
