@@ -13,7 +13,6 @@ time that a worker names it; its result, once recorded, never changes and has a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, assert_never
 
@@ -105,8 +104,7 @@ class Result(NamedTuple):
     since: Instant
 
 
-@dataclass(slots=True)
-class Run:
+class Run(msgspec.Struct):
     """The state of a run after `seq` entries."""
 
     id: RunId
@@ -130,28 +128,28 @@ class Run:
     ended_at: Instant | None = None
     version: int = -1  # request version of the SDK, -1 before its first answer
     planning: bool = False  # steps are planned, not executed at once
-    pending: set[StepId] = field(default_factory=set)
-    steps: dict[StepId, Step] = field(default_factory=dict)
-    stack: list[StepId] = field(default_factory=list)  # finished steps, in the order of their results
-    open: set[StepId] = field(default_factory=set)  # steps that will go on by themselves
-    calls: dict[JobId, Call] = field(default_factory=dict)
-    feed: list[StepId] = field(default_factory=list)  # results and readied retries, in the order they became known
-    taken: set[str] = field(default_factory=set)  # internal ids of events that ended a wait
+    pending: set[StepId] = set()
+    steps: dict[StepId, Step] = {}
+    stack: list[StepId] = []  # finished steps, in the order of their results
+    open: set[StepId] = set()  # steps that will go on by themselves
+    calls: dict[JobId, Call] = {}
+    feed: list[StepId] = []  # results and readied retries, in the order they became known
+    taken: set[str] = set()  # internal ids of events that ended a wait
     losses: int = 0  # workers lost in a row, without a result in between
     notes: int = 0
-    warned: set[str] = field(default_factory=set)  # what it was warned about that is told once
+    warned: set[str] = set()  # what it was warned about that is told once
     state_bytes: int = 0
     output: Payload | None = None
     error: Payload | None = None
     error_status: int = 0
-    recent: list[Result] = field(default_factory=list)  # what a wait that is reported now may follow
+    recent: list[Result] = []  # what a wait that is reported now may follow
     in_memory: bool = False  # the function was last called by a live call
     seen: int = 0  # the news that the last answered call of the whole function knew
     covered: int = 0  # the news that the last scheduled call of the whole function will know
     latest: JobId | None = None  # that call
     answered: Call | None = None  # the last call that ended
     edit: journal.InputEdited | None = None  # the input that somebody gave one of the steps
-    kept: Kept | None = field(default=None, compare=False, repr=False)  # for whoever calls workers; not of the fold
+    kept: Kept | None = None  # for whoever calls workers; not of the fold
 
     @property
     def finished(self) -> bool:

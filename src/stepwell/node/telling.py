@@ -10,8 +10,9 @@ what is still to be said, one thing after the other.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from stepwell.engine.run import Phase, Run
 from stepwell.model import journal
@@ -32,14 +33,13 @@ if TYPE_CHECKING:
     from stepwell.node.clock import World
 
 
-@dataclass(slots=True)
-class _Line:
+class _Line(msgspec.Struct):
     """One call in memory; also one of a request, which is told nothing but that it is over."""
 
     run: RunId
     told: int  # the news that the worker knows, or that stand in the queue
     busy: bool = False  # a large result is being read
-    queue: deque[tuple[Step | None, Callable[[bytes], None]]] = field(default_factory=deque)
+    queue: deque[tuple[Step | None, Callable[[bytes], None]]] = msgspec.field(default_factory=deque)
 
 
 class Telling:

@@ -11,7 +11,6 @@ conditional on the run's sequence number and on the claims it relies on, so beli
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -83,26 +82,25 @@ class Envelope(msgspec.Struct):
     verdict: Callable[[Verdict], None] | None = None  # of a report: told what became of it, once that is durable
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(msgspec.Struct):
     """What a turn is about to commit."""
 
     run: Run
     before: int
-    entries: list[Entry] = field(default_factory=list)
-    effects: list[Effect] = field(default_factory=list)
-    holds: dict[JobId, Claim] = field(default_factory=dict)
-    ends: dict[JobId, Claim] = field(default_factory=dict)
-    jobs: dict[JobId, Job] = field(default_factory=dict)
-    drop_jobs: list[JobId] = field(default_factory=list)
-    waits: dict[tuple[RunId, StepId], Wait] = field(default_factory=dict)
-    drop_waits: list[tuple[RunId, StepId]] = field(default_factory=list)
+    entries: list[Entry] = []
+    effects: list[Effect] = []
+    holds: dict[JobId, Claim] = {}
+    ends: dict[JobId, Claim] = {}
+    jobs: dict[JobId, Job] = {}
+    drop_jobs: list[JobId] = []
+    waits: dict[tuple[RunId, StepId], Wait] = {}
+    drop_waits: list[tuple[RunId, StepId]] = []
     drop_all: bool = False
-    events: list[Event] = field(default_factory=list)
-    blobs: dict[Blob, bytes] = field(default_factory=dict)
-    again: list[Callable[[], None]] = field(default_factory=list)
-    verdicts: list[tuple[Callable[[Verdict], None], Verdict]] = field(default_factory=list)
-    kept: list[JobId] = field(default_factory=list)  # calls for which a place at a worker is kept
+    events: list[Event] = []
+    blobs: dict[Blob, bytes] = {}
+    again: list[Callable[[], None]] = []
+    verdicts: list[tuple[Callable[[Verdict], None], Verdict]] = []
+    kept: list[JobId] = []  # calls for which a place at a worker is kept
 
     def transition(self) -> Transition | None:
         """None when there is nothing to store."""

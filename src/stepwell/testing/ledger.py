@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from stepwell.model.ids import Instant, JobId, RunId, StepId
 
 
-@dataclass(slots=True)
-class Execution:
+class Execution(msgspec.Struct):
     """One real execution of a step."""
 
     run: RunId

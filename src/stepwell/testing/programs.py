@@ -18,6 +18,8 @@ from enum import Enum
 from random import Random
 from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
+
 from stepwell.model import op
 from stepwell.model.ids import StepId, step_id
 from stepwell.model.offload import Sealed
@@ -134,8 +136,7 @@ class _Raised(Exception):
         self.error = error
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(msgspec.Struct):
     """How far a function gets with the results that there are."""
 
     new: list[Leaf]
@@ -383,7 +384,7 @@ class Author:
         branches: list[Tree] = []
         same = self._new_name("both") if random.random() < 0.2 else ""
         for _ in range(random.choice((2, 2, 2, 3, 4))):
-            parts: list[Tree] = [self._part(depth + 1) for _ in range(random.choice((1, 1, 1, 2, 3)))]
+            parts: list[Tree] = [self._part(depth + 1) for _ in range(random.choice((1, 1, 1, 2, 2)))]
             if same:
                 parts.insert(0, self._step(same))
             branches.append(parts[0] if len(parts) == 1 else Sequence(parts))

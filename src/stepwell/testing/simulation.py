@@ -256,7 +256,7 @@ class Simulation:
                 invoked = slugs[2:]
             author = Author(random, slug, invoked, ["outside/x"] if random.random() < 0.5 else [])
             main = slug == "parent"
-            program: Program = author.write(random.choice((1, 1, 2, 3)), group=main, wait=main)
+            program: Program = author.write(random.choice((1, 1, 2, 2, 3)), group=main, wait=main)
             self.outside.programs[slug] = program
         by_service: dict[str, list[Function]] = {"http": [], "live": []}
         for slug in slugs:
