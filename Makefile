@@ -65,7 +65,7 @@ docs: setup  ## build the documentation into site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
 
 lock: setup  ## resolve requirements/*.in again into the locked files
-	for name in uv server dev docs; do \
+	for name in uv server dev docs $$(cd requirements && ls libraries/*.in | sed 's/\.in$$//'); do \
 	  $(BIN)/uv pip compile -q $(UPGRADE) --generate-hashes --universal --python-version 3.11 --no-header \
 	    --no-emit-index-url --no-annotate --no-emit-package stepwell requirements/$$name.in -o requirements/$$name.txt; \
 	done

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -142,15 +143,8 @@ def callers(case: Case, pid: int) -> int:
     )
 
 
-def restart(server: Server) -> None:
-    server.kill()
-    server.start()
-
-
-@pytest.mark.parametrize("function", ["asynchronous", "plain"])
-def test_the_server_calls_and_no_kill_of_it_repeats_a_call_that_was_answered(
-    case: Case, provider: Provider, function: str
-) -> None:
+def paused(case: Case, provider: Provider, function: str) -> str:
+    """The event of a function that is in its pause, when its three calls at once have been answered."""
     server, service = case.server, case.service
     provider.answer(louder_when_released)
     event = server.send(service.event(function), {"nap": "2s"})
@@ -160,10 +154,17 @@ def test_the_server_calls_and_no_kill_of_it_repeats_a_call_that_was_answered(
     assert callers(case, server.program.process.pid) >= 3
     assert callers(case, service.program.process.pid) == 0
     provider.release(3)
+    server.waits_at(server.started(event).id, "nap")
+    return event
 
-    run = server.started(event)
-    server.waits_at(run.id, "nap")
-    restart(server)  # between calls
+
+def test_no_kill_repeats_a_call_that_was_answered(case: Case, provider: Provider) -> None:
+    server, service = case.server, case.service
+    event = paused(case, provider, "asynchronous")
+    service.program.stop(signal.SIGKILL)
+    server.kill()  # between calls
+    server.start()
+    service.start(**case.environment)
     provider.wait(4, timeout_s=30)
     server.kill()  # during a call
     provider.answer(louder)
@@ -174,6 +175,16 @@ def test_the_server_calls_and_no_kill_of_it_repeats_a_call_that_was_answered(
     asked = [prompt(call) for call in provider.calls]
     assert sorted(asked) == sorted(["one", "two", "three", "four", "four"])  # of the last nobody knew the answer
     assert [path for path in server.files() if KEY.encode() in path.read_bytes()] == []
+
+
+def test_a_plain_function_calls_in_the_same_way(case: Case, provider: Provider) -> None:
+    event = paused(case, provider, "plain")
+    provider.answer(louder)
+    case.service.program.stop(signal.SIGKILL)
+    case.service.start(**case.environment)
+
+    assert case.server.completed(event, seconds=60).output == ["ONE", "TWO", "THREE", "FOUR"]
+    assert sorted(map(prompt, provider.calls)) == sorted(["one", "two", "three", "four"])
 
 
 def test_the_retries_of_a_library_are_no_second_request_of_a_step(case: Case, provider: Provider) -> None:

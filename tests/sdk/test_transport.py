@@ -237,6 +237,23 @@ def recorded(outcome: Outcome, answer: httpx2.Response) -> Memo:
     return Memo(op.step, "data", fetch_answer(answer, request["echo"]), op.name)
 
 
+@pytest.mark.parametrize(
+    "body", [lambda n: {"prompt_cache_key": f"run-{n}"}, lambda n: {"params": {"_meta": {"traceparent": f"00-{n}"}}}]
+)
+def test_what_frameworks_make_up_for_each_request_is_not_compared(body: Callable[[int], Any]) -> None:
+    client, numbers = http.async_client(), itertools.count()
+
+    @stepwell.Service("library").function(on="a/b")
+    async def made_up(ctx: Ctx) -> str:
+        answer = await client.post(URL, json={"asked": "why?"} | body(next(numbers)))
+        await ctx.step.sleep("nap", "1h")
+        return answer.text
+
+    steps = {"POST api.example.com/v1": httpx2.Response(200, text="Because.")}
+    assert run(made_up, steps=steps, crash_after_each_step=True).output == "Because."
+    assert next(numbers) > 2
+
+
 def changing(client: openai.AsyncOpenAI) -> stepwell.Function[Any, Any]:
     numbers = itertools.count()
 

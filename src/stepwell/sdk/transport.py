@@ -54,6 +54,9 @@ _FIELD_NAMES_LETTERS = 4096
 _NAMED_FIELDS = 5
 _NAMED_LETTERS = 120  # of an address, in the name of a step
 
+# Of requests of frameworks, these are other ones each time and say nothing about what is asked.
+_NOT_COMPARED = ["body.prompt_cache_key", "body.params._meta.traceparent", "body.params._meta.tracestate"]
+
 _NOT_SENT = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
 _RETRY_HEADER = "x-stainless-retry-count"  # openai, anthropic and other libraries of the same make
 _BOUNDARY = re.compile(r'boundary="?([^";]+)')
@@ -286,7 +289,7 @@ class _Rules:
                 raise DefinitionError(
                     f'exclude= has fields such as "body.metadata.sent_at" and "query.nonce", not {one!r}'
                 )
-        self.exclude = tuple(one.split(".") for one in exclude)
+        self.exclude = tuple(one.split(".") for one in (*_NOT_COMPARED, *exclude))
         self.retry_statuses = tuple(retry_statuses)
         self.timeout_ms = timeout_ms("stepwell.http", timeout)
         try:
