@@ -136,7 +136,7 @@ async def test_without_keys_pages_of_this_machine_need_a_token_and_others_may_no
     stream = f"/api/runs/{run}/stream"
     path = (await api.http.post(f"/api/runs/{run}/token")).json()["path"]
     here, away = {"origin": "http://localhost:3000"}, {"origin": "https://evil.example"}
-    own = {"origin": f"http://127.0.0.1:{api.server.port}"}
+    own = {"origin": f"http://127.0.0.1:{api.port}"}
     assert (await api.http.get(stream)).status_code == 200
     assert (await api.http.get(stream, headers=own)).status_code == 200
     assert (await api.http.get(stream, headers=here)).status_code == 401

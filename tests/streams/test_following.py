@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 import stepwell
+from stepwell.model.ids import RunId
 from stepwell.server import Server
 from stepwell.testing.provider import Provider, fail, held, say
 from tests.streams.conftest import everything, followed, said
@@ -157,6 +158,22 @@ def test_a_subscriber_who_never_reads_holds_up_nobody(
         assert len(result[0]) == 2_000_000
         assert time.monotonic() - began < 10
     assert len(said(everything(server.url, run))) == 2_000_000
+
+
+def test_who_goes_away_is_forgotten_at_once(server: Server, client: stepwell.Client, provider: Provider) -> None:
+    provider.answer(held(say("Hello")))
+    run = start(client)
+    for _ in range(3):
+        with followed(server.url, run) as events:
+            next(iter(events))
+            assert server.site.watch.followers == 1
+        deadline = time.monotonic() + 5
+        while server.site.watch.followers:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    assert not server.site.streams.log(RunId(run)).readers
+    provider.release()
+    client.run(run).result(timeout=10)
 
 
 # the client

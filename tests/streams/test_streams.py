@@ -181,8 +181,17 @@ def test_what_nobody_reads_any_more_is_forgotten() -> None:
     time.now += 61
     with streams.subscribe(RUN, lambda: None):
         pass
-    assert streams.runs == 1
+    assert streams.runs == 0
     assert streams.size_bytes == 0
+
+
+def test_a_run_without_pieces_is_forgotten_when_its_last_reader_leaves() -> None:
+    streams = streams_with()
+    with streams.subscribe(RUN, lambda: None):
+        with streams.subscribe(RUN, lambda: None):
+            pass
+        assert streams.runs == 1
+    assert streams.runs == 0
 
 
 def test_one_who_reads_for_longer_than_pieces_are_kept_misses_nothing() -> None:

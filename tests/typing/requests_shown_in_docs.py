@@ -45,7 +45,7 @@ async def asks(ctx: stepwell.Context[Any]) -> str:
     assert_type(typed.output, Summary)
     assert_type(typed.usage, ai.Usage | None)
     assert_type(typed.cost_usd, Decimal | None)
-    plain = await ctx.step.ai.infer("plain", model=MODEL, body=body, timeout="30s")
+    plain = await ctx.step.ai.infer("plain", model=MODEL, body=body, stream=True, timeout="30s")
     assert_type(plain.output, str)
     listed = await ctx.step.ai.infer("list", model=MODEL, body=body, output=list[Summary])
     assert_type(listed.output, list[Summary])

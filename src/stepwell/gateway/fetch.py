@@ -31,6 +31,7 @@ SMALL_BYTES = 64 * 1024
 _LONGEST_URL = 16 * 1024
 _KEEP_ALIVE_S = 15.0
 _PIECE_BYTES = 256 * 1024
+_STEADY = 10  # pauses
 _METHOD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,32}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OURS = frozenset(
@@ -89,6 +90,7 @@ class Incoming:
         self.reason = scrub.clean_text(response.reason or "")
         self._scrub = scrub
         self._pausing: asyncio.Future[None] | None = None
+        self._pauses = 0
         self._response = response
         self._timing = timing
         self._unpacker = Unpacker(response.headers.get("Content-Encoding", ""))
@@ -112,7 +114,7 @@ class Incoming:
 
         Args:
             every_s: How long to wait after something came before more is read, so that what comes in many small pieces
-                is dealt with in fewer; the end is not waited with.
+                is dealt with in fewer. The end of a short body is not waited with.
 
         Raises:
             FetchFailed: It ended early.
@@ -137,17 +139,29 @@ class Incoming:
             raise FetchFailed("truncated_response", f"{_where(self.url)} did not send all of its answer") from err
 
     async def _pause(self, seconds: float) -> None:
-        """Let more of the body come, but for no longer than that, and not once it is whole."""
+        """Let more of the body come, but for no longer than that, and not once it is whole.
+
+        Of a body that has come for a while, it comes no further than the socket meanwhile: one read of all that is
+        there is much cheaper than one for every piece, and its end may be that much later.
+        """
+        if self._response.content.is_eof():
+            return
         if self._pausing is None:
             self._response.content.on_eof(self._go_on)
+        self._pauses += 1
+        connection = self._response.connection
+        transport = connection.transport if connection is not None and self._pauses > _STEADY else None
         loop = asyncio.get_running_loop()
         self._pausing = loop.create_future()
-        if not self._response.content.is_eof():
-            timer = loop.call_later(seconds, self._go_on)
-            try:
-                await self._pausing
-            finally:
-                timer.cancel()
+        timer = loop.call_later(seconds, self._go_on)
+        if transport is not None:
+            transport.pause_reading()
+        try:
+            await self._pausing
+        finally:
+            timer.cancel()
+            if transport is not None and not transport.is_closing():
+                transport.resume_reading()
 
     def _go_on(self) -> None:
         if self._pausing is not None and not self._pausing.done():

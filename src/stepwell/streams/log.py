@@ -99,6 +99,11 @@ class Log:
         return self._chunks[0] if self._chunks else None
 
     @property
+    def unused(self) -> bool:
+        """Whether there never was a piece."""
+        return self._alone is None
+
+    @property
     def complete(self) -> bool:
         """Whether the newest piece is the last one of its step."""
         return bool(self._chunks) and self._chunks[-1].source.done
@@ -112,6 +117,7 @@ class Log:
             self._merged_from = self.end
         if USED in chunk.text:
             chunk.source.done = True
+            chunk.source.heads.clear()
         self._chunks.append(chunk)
         self.size_bytes += len(chunk.text) + OVERHEAD_BYTES
         self.used_at = chunk.at

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING
 
@@ -139,7 +140,7 @@ class Streams:
 
     def subscribe(self, run: RunId, ring: Callable[[], None]) -> Reader:
         """Begin to read the pieces of a run. `ring` is called when there are more; it must be quick."""
-        reader = Reader(self.log(run), ring, self._leave)
+        reader = Reader(self.log(run), ring, partial(self._leave, run))
         if self.on_subscribed is not None:
             self.on_subscribed(run)
         return reader
@@ -161,8 +162,10 @@ class Streams:
             log.used_at = self.clock()
         return log
 
-    def _leave(self, log: Log, reader: Reader) -> None:
+    def _leave(self, run: RunId, log: Log, reader: Reader) -> None:
         log.readers.discard(reader)
+        if not log.readers and log.unused and self._logs.get(run) is log:
+            del self._logs[run]
         self._forget_old(self.clock())
 
     # keeping
