@@ -47,7 +47,7 @@ ANYWHERE = "*"
 ALLOWED_LIBRARIES: dict[str, dict[str, tuple[str, ...]]] = {
     "model": {"msgspec": (ANYWHERE,)},
     "wire": {"msgspec": (ANYWHERE,), "google.protobuf": ("wire/*connect*",)},
-    "engine": {"re2": ("engine/expr*",), "cronsim": ("engine/cron*",)},
+    "engine": {"msgspec": (ANYWHERE,), "re2": ("engine/expr*",), "cronsim": ("engine/cron*",)},
     "store": {"msgspec": (ANYWHERE,), "asyncpg": ("store/postgres*",), "obstore": ("store/*s3*",)},
     "workers": {"aiohttp": (ANYWHERE,), "yarl": (ANYWHERE,)},  # yarl: the URLs of aiohttp
     "gateway": {
@@ -84,8 +84,11 @@ ALLOWED_LIBRARIES: dict[str, dict[str, tuple[str, ...]]] = {
         "mcp": ("api/*mcp*",),
     },
     FACE: {},
-    # for the stand-in of an AI provider only
-    "testing": {"starlette": ("testing/*provider*",), "uvicorn": ("testing/*provider*",)},
+    "testing": {
+        "msgspec": (ANYWHERE,),
+        "starlette": ("testing/*provider*",),  # the stand-in of an AI provider
+        "uvicorn": ("testing/*provider*",),
+    },
     "server": {
         "uvicorn": (ANYWHERE,),
         "uvloop": (ANYWHERE,),
