@@ -62,11 +62,15 @@ def test_a_record_that_was_interrupted_can_be_shown(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_short_round_measures_what_is_named(tmp_path: Path) -> None:
     file = tmp_path / "result.jsonl"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "websocket,one,idle", "--json", str(file)]
+    only = "websocket,one,ask,first-token,relay,idle"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", only, "--json", str(file)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
     assert done.returncode == 0, done.stderr
     found = {line["workload"]: line["figures"] for line in Record.read(file) if "figures" in line}
     assert found["one"]["p50_ms"] > 0
+    assert found["ask"]["p50_ms"] > found["ask"]["direct_p50_ms"] > 0
+    assert found["first-token"]["p95_ms"] > 0
+    assert found["relay"]["tokens_per_s"] > 1000
     assert found["idle"]["rss_mb"] > 10
     assert "one run at a time, step to step" in done.stdout
