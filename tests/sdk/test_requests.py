@@ -177,6 +177,16 @@ def test_what_keeps_arguments_from_being_recorded_is_named(
     assert reason.startswith(blocked)
 
 
+def test_what_blocks_an_argument_does_not_show_it() -> None:
+    class Keeper(Opaque):
+        def __repr__(self) -> str:
+            return CANARY
+
+    _, reason = Body(called, ({"key": Keeper()}, CANARY)).shown_input()
+    assert "'client' is of the type dict" in reason
+    assert CANARY not in reason
+
+
 def test_arguments_of_wrapped_calls_may_be_longer() -> None:
     given, reason = Body(called, ("x" * 20_000,), kind="step.ai.wrap").shown_input()
     assert (len(given or b""), reason) == (20_004, "")

@@ -79,9 +79,10 @@ class Body:
         for name, item in (*named, *self.options.items()):
             try:
                 canonical(plain(item))
-            except Exception as err:
-                reason = f"its argument {name!r} is of the type {type_name(type(item))} and has no JSON form: {err}"
-                return reason.partition("\n")[0][:_MAX_REASON_LETTERS]
+            except Exception:
+                # Without the error's text, which may show the value.
+                reason = f"its argument {name!r} is of the type {type_name(type(item))} and has no JSON form"
+                return reason[:_MAX_REASON_LETTERS]
         return "its arguments have no JSON form together"
 
     def _name_of(self, at: int) -> str:
