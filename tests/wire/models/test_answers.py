@@ -227,6 +227,13 @@ class TestImitators:
         calls = [{"id": f"c{n}", "function": {"name": f"f{n}", "arguments": "{}"}} for n in (1, 2)]
         self.check_two_calls([{"tool_calls": calls}])
 
+    def test_a_tool_call_that_is_written_in_both_ways_is_one(self) -> None:
+        called = {"name": "weather", "arguments": "{}"}
+        delta = {"tool_calls": [{"index": 0, "id": "c1", "function": called}], "function_call": called}
+        chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": "tool_calls"}]}]
+        answer = read_stream(CHAT, [data_events(*chunks)])[1].answer
+        assert answer.tool_calls == (ToolCall("c1", "weather", "{}"),)
+
     def test_an_id_that_is_sent_again_with_each_piece(self) -> None:
         self.check_two_calls(
             [

@@ -371,7 +371,8 @@ def _tool_calls(message: Document) -> list[ToolCall]:
         arguments = called.get("arguments", called.get("input"))
         given = arguments if isinstance(arguments, str) else written(arguments) if arguments else ""
         calls.append(ToolCall(text(call.get("id")), text(called.get("name")), given))
-    if legacy := members(message.get("function_call")):
+    legacy = members(message.get("function_call"))
+    if legacy and not calls:  # some engines write a call in both ways
         calls.append(ToolCall("", text(legacy.get("name")), text(legacy.get("arguments"))))
     return calls
 
