@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 LOCKS = ROOT / "requirements" / "libraries"
 ENVIRONMENTS = ROOT / ".venv-libraries"
+OFFLINE = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # or it fetches its prices when it is imported
 
 
 def python_of(name: str, **build: str) -> Path:

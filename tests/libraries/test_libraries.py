@@ -19,7 +19,7 @@ import pytest
 
 from stepwell.testing.provider import Asked, Provider, Reply, Say, fail, held, say
 from stepwell.wire.models import dialect_for
-from tests.libraries.environments import python_of
+from tests.libraries.environments import OFFLINE, python_of
 from tests.official.harness import ROOT, Program, Server, free_port, until
 from tests.sdk_e2e.harness import PATH, OwnService, a_server, a_service
 
@@ -87,6 +87,7 @@ def case(
     python = str(python_of(library.environment))
     folder, name, port = tmp_path_factory.mktemp(library.module), library.module.replace("_", "-"), free_port()
     environment = {"LIBRARY": library.module, "PROVIDER": f"http://127.0.0.1:{port}", "KEY": KEY, "PYTHONPATH": PATH}
+    environment |= OFFLINE
     with contextlib.ExitStack() as stack:
         asked_port = port
         if library.environment == "mcp":

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.docs.pages import DOCS, read_page
-from tests.libraries.environments import python_of
+from tests.libraries.environments import OFFLINE, python_of
 from tests.sdk_e2e.harness import PATH
 
 pytestmark = pytest.mark.slow
@@ -91,6 +91,8 @@ def test_what_is_shown_is_durable(library: str) -> None:
 def ran(library: str, step: str, answer: dict[str, Any]) -> Any:
     """What the function shown for a library returns, when it is run with a crash after each step."""
     command = [str(python_of(library)), "-m", "tests.libraries.shown", title_of(library), step, json.dumps(answer)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": PATH}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, env={**os.environ, **OFFLINE, "PYTHONPATH": PATH}, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -21,9 +21,9 @@ blocking_web: Any = httpx.Client(transport=blocking_transport)
 blocking = OpenAI(base_url=URL, api_key=KEY, http_client=blocking_web, max_retries=0)
 
 
-async def asked(prompt: str, client: AsyncOpenAI = client) -> str:
+async def asked(prompt: str, client: AsyncOpenAI = client, retries: int = 0) -> str:
     answer = await litellm.acompletion(
-        model="openai/gpt-4o", messages=[{"role": "user", "content": prompt}], client=client, max_retries=0
+        model="openai/gpt-4o", messages=[{"role": "user", "content": prompt}], client=client, max_retries=retries
     )
     return str(answer.choices[0].message.content)
 
@@ -58,4 +58,4 @@ def streamed_now(prompt: str) -> str:
 
 
 async def repeated(prompt: str) -> str:
-    return await asked(prompt, client.with_options(max_retries=1))
+    return await asked(prompt, client.copy(), retries=1)
