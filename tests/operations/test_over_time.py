@@ -193,13 +193,18 @@ async def test_a_server_takes_no_more_memory_after_a_while_of_steady_work(tmp_pa
             while (passed := time.monotonic() - began) < MINUTES * 60:
                 await steady(server, 5)
                 samples.append((passed / 60, server.memory("VmRSS") / MIB))
+            pace = len(samples) * 1000 / (time.monotonic() - began)
             looking.cancel()
         await server.all_ended(60)
         await asyncio.sleep(1)
         growth = slope([one for one in samples if one[0] >= samples[-1][0] / 3])
-        told = f"{growth:.2f} MiB a minute: {[round(mib) for _, mib in samples[:: len(samples) // 20 or 1]]}"
+        shown = [round(mib) for _, mib in samples[:: len(samples) // 20 or 1]]
+        told = f"{pace:.0f} runs a second, {growth:.2f} MiB a minute: {shown}"
         print(told)
-        assert growth < max(0.1, 3 / MINUTES), told
+        if MINUTES >= 10:
+            assert growth < 0.1, told
+        else:  # caches fill for some six minutes
+            assert samples[-1][1] - samples[0][1] < 20, told
         for what, count in opened(server).items():
             assert count <= before[what] + 3, (what, before, opened(server))
         assert await server.waits() == 0
