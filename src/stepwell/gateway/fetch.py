@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 import aiohttp
 import yarl
 
-from stepwell.gateway.policy import Policy, aim
+from stepwell.gateway.policy import Policy
 from stepwell.gateway.scrub import Scrubber
 from stepwell.gateway.unpack import ACCEPTED, TornBody, Unpacker
 from stepwell.wire.models.credentials import is_credential_header
@@ -142,7 +142,8 @@ class Incoming:
         """Let more of the body come, but for no longer than that, and not once it is whole.
 
         Of a body that has come for a while, it comes no further than the socket meanwhile: one read of all that is
-        there is much cheaper than one for every piece, and its end may be that much later.
+        there is much cheaper than one for every piece, and its end may be that much later. All bodies are read on in
+        the same moments, so that the loop has one turn for them together.
         """
         if self._response.content.is_eof():
             return
@@ -153,7 +154,7 @@ class Incoming:
         transport = connection.transport if connection is not None and self._pauses > _STEADY else None
         loop = asyncio.get_running_loop()
         self._pausing = loop.create_future()
-        timer = loop.call_later(seconds, self._go_on)
+        timer = loop.call_later(seconds - loop.time() % seconds, self._go_on)
         if transport is not None:
             transport.pause_reading()
         try:
@@ -287,7 +288,7 @@ class Fetcher:
     ) -> aiohttp.ClientResponse:
         parts = urlsplit(url)
         assert parts.hostname is not None
-        target = aim(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+        target = self._policy.aim(parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
         if parts.username is not None and not any(name.lower() == "authorization" for name in headers):
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             headers = {**headers, "Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"}
