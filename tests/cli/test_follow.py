@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from stepwell.cli import cli, follow, send
+from stepwell.cli import cli, follow, runs, send
 from stepwell.cli.api import ConnectionLost
 
 NOON = "2026-03-04T12:00:00.000Z"
@@ -103,6 +103,24 @@ def test_a_result_that_is_kept_from_another_run_says_so(capsys: pytest.CaptureFi
     follow.follow_runs(Scripted([kept, own, END]), "event")  # type: ignore[arg-type]
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("completed")[1].strip() for line in lines[:2]] == ["kept from the record", ""]
+
+
+@pytest.mark.parametrize(("status", "code"), [("COMPLETED", 0), ("FAILED", 1)])
+def test_a_run_that_goes_on_already_is_followed_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, status: str, code: int
+) -> None:
+    class Ending(Scripted):
+        def get(self, path: str) -> Any:
+            return {**super().get(path), "status": status}
+
+    said = {"type": "delta", "step": "s1", "name": "draft", "kind": "text", "text": "Good day"}
+    monkeypatch.setattr(runs, "Api", lambda url, key: Ending([said, END]))
+    result = CliRunner().invoke(cli, ["run", "follow", "run-7"])
+    assert result.exit_code == code
+    assert "Good day" in result.stderr
+    assert "run-7" in result.stderr
+    monkeypatch.setattr(runs, "Api", lambda url, key: Ending([END]))
+    assert json.loads(CliRunner().invoke(cli, ["run", "follow", "run-7", "--json"]).stdout)["status"] == status
 
 
 class Waiting(Scripted):

@@ -1,7 +1,8 @@
-"""`stepwell runs` and `stepwell run show`: what has run, and how."""
+"""`stepwell runs` and `stepwell run ...`: what has run, what runs, and how."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -54,7 +55,7 @@ def _line(run: dict[str, Any]) -> dict[str, str]:
 
 @click.group()
 def run() -> None:
-    """Look at one run, compare it with another, or cancel it."""
+    """Look at one run, follow it, compare it with another, or cancel it."""
 
 
 @run.command()
@@ -75,6 +76,23 @@ def show(run_id: str, url: str, key: str | None, as_json: bool) -> None:
         print_json(detail)
     else:
         print_run(detail, api.get(f"{path}/lines")["lines"])
+
+
+@run.command()
+@click.argument("run_id", metavar="ID")
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def follow(run_id: str, url: str, key: str | None, as_json: bool) -> None:
+    """Follow the run ID until it has ended; exit 1 if it does not complete.
+
+    From its beginning, with what models say while they say it.
+    """
+    from stepwell.cli.follow import follow_run
+
+    detail = follow_run(Api(url, key), piece(run_id, "ID"), quiet=as_json)
+    if as_json:
+        print_json(detail)
+    sys.exit(0 if detail["status"] == "COMPLETED" else 1)
 
 
 @run.command()
