@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 TYPESCRIPT := tests/official/typescript
 WORKERS ?= 2
 ON_POSTGRES := STEPWELL_TEST_STORE=postgres
-# Tests of whole servers wait most of the time.
+# Tests of whole servers wait most of the time, so there are more of them than cores.
 WAITING = -n $$((2 * $(WORKERS))) -m "not long"
 
 # Anything that would ask a question gets "no terminal, no question" instead.
@@ -33,7 +33,7 @@ quick: setup  ## unit tests, under a minute
 	$(BIN)/pytest -q -x -n $(WORKERS) -m "not slow and not official and not long"
 
 test: setup check  ## what CI runs: check, every test not marked long, the simulator
-	$(BIN)/pytest -n $(WORKERS) -m "not long"
+	$(BIN)/pytest $(WAITING)
 	$(ON_POSTGRES) STEPWELL_TEST_NODES=2 $(BIN)/pytest $(WAITING) tests/official tests/sdk_e2e tests/api tests/faults
 	for nodes in 1 3; do $(ON_POSTGRES) STEPWELL_TEST_NODES=$$nodes $(BIN)/pytest $(WAITING) tests/sdk_e2e/test_lifecycle.py; done
 	$(MAKE) sim
