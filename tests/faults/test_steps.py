@@ -284,7 +284,7 @@ async def test_recorded_results_stay_with_their_ids_when_the_code_changes(
         number = await run("number", work, "number", ctx.event.data["n"])
         await run("removed", work, "removed", "gone")
         await run("old name", work, "old name", "old")
-        await ctx.step.sleep("nap", "3s")
+        await ctx.step.sleep("nap", "8s" if server.nodes else "3s")  # until all have come so far
         return number
 
     async def after(ctx: stepwell.Context[Any]) -> Any:

@@ -80,10 +80,11 @@ async def test_waits_that_are_being_stored_when_the_server_is_killed_end_with_th
 ) -> None:
     """F23: the server is killed while 200 runs begin to wait, and again while half of them get their event."""
     service = stepwell.Service("stored")
+    timeout = f"{10 + 3 * own.lease_s:g}s"  # so that what a killed node had to match is matched in time
 
     @service.function(on="stored/f")
     async def f(ctx: stepwell.Context[Any]) -> str:
-        found = await ctx.step.wait_for_event("paid", "stored/paid", timeout="10s", match="data.n")
+        found = await ctx.step.wait_for_event("paid", "stored/paid", timeout=timeout, match="data.n")
         return "timeout" if found is None else "paid"
 
     async with connected(own, service, concurrency=300) as worker:
