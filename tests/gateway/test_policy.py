@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from stepwell.gateway.policy import Policy, aim, read_place
+from stepwell.gateway.policy import Policy, read_place
 from stepwell.model.errors import ConfigurationError
 from stepwell.testing.provider import Provider
 from tests.gateway.errands import Asking, error_of, output_of
@@ -71,10 +71,36 @@ def test_the_refusal_says_what_an_operator_would_have_to_allow() -> None:
 
 
 async def test_the_check_is_where_the_socket_is_opened() -> None:
-    target = aim("evil.example", 80)
+    policy = Policy()
+    target = policy.aim("evil.example", 80)
     with pytest.raises(OSError, match="not a public address"):
-        Policy().socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 80)))
+        policy.socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 80)))
     assert "127.0.0.1" in target.refusal
+
+
+@pytest.mark.parametrize("order", [("10.0.0.1", "1.1.1.1"), ("1.1.1.1", "10.0.0.1")])
+async def test_a_host_with_one_address_that_may_be_called_is_not_refused(order: tuple[str, str]) -> None:
+    policy = Policy()
+    target = policy.aim("both.example", 80)
+    for address in order:
+        info = (socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 80))
+        if address == "1.1.1.1":
+            policy.socket(info).close()
+        else:
+            with pytest.raises(OSError, match=r"10\.0\.0\.1"):
+                policy.socket(info)
+    assert target.refusal == ""
+
+
+def test_a_url_of_the_operator_allows_its_host_and_port() -> None:
+    policy = Policy(urls=["http://Shop.internal/api", "https://10.0.0.5:3000/x", "http://[fd00::1]:80", "http://bü.de"])
+    assert policy.refusal("shop.internal", 80, "10.9.9.9") == ""
+    assert policy.refusal("shop.internal", 443, "10.9.9.9")
+    assert policy.refusal("other.internal", 80, "10.9.9.9")
+    assert policy.refusal("any.internal", 3000, "10.0.0.5") == ""
+    assert policy.refusal("any.internal", 3000, "10.0.0.6")
+    assert policy.refusal("fd00::1", 80, "fd00::1") == ""
+    assert policy.refusal("xn--b-eha.de", 80, "10.0.0.1") == ""
 
 
 HOSTS = ["127.0.0.1", "localhost", "localhost.", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f000001",

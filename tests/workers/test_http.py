@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 
+from stepwell.gateway.policy import Policy
 from stepwell.model.dispatch import Kept, Memo
 from stepwell.model.ids import JobId, StepId
 from stepwell.model.message import CallLost, Message, Raised, Replied, Returned
@@ -336,6 +339,132 @@ async def test_a_redirect_loop_ends(performer: HttpPerformer, mailbox: Mailbox) 
 async def test_a_redirect_to_nowhere_is_an_error(location: str, performer: HttpPerformer, mailbox: Mailbox) -> None:
     message = await outcome(performer, mailbox, redirect(307, location))
     assert isinstance(message, (Raised, CallLost))
+
+
+# Addresses: 0.0.0.0 is this machine too, and refused as long as nobody names it
+
+
+class Counted(Policy):
+    aimed = 0
+
+    def aim(self, host: str, port: int) -> Any:
+        self.aimed += 1
+        return super().aim(host, port)
+
+
+def elsewhere(url: str, host: str = "0.0.0.0") -> str:
+    return url.replace("localhost", host)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """What the system says that names mean."""
+    known: dict[str, list[str]] = {}
+
+    async def resolve(self: object, host: str, port: int = 0, family: int = 0) -> list[dict[str, Any]]:
+        if host not in known:
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        about = {"hostname": host, "port": port, "family": socket.AF_INET, "proto": 0, "flags": socket.AI_NUMERICHOST}
+        return [{**about, "host": address} for address in known[host]]
+
+    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", resolve)
+    return known
+
+
+@pytest.fixture
+async def guarded(mailbox: Mailbox) -> AsyncIterator[HttpPerformer]:
+    """A performer that may call this machine and public addresses."""
+    performer = HttpPerformer(mailbox, connect_timeout_s=1, addresses=Policy(loopback=True))
+    yield performer
+    await performer.close()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "shop.internal", "SHOP.internal."])
+async def test_s20_an_address_that_nobody_allowed_is_not_called(
+    host: str, guarded: HttpPerformer, mailbox: Mailbox, names: dict[str, list[str]]
+) -> None:
+    names["shop.internal"] = names["shop.internal."] = ["0.0.0.0"]
+    async with an_app(http(200, b"1")) as app:
+        guarded.perform(a_dispatch(elsewhere(app.url, host)))
+        (message,) = await mailbox.wait()
+        assert app.connections == 0
+    assert isinstance(message, Raised)
+    assert (message.retry, message.code, message.info.status) == (False, "address_refused", 0)
+    assert "0.0.0.0" in error_of(message)
+    assert f"--allow-address {host.lower()}:" in error_of(message)
+
+
+async def test_s20_a_redirect_leads_nowhere_else(guarded: HttpPerformer, mailbox: Mailbox) -> None:
+    async with an_app(http(200, b"1")) as inside, an_app(redirect(307, elsewhere(inside.url))) as app:
+        guarded.perform(a_dispatch(app.url))
+        (message,) = await mailbox.wait()
+        assert (len(app.requests), inside.connections) == (1, 0)
+    assert isinstance(message, Raised)
+    assert (message.retry, message.code) == (False, "address_refused")
+
+
+async def test_s20_what_the_operator_named_is_called(mailbox: Mailbox, names: dict[str, list[str]]) -> None:
+    names["shop.internal"] = ["0.0.0.0"]
+    async with an_app(http(200, b"1")) as app:
+        url = elsewhere(app.url, "shop.internal")
+        performer = HttpPerformer(mailbox, addresses=Policy(urls=[url]))
+        performer.perform(a_dispatch(url))
+        (message,) = await mailbox.wait()
+        await performer.close()
+    assert isinstance(message, Returned)
+
+
+async def test_s20_a_name_with_one_address_that_may_be_called_is_called(
+    guarded: HttpPerformer, mailbox: Mailbox, names: dict[str, list[str]]
+) -> None:
+    names["shop.internal"] = ["10.0.0.1", "127.0.0.1"]
+    async with an_app(http(200, b"1")) as app:
+        url = elsewhere(app.url, "shop.internal")
+        guarded.perform(a_dispatch(url))
+        (message,) = await mailbox.wait()
+        assert isinstance(message, Returned)
+        assert await guarded.refusal([url]) == ""
+    await guarded.close()
+
+
+async def test_s20_one_that_is_down_is_tried_again_though_another_address_is_refused(
+    guarded: HttpPerformer, mailbox: Mailbox, names: dict[str, list[str]]
+) -> None:
+    names["shop.internal"] = ["127.0.0.1", "10.0.0.1"]
+    async with an_app(http(200)) as app:
+        pass
+    guarded.perform(a_dispatch(elsewhere(app.url, "shop.internal")))
+    (message,) = await mailbox.wait()
+    assert isinstance(message, CallLost)
+    assert message.code == "http_unreachable"
+
+
+async def test_a_kept_connection_is_checked_once(mailbox: Mailbox) -> None:
+    addresses = Counted(loopback=True)
+    performer = HttpPerformer(mailbox, addresses=addresses)
+    async with an_app(http(200, b"1")) as app:
+        for count in (1, 2, 3):
+            performer.perform(a_dispatch(app.url))
+            await mailbox.wait(count)
+        assert app.connections == addresses.aimed == 1
+        await performer.close()
+
+
+async def test_s20_a_registration_asks_what_its_names_mean(
+    guarded: HttpPerformer, performer: HttpPerformer, names: dict[str, list[str]]
+) -> None:
+    names.update(
+        {"shop.internal": ["10.1.2.3", "10.1.2.4"], "shop.example": ["93.184.216.34"], "10.0.0.5": ["10.0.0.5"]}
+    )
+    assert (
+        await guarded.refusal(["http://localhost:3000/x", "https://shop.example/x", "http://unknown.example/x"]) == ""
+    )
+    assert await guarded.refusal(["https://shop.example/x", "https://user:secret@shop.internal/x"]) == (
+        "shop.internal is 10.1.2.3, which is not a public address (private); whoever runs the server can allow it: "
+        "--allow-address shop.internal:443"
+    )
+    assert "--allow-address 10.0.0.5:80" in await guarded.refusal(["http://10.0.0.5/x"])
+    assert await performer.refusal(["http://10.0.0.5/x"]) == ""
 
 
 # Nobody there, too slow, no longer wanted

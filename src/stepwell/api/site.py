@@ -20,7 +20,7 @@ from stepwell.node.reads.runs import nobody_knows
 from stepwell.streams.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from stepwell.api.gate import Gate
     from stepwell.api.keys import Keys
@@ -88,6 +88,10 @@ class Neighbours(Protocol):
     async def ask(self) -> Mapping[str, bytes]: ...
 
 
+async def nothing_refused(urls: Iterable[str]) -> str:
+    return ""
+
+
 def nobody_in_line() -> Sequence[Line]:
     return ()
 
@@ -98,7 +102,7 @@ class Site:
 
     `kind` is what SDKs are told: `dev` or `cloud`. `connect`, `sync`, `auditor` and `retention` are None in a server
     that is put together without that part, and so is `neighbours` where no other process shares the port. `running`
-    knows the calls that are being answered right now.
+    knows the calls that are being answered right now. `refusal` says why one of the URLs may not be called.
     """
 
     node: Node
@@ -114,6 +118,7 @@ class Site:
     started_options: Mapping[str, object] = field(default_factory=dict)
     connect: Connect | None = None
     running: Running = nobody_knows
+    refusal: Callable[[Iterable[str]], Awaitable[str]] = nothing_refused
     sync: SyncControl | None = None
     auditor: Auditor | None = None
     retention: Retention | None = None

@@ -7,6 +7,8 @@ none of that matters here, since every connect of every hop asks with the addres
     everything else           refused: loopback, private, link-local, metadata services, multicast, reserved ...
     what the operator names   allowed: `host:port`, `address:port` or `network/bits:port`
     loopback in development   allowed
+
+For the services of a server in production it is the same rule, with loopback and the services that it was started with.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from yarl import URL
 
 from stepwell.model.errors import ConfigurationError
 
@@ -75,16 +79,11 @@ class Target:
     host: str
     port: int
     refusal: str = ""
+    """Why no socket was opened: every address of the host was refused."""
+    opened: bool = False
 
 
 _target: ContextVar[Target] = ContextVar("stepwell_gateway_target")
-
-
-def aim(host: str, port: int) -> Target:
-    """Say whom the connections that this task opens from now on are for."""
-    target = Target(host, port)
-    _target.set(target)
-    return target
 
 
 class Policy:
@@ -92,15 +91,22 @@ class Policy:
 
     Args:
         allow: Further places; see `read_place`.
+        urls: Further places, by the URLs of what is there.
         loopback: Allow this machine itself.
 
     Raises:
-        ConfigurationError: A place cannot be read.
+        ConfigurationError: A place or a URL cannot be read.
     """
 
-    def __init__(self, allow: Iterable[str] = (), *, loopback: bool = False) -> None:
-        self._places = tuple(map(read_place, allow))
+    def __init__(self, allow: Iterable[str] = (), *, urls: Iterable[str] = (), loopback: bool = False) -> None:
+        self._places = (*map(read_place, allow), *map(_place_of, urls))
         self._loopback = loopback
+
+    def aim(self, host: str, port: int) -> Target:
+        """Say whom the connections that this task opens from now on are for."""
+        target = Target(host, port)
+        _target.set(target)
+        return target
 
     def refusal(self, host: str, port: int, address: str) -> str:
         """Why `address`, which the name `host` stands for, may not be called; empty if it may."""
@@ -132,8 +138,10 @@ class Policy:
         target = _target.get()
         refusal = self.refusal(target.host, target.port, str(address[0]))
         if refusal:
-            target.refusal = refusal
+            if not target.opened:
+                target.refusal = refusal
             raise AddressRefused(refusal)
+        target.opened, target.refusal = True, ""
         return socket.socket(family, kind, protocol)
 
 
@@ -175,6 +183,20 @@ def read_place(text: str) -> Place:
                 "(--allow-address)"
             ) from None
         return Place(host.rstrip(".").lower(), None, int(port))
+
+
+def _place_of(url: str) -> Place:
+    """Where the URL of a service leads."""
+    try:
+        parts = URL(url)
+        host, port = parts.raw_host or "", parts.port or 0
+    except ValueError as err:
+        raise ConfigurationError(f"the service URL cannot be used: {err} (--service-url)") from err
+    host = host.partition("%")[0].rstrip(".").lower()
+    try:
+        return Place(host, ipaddress.ip_network(host), port)
+    except ValueError:
+        return Place(host, None, port)
 
 
 def _unwrapped(address: _Address) -> _Address:

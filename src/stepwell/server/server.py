@@ -256,7 +256,13 @@ class Server:
             limits=settings.limits,
             started_options={"sdkURLs": list(settings.service_urls), "pollInterval": settings.poll_interval_s},
         )
-        self._http = HttpPerformer(performers.deliver, signing_key=settings.signing_key, server_kind=site.kind)
+        self._http = HttpPerformer(
+            performers.deliver,
+            signing_key=settings.signing_key,
+            server_kind=site.kind,
+            addresses=settings.addresses(),
+        )
+        site.refusal = self._http.refusal
         sockets = self._sockets = SocketPerformer(
             performers.deliver,
             _registering(site),
@@ -346,7 +352,7 @@ class Server:
     async def _ask_services(self, site: Site, stack: contextlib.AsyncExitStack) -> None:
         """Begin to ask services to register; they answer to the port that is open by now."""
         settings = self.settings
-        client = SyncClient(signing_key=settings.signing_key, server_kind=site.kind)
+        client = SyncClient(signing_key=settings.signing_key, server_kind=site.kind, addresses=settings.addresses())
         stack.push_async_callback(client.close)
         sync = site.sync = ServiceSync(
             site,

@@ -9,7 +9,7 @@ from pathlib import Path
 from stepwell.api.body import Limits
 from stepwell.api.gate import is_loopback
 from stepwell.gateway.gateway import GatewaySettings
-from stepwell.gateway.policy import read_place
+from stepwell.gateway.policy import Policy, read_place
 from stepwell.model.errors import ConfigurationError
 from stepwell.node.retention import YOUNGEST_EVENT_MS, Keep
 from stepwell.server.cipher import AesCipher, installed, key_file_of, make_key_file, read_key, read_key_file
@@ -139,6 +139,17 @@ class ServerSettings:
                 normal_url(url)
             except ValueError as err:
                 raise ConfigurationError(f"the service URL cannot be used: {err} (--service-url)") from err
+        self.addresses()
+
+    def addresses(self) -> Policy | None:
+        """Which addresses services may be called at; None is all of them, in development.
+
+        Raises:
+            ConfigurationError: One of them cannot be read.
+        """
+        if self.dev:
+            return None
+        return Policy(self.gateway.allow_addresses, urls=self.service_urls, loopback=True)
 
     def _check_secret_keys(self) -> None:
         if self.secret_key is not None and self.secret_key_file is not None:

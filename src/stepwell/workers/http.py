@@ -11,18 +11,22 @@ A redirect that keeps the method (307, 308) is followed with body, headers and q
 into a GET (301, 302, 303) ends it with an error that names the new address: the answer to that GET would be an
 introspection and must not be taken for a result.
 
+In production an address must be public, of this machine, or named by the operator; that is asked where a connection is
+opened, so of every address and after every redirect, and costs a kept connection nothing.
+
 Protocol: sections 1.5, 4.1 and 5.1 of the Inngest wire protocol.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
@@ -30,18 +34,21 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from stepwell.model.ids import Instant, JobId, StepId, derived_ulid
-from stepwell.model.message import CallInfo, CallLost, Logged, Message
+from stepwell.model.message import CallInfo, CallLost, Logged, Message, Raised
 from stepwell.wire.inngest import reply as replies
 from stepwell.wire.inngest.call import MAX_STATE_BYTES, Call, Ready, build_body, call_url, headers, parameter_name
 from stepwell.wire.inngest.text import shortened
-from stepwell.workers.base import Clock, Deliver, Dispatch, Memo, now_ms, own_error
+from stepwell.workers.base import Addresses, Aimed, Clock, Deliver, Dispatch, Memo, now_ms, own_error
 from stepwell.workers.budget import Budget, Places
 
 CALL_TIMEOUT_S = 2 * 3600.0
 """How long a call may take (section 13)."""
 CONNECT_TIMEOUT_S = 10.0
+LOOKUP_TIMEOUT_S = 3.0
+"""How long a registration waits for the addresses of its hosts; those that are later are checked by the calls alone."""
 MAX_REDIRECTS = 60
 CALLS_PER_SERVICE = 256
 BYTES_IN_FLIGHT = 128 * 1024 * 1024
@@ -101,7 +108,12 @@ class _Attempt:
     begun: float = 0.0
     status: int = 0
     url: str = ""
-    traced: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(reused=False))
+    traced: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(reused=False, url="", aimed=None))
+
+    @property
+    def refusal(self) -> str:
+        aimed: Aimed | None = self.traced.aimed
+        return aimed.refusal if aimed is not None else ""
 
     def info(self, worker: str) -> CallInfo:
         return CallInfo(self.started_at, (time.monotonic() - self.begun) * 1000, worker, self.status)
@@ -124,6 +136,7 @@ class HttpPerformer:
         timeout_s: For one call, from its request to the end of its answer; waiting for a place not included.
         calls_per_service: Calls of one service at a time; more wait, those of the oldest runs in front.
         bytes_in_flight: See `BYTES_IN_FLIGHT`.
+        addresses: Which may be called; None is all.
     """
 
     def __init__(
@@ -137,6 +150,7 @@ class HttpPerformer:
         calls_per_service: int = CALLS_PER_SERVICE,
         bytes_in_flight: int = BYTES_IN_FLIGHT,
         max_answer_bytes: int = replies.MAX_BODY_BYTES,
+        addresses: Addresses | None = None,
         clock: Clock = now_ms,
     ) -> None:
         self._deliver = deliver
@@ -146,6 +160,7 @@ class HttpPerformer:
         self._connect_timeout_s = connect_timeout_s
         self._calls_per_service = calls_per_service
         self._max_answer_bytes = max_answer_bytes
+        self._addresses = addresses
         self._clock = clock
         self._requests = Budget(bytes_in_flight)
         self._answers = Budget(bytes_in_flight)
@@ -204,6 +219,21 @@ class HttpPerformer:
     def in_flight(self) -> int:
         """Calls taken and not answered, those that wait for a place included."""
         return len(self._flights)
+
+    # Addresses
+
+    async def refusal(self, urls: Iterable[str]) -> str:
+        """Why one of these URLs may not be called; empty if all may, or their hosts have no address yet."""
+        if self._addresses is None:
+            return ""
+        resolver = LoopbackResolver()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                for host, port in sorted({place for url in urls if (place := place_of(url)) is not None}):
+                    refusals = await _refusals(self._addresses, resolver, host, port)
+                    if refusals and all(refusals):
+                        return refusals[0]
+        return ""
 
     # Places
 
@@ -285,6 +315,10 @@ class HttpPerformer:
         except (aiohttp.ClientError, OSError, zlib.error) as err:
             if isinstance(err, TimeoutError) and not isinstance(err, aiohttp.ServerTimeoutError):
                 raise
+            if attempt.refusal:
+                text = f"the app at {attempt.url} is not called: {attempt.refusal}"
+                error = own_error("AddressRefused", shortened(text, 2000))
+                return Raised(dispatch.job, error, retry=False, info=attempt.info(attempt.url), code="address_refused")
             return self._unreachable(dispatch, attempt, err)
         finally:
             room.release()
@@ -299,7 +333,7 @@ class HttpPerformer:
         sent, body = await self._written(dispatch, request, room)
         sent["Accept-Encoding"] = "identity"
         sent["Content-Length"] = str(len(body))
-        attempt.traced.reused = False
+        attempt.traced.reused, attempt.traced.url, attempt.traced.aimed = False, url, None
         data: bytes | AsyncIterator[bytes] = body if len(body) <= SMALL_BYTES else _pieces(body, room)
         del body  # a large one lives in the pieces alone, and only until it is sent
         async with self._client().post(
@@ -416,8 +450,15 @@ class HttpPerformer:
         if self._session is None:
             trace = aiohttp.TraceConfig()
             trace.on_connection_reuseconn.append(_note_reuse)
+            if self._addresses is not None:
+                trace.on_connection_create_start.append(partial(_aim, self._addresses))
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, resolver=LoopbackResolver(), keepalive_timeout=_KEEP_ALIVE_S),
+                connector=aiohttp.TCPConnector(
+                    limit=0,
+                    resolver=LoopbackResolver(),
+                    keepalive_timeout=_KEEP_ALIVE_S,
+                    socket_factory=self._addresses.socket if self._addresses is not None else None,
+                ),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
@@ -463,6 +504,12 @@ async def _loaded(dispatch: Dispatch) -> tuple[Memo, ...]:
 async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
     if context.trace_request_ctx is not None:
         context.trace_request_ctx.reused = True
+
+
+async def _aim(addresses: Addresses, session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
+    """Runs in the task that opens the connection."""
+    host, port = place_of(context.trace_request_ctx.url) or ("", 0)
+    context.trace_request_ctx.aimed = addresses.aim(host, port)
 
 
 async def _pieces(body: bytes, room: _Room) -> AsyncIterator[bytes]:
@@ -606,6 +653,25 @@ class LoopbackResolver(AbstractResolver):
 
     async def close(self) -> None:
         await self._system.close()
+
+
+def place_of(url: str) -> tuple[str, int] | None:
+    """Host and port of a URL, as the client reads it; None if it cannot."""
+    try:
+        parts = URL(url)
+        host, port = parts.raw_host, parts.port
+    except ValueError:
+        return None
+    return (host, port) if host and port else None
+
+
+async def _refusals(addresses: Addresses, resolver: LoopbackResolver, host: str, port: int) -> list[str]:
+    """What is said about each address of a host; nothing about one that has none."""
+    try:
+        found = await resolver.resolve(host, port)
+    except (OSError, ValueError):
+        return []
+    return [addresses.refusal(host, port, one["host"]) for one in found]
 
 
 def _shown(url: str) -> str:

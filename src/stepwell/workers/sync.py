@@ -19,8 +19,8 @@ from yarl import URL
 from stepwell.wire import signature
 from stepwell.wire.inngest.reply import SDK_HEADER
 from stepwell.wire.inngest.text import read, shortened, write
-from stepwell.workers.base import Clock, now_ms
-from stepwell.workers.http import LoopbackResolver
+from stepwell.workers.base import Addresses, Aimed, Clock, now_ms
+from stepwell.workers.http import LoopbackResolver, place_of
 
 ASK_TIMEOUT_S = 10.0
 """How long a service may take to register (section 3.2)."""
@@ -33,7 +33,8 @@ _CODES = {401: "unauthorized", 403: "forbidden", 404: "url_not_found", 405: "url
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What came of it. `code` is empty when the service says that it has registered, else one of section 3.2."""
+    """What came of it. `code` is empty when the service says that it has registered, else one of section 3.2, or
+    `address_refused`."""
 
     code: str = ""
     message: str = ""
@@ -49,6 +50,7 @@ class SyncClient:
     Args:
         signing_key: Signs the PUT; None sends it unsigned, which SDKs accept in dev mode.
         server_kind: `dev` or `cloud`; SDKs of the other mode refuse.
+        addresses: Which may be called; None is all.
     """
 
     def __init__(
@@ -57,17 +59,20 @@ class SyncClient:
         signing_key: str | None = None,
         server_kind: str = "dev",
         timeout_s: float = ASK_TIMEOUT_S,
+        addresses: Addresses | None = None,
         clock: Clock = now_ms,
     ) -> None:
         self._signing_key = signing_key
         self._kind = server_kind
         self._timeout_s = timeout_s
+        self._addresses = addresses
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
 
     async def look(self, url: str) -> bool | None:
         """Whether an SDK answers there; None when nothing does, so that its other paths need no look."""
         headers = {"X-Inngest-Server-Kind": self._kind}
+        self._aim(url)
         try:
             async with (
                 asyncio.timeout(LOOK_TIMEOUT_S),
@@ -87,6 +92,7 @@ class SyncClient:
         headers = {"Content-Type": "application/json", "X-Inngest-Server-Kind": self._kind}
         if self._signing_key is not None:
             headers[signature.HEADER] = signature.sign(body, self._signing_key, self._clock() // 1000)
+        aimed = self._aim(url)
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
@@ -99,6 +105,8 @@ class SyncClient:
         except aiohttp.ClientConnectorDNSError:
             return Asked("unreachable", "its host name has no address")
         except aiohttp.ClientConnectorError as err:
+            if aimed is not None and aimed.refusal:
+                return Asked("address_refused", aimed.refusal)
             if isinstance(err, aiohttp.ClientSSLError):
                 return Asked("unreachable", shortened(f"its TLS certificate is not accepted: {err}", 300))
             return Asked("unreachable", "it cannot be connected to; is it running?")
@@ -109,10 +117,21 @@ class SyncClient:
         if self._session is not None:
             await self._session.close()
 
+    def _aim(self, url: str) -> Aimed | None:
+        if self._addresses is None:
+            return None
+        host, port = place_of(url) or ("", 0)
+        return self._addresses.aim(host, port)
+
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=64, resolver=LoopbackResolver(), force_close=True),
+                connector=aiohttp.TCPConnector(
+                    limit=64,
+                    resolver=LoopbackResolver(),
+                    force_close=True,
+                    socket_factory=self._addresses.socket if self._addresses is not None else None,
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": "stepwell"},
             )

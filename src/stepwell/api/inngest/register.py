@@ -47,6 +47,9 @@ async def register(ask: Ask) -> Response:
         body = await ask.body()
         check_server_kind(ask.request.headers.get("x-inngest-expected-server-kind"), site.kind)
         service, warnings = read_register(body, env=site.env)
+        refusal = await site.refusal({service.url, *(function.url for function in service.functions)})
+        if refusal:
+            raise RegisterRefused(f"`url` cannot be called: {refusal}", reason="address_refused")
         modified = await keep(site, service, warnings)
     except RegisterRefused as err:
         _refused(site, announced_url(body), err)
