@@ -142,7 +142,7 @@ def _shared() -> list[Callable[[Any], Any]]:
             multiple=True,
             envvar="STEPWELL_ALLOW_ADDRESS",
             metavar="HOST:PORT",
-            help="A place that is not public and that functions may have called, such as localhost:11434; repeatable.",
+            help="A place that is not public and that may be called, such as localhost:11434; repeatable.",
         ),
         option(
             "--poll-interval",

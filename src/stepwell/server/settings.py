@@ -44,7 +44,7 @@ class ServerSettings:
     """Forget what the data folder holds."""
 
     service_urls: tuple[str, ...] = ()
-    """Services to register, whether they announce themselves or not."""
+    """Services to register, whether they announce themselves or not. In production they may be at any address."""
     discovery: bool = True
     """Look for services on the usual local ports until one has registered."""
     poll: bool = True
