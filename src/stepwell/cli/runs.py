@@ -55,7 +55,7 @@ def _line(run: dict[str, Any]) -> dict[str, str]:
 
 @click.group()
 def run() -> None:
-    """Look at one run, follow it, compare it with another, or cancel it."""
+    """Look at one run, follow, compare or cancel it."""
 
 
 @run.command()

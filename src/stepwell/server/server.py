@@ -181,7 +181,7 @@ class Server:
                     await self._performers.give_back(site.node.store)
                     if self._gateway is not None and self._gateway.held_back:
                         await site.node.store.release(self._gateway.held_back)
-                    if site.node.shared:
+                    if site.node.shared and not site.node.cut_off:
                         await site.node.leave()
             await self._stack.aclose()
             self._tell("stopped", duration_ms=round((time.monotonic() - began) * 1000))
@@ -372,9 +372,9 @@ class Server:
         stack.push_async_callback(end)
 
     async def _drain(self) -> None:
-        """Let calls in flight end and commit, as long as the settings allow."""
+        """Let calls in flight end and commit, as long as the settings allow and there is a store to commit to."""
         deadline = time.monotonic() + self.settings.drain_limit_s
-        while self._in_flight() and time.monotonic() < deadline:  # noqa: ASYNC110 - at the end of a life, briefly
+        while self._in_flight() and time.monotonic() < deadline and not self.node.cut_off:  # noqa: ASYNC110 - briefly
             await asyncio.sleep(0.02)
 
     def _in_flight(self) -> int:
