@@ -13,6 +13,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from stepwell.model.credential import Credential
 from stepwell.model.event import DEV_ENV
 from stepwell.model.function import Service, Transport
 from stepwell.model.ids import JobId
@@ -41,6 +42,7 @@ async def work(store: SqliteStore) -> None:
     await store.heartbeat(node)
     await store.put_service(Service(name="shop", transport=Transport.HTTP))
     told("service")
+    await _credentials(store)
     await asyncio.gather(*[_run(store, number) for number in range(1, RUNS + 1)])
     await _slots(store, node)
     for job in await store.claim_due(node, 10_000, 100):
@@ -51,6 +53,17 @@ async def work(store: SqliteStore) -> None:
     await store.remove_service(DEV_ENV, "shop")
     told("no service")
     await _remove(store)
+
+
+async def _credentials(store: SqliteStore) -> None:
+    first, second = Credential(name="mail", query="key"), Credential(name="mail")
+    assert await store.put_credential(first)
+    told("first credential")
+    assert await store.put_credential(second, over=first)
+    told("second credential")
+    assert await store.put_credential(Credential(name="gone"))
+    assert await store.remove_credential(DEV_ENV, "gone")
+    told("no credential")
 
 
 async def _slots(store: SqliteStore, node: Node) -> None:
@@ -144,6 +157,12 @@ async def check(store: SqliteStore, acknowledged: set[str]) -> None:
     for number in range(1, RUNS + 1):
         await _check_run(store, number, acknowledged)
     assert bool(await store.services()) <= ("no service" not in acknowledged)
+    credentials = {one.name: one for one in await store.credentials()}
+    if "first credential" in acknowledged:
+        assert credentials["mail"] in (Credential(name="mail", query="key"), Credential(name="mail"))
+    if "second credential" in acknowledged:
+        assert credentials["mail"] == Credential(name="mail")
+    assert "gone" not in credentials or "no credential" not in acknowledged
     assert (await store.run_row(run_id(21)) is None) or "removed" not in acknowledged
     for number in (20, 21):
         stored = await store.load_run(run_id(number))
