@@ -113,10 +113,10 @@ async def test_a_refused_registration_says_why_and_its_status(plain: Api, subtes
 
 
 async def test_an_option_that_would_silently_not_work_is_refused_by_name(plain: Api) -> None:
-    response = await plain.http.post("/fn/register", json=body(config("shop", "f", URL, concurrency=5)))
+    response = await plain.http.post("/fn/register", json=body(config("shop", "f", URL, singleton={"mode": "skip"})))
     if response.status_code == 200:
-        pytest.skip("this server has concurrency by now")
-    assert "concurrency" in response.json()["error"]
+        pytest.skip("this server has singleton by now")
+    assert "singleton" in response.json()["error"]
     assert response.json()["data"][0]["function"] == "shop-f"
 
 

@@ -18,7 +18,7 @@ from stepwell.api import read_tokens
 from stepwell.api import runs as api_runs
 from stepwell.api.body import Limits as BodyLimits
 from stepwell.api.inngest import v1
-from stepwell.engine import cron, decide, expr
+from stepwell.engine import cron, decide, expr, flow
 from stepwell.engine.retry import _JITTER_MS, _TABLE_MS
 from stepwell.gateway.gateway import GatewaySettings
 from stepwell.model import event, function, payload
@@ -123,6 +123,9 @@ TABLES: dict[str, list[Row]] = {
         Row("a schedule", f"{cron.LONGEST} characters; `@every` of {cron.SHORTEST_MS // 1000} s to {cron.LONGEST_MS // 86_400_000} days", FIXED, "refused at registration"),
         Row("the jitter of a schedule", f"{register.MIN_JITTER_MS // 1000} s to {register.MAX_JITTER_MS // 60_000} min", FIXED, "refused at registration"),
         Row("`cancel_on` of a function", str(register.MAX_CANCELS), FIXED, "refused at registration"),
+        Row("`concurrency` limits of a function", str(register.MAX_CONCURRENCIES), FIXED, "refused at registration"),
+        Row("events of a batch", str(register.MAX_BATCH), FIXED, "refused at registration"),
+        Row("`priority` of a run", f"±{flow.MAX_PRIORITY_S:,} s", FIXED, "counts as the limit"),
         Row("steps in one answer or report", f"{ops.MAX_OPS:,}", FIXED, "the run fails: `InngestErrFunctionOverflowed`"),
         Row("an expression", f"{expr.MAX_TEXT_LENGTH:,} characters", FIXED, "see [Expressions](expressions.md#limits)"),
         Row("runs in one list", f"{api_runs.DEFAULT_RUNS}, at most {api_runs.MAX_RUNS:,}", "`limit=`", "kept within"),

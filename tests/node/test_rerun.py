@@ -10,7 +10,7 @@ from stepwell.engine.rerun import Recorded, recorded_steps
 from stepwell.model import journal, message, op
 from stepwell.model.dispatch import Memo
 from stepwell.model.errors import Conflict
-from stepwell.model.function import CancelOn, Transport
+from stepwell.model.function import CancelOn, Concurrency, Transport
 from stepwell.model.ids import RunId
 from stepwell.model.offload import FETCH, Sealed
 from stepwell.model.payload import INLINE_LIMIT_BYTES, canonical, decode
@@ -199,3 +199,18 @@ def test_what_cannot_be_made_again_is_refused_and_stores_nothing() -> None:
     with pytest.raises(Conflict, match="no service has the function 'f'"):
         again(node, running.id)
     assert len(node.runs()) == 1
+
+
+@pytest.mark.parametrize("limits", [{"concurrency": (Concurrency(1),)}, {"run_concurrency": (Concurrency(1),)}])
+def test_a_rerun_counts_for_the_limits_of_its_function(limits: dict[str, Any]) -> None:
+    node = InMemoryNode(service(Transport.HTTP, **limits))
+    old = a_run(node, done("a"), done("b"))
+    node.send("go/f", {"n": 2})
+    (busy,) = node.worker.calls
+    made = again(node, old, "b", b'["new"]')
+    assert [call.run for call in node.worker.calls] == [busy.run]
+    check(node, made.run)
+    node.answer(busy, message.Returned(busy.job, b"1"))
+    (call,) = node.worker.calls
+    assert (call.run, call.target) == (made.run, a("b"))
+    check(node, made.run)

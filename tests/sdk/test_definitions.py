@@ -108,6 +108,10 @@ def test_every_option_has_its_form() -> None:
         ],
     }
     assert config_of(concurrency=3)["concurrency"] == 3
+    assert config_of(concurrency=[stepwell.Concurrency(1, runs=True), stepwell.Concurrency(4)])["concurrency"] == {
+        "fn": [{"limit": 1, "scope": "fn"}],
+        "step": [{"limit": 4, "scope": "fn"}],
+    }
 
 
 def test_triggers_are_joined_and_keep_their_conditions() -> None:

@@ -353,6 +353,19 @@ async def test_a_waiting_function_is_suspended_and_its_lines_are_passed_on() -> 
         pass
 
 
+async def test_a_function_that_may_not_linger_is_suspended_as_soon_as_it_only_waits() -> None:
+    async def script(line: Line) -> None:
+        await line.welcome(idle_ms=600_000)
+        await line.call("waits", lingers=False)
+        await line.receive(wire.Log)
+        await line.receive(wire.Report)
+        await line.send(wire.Ack(call=JobId("c1"), number=1, news=0))
+        assert (await line.receive(wire.Suspended)).call == "c1"
+
+    async with served(script):
+        pass
+
+
 async def test_a_long_step_is_shown_as_running(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stepwell.sdk.execution.RUNNING_AFTER_S", 0.01)
 

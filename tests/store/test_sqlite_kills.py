@@ -79,7 +79,7 @@ def test_the_workload_passes_every_statement_that_writes(tmp_path: Path, childre
     passed = points_of(tmp_path / "data")
     named = {
         str(call.args[0].value)
-        for file in ("writer.py", "changes.py", "removal.py")
+        for file in ("writer.py", "changes.py", "removal.py", "slots.py")
         for call in ast.walk(ast.parse((SOURCE / file).read_text()))
         if isinstance(call, ast.Call)
         and (call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", ""))

@@ -84,3 +84,28 @@ async def test_expired_keys_do_not_pile_up(store: Store) -> None:
         with sqlite3.connect(store.file) as connection:
             assert connection.execute("SELECT count(*) FROM dedup").fetchone()[0] < 10
         connection.close()
+
+
+async def test_a_key_is_taken_from_who_has_it_with_the_value_that_is_named(store: Store) -> None:
+    def replacing(old: str, new: str, now: int) -> Transition:
+        return Transition(unique=(Unique("e", "k", new, 9000, replaces=old),), now=now)
+
+    assert await store.commit(replacing("nobody", "a", 1)) == Duplicate("k", "")
+    assert await store.commit(taking("k", "a", now=1, until=9000)) == COMMITTED
+    assert await store.commit(replacing("x", "b", 2)) == Duplicate("k", "a")
+    assert await store.commit(replacing("a", "b", 2)) == COMMITTED
+    assert await store.commit(replacing("a", "c", 3)) == Duplicate("k", "b")
+    assert await store.commit(replacing("a", "c", 9500)) == Duplicate("k", "b")
+    assert await store.read_keys("e", ["k", "other"]) == {"k": ("b", 9000)}
+    assert await store.read_keys("f", ["k"]) == {}
+
+
+async def test_of_many_who_replace_the_same_value_one_does(store: Store) -> None:
+    await store.commit(taking("k", "0", now=1, until=9000))
+    asked = [Transition(unique=(Unique("e", "k", f"{n}", 9000, replaces="0"),), now=2) for n in range(1, 20)]
+    outcomes = await asyncio.gather(*map(store.commit, asked))
+    assert outcomes.count(COMMITTED) == 1
+    await store.commit(taking("l", "0", now=1, until=9000))
+    chain = [Transition(unique=(Unique("e", "l", f"{n + 1}", 9000, replaces=f"{n}"),), now=2) for n in range(20)]
+    assert set(await asyncio.gather(*map(store.commit, chain))) == {COMMITTED}
+    assert (await store.read_keys("e", ["l"]))["l"] == ("20", 9000)

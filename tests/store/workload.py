@@ -13,13 +13,14 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from stepwell.model.credential import Credential
 from stepwell.model.event import DEV_ENV
 from stepwell.model.function import Service, Transport
 from stepwell.model.ids import JobId
-from stepwell.model.job import Claim, RunStatus
+from stepwell.model.job import Claim, RunStatus, Slot
 from stepwell.model.journal import Noted, RunCompleted
 from stepwell.model.payload import Blob, blob_of
-from stepwell.store.base import COMMITTED, Node, RunWrite, Transition, Unique
+from stepwell.store.base import COMMITTED, Committed, Node, RunWrite, Transition, Unique
 from stepwell.store.sqlite import SqliteStore
 from tests.store.cases import a_job, a_row, a_wait, an_event, event_key, moved, run_id, started, step
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import sqlite3
 
     from stepwell.model.ids import RunId
+    from stepwell.model.job import Job
 
 RUNS = 6
 STEPS = 3
@@ -40,7 +42,9 @@ async def work(store: SqliteStore) -> None:
     await store.heartbeat(node)
     await store.put_service(Service(name="shop", transport=Transport.HTTP))
     told("service")
+    await _credentials(store)
     await asyncio.gather(*[_run(store, number) for number in range(1, RUNS + 1)])
+    await _slots(store, node)
     for job in await store.claim_due(node, 10_000, 100):
         told(f"claimed {job.id} {job.fence}")
         await store.release([Claim(job.id, job.fence)])
@@ -49,6 +53,41 @@ async def work(store: SqliteStore) -> None:
     await store.remove_service(DEV_ENV, "shop")
     told("no service")
     await _remove(store)
+
+
+async def _credentials(store: SqliteStore) -> None:
+    first, second = Credential(name="mail", query="key"), Credential(name="mail")
+    assert await store.put_credential(first)
+    told("first credential")
+    assert await store.put_credential(second, over=first)
+    told("second credential")
+    assert await store.put_credential(Credential(name="gone"))
+    assert await store.remove_credential(DEV_ENV, "gone")
+    told("no credential")
+
+
+async def _slots(store: SqliteStore, node: Node) -> None:
+    """Jobs that wait for one another in every way; none is left in the end."""
+    await commit(store, "limited run", Transition(run=started(30)))
+    slots = (Slot("k", 1), Slot("l", 2))
+    names = ("30:a", "30:b", "30:c")
+    jobs = [a_job(name, 30, slots=slots, rank=1, owner="alpha") for name in names]
+    later = a_job("30:later", 30, due=0, slots=slots, later=True)
+    assert await store.commit(Transition(jobs=(*jobs, later))) == Committed((JobId("30:b"), JobId("30:c")))
+    (asks,) = await store.claim_due(node, 0, 1)
+    asked = Transition(holds=(Claim(asks.id, asks.fence),), enter=(asks,))
+    assert await store.commit(asked) == Committed((asks.id,))
+    await commit(store, "let in", Transition(ends=(Claim(JobId("30:a"), 1),)))
+    await commit(store, "all gone", Transition(drop_all_of=run_id(30)))
+    asks = await _claimed_later(store, node, slots)
+    await commit(store, "through", Transition(holds=(Claim(asks.id, asks.fence),), enter=(asks,)))
+    await commit(store, "nobody waits", Transition(drop_all_of=run_id(30)))
+
+
+async def _claimed_later(store: SqliteStore, node: Node, slots: tuple[Slot, ...]) -> Job:
+    await commit(store, "once more", Transition(jobs=(a_job("30:again", 30, due=0, slots=slots, later=True),)))
+    (job,) = await store.claim_due(node, 0, 1)
+    return job
 
 
 async def _remove(store: SqliteStore) -> None:
@@ -118,6 +157,12 @@ async def check(store: SqliteStore, acknowledged: set[str]) -> None:
     for number in range(1, RUNS + 1):
         await _check_run(store, number, acknowledged)
     assert bool(await store.services()) <= ("no service" not in acknowledged)
+    credentials = {one.name: one for one in await store.credentials()}
+    if "first credential" in acknowledged:
+        assert credentials["mail"] in (Credential(name="mail", query="key"), Credential(name="mail"))
+    if "second credential" in acknowledged:
+        assert credentials["mail"] == Credential(name="mail")
+    assert "gone" not in credentials or "no credential" not in acknowledged
     assert (await store.run_row(run_id(21)) is None) or "removed" not in acknowledged
     for number in (20, 21):
         stored = await store.load_run(run_id(number))

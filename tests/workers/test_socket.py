@@ -257,6 +257,14 @@ async def test_a_worker_that_says_nothing_is_closed() -> None:
 # Calls
 
 
+async def test_a_worker_is_told_that_a_function_may_not_linger(world: World) -> None:
+    worker = await world.worker()
+    world.performer.perform(a_dispatch(lingers=False))
+    await settle()
+    (call,) = worker.heard(frames.Call)
+    assert not call.lingers
+
+
 async def test_a_call_goes_to_the_worker_and_its_end_comes_back(world: World) -> None:
     worker = await world.worker()
     memo = Memo(A, "data", b"1", "a")

@@ -104,6 +104,8 @@ class Figures:
         yield counter("calls_scheduled", "Calls of workers that were planned", done.of(journal.CallScheduled))
         yield counter("calls_ended", "Calls of workers that are over", done.of(journal.CallEnded))
         yield counter("events_accepted", "Events that senders were told are durable", done.events)
+        limited = sum(self._site.node.matching.limited.values())
+        yield counter("events_limited", "Events that started no run because of a rate limit or idempotency", limited)
         yield counter("commits_refused", "Decisions that came too late and were made again", turns.refused)
         yield counter("answers_dropped", "Answers of calls that somebody else has by now", turns.dropped)
 

@@ -146,6 +146,7 @@ async def run(ask: Ask) -> Response:
     shown["output"] = None if output is None else Raw(output)
     shown["error"] = None if error is None else _error(error)
     shown["cancelled_because"] = found.trace.reason or None
+    shown["waits_for"] = list(found.trace.lacks)
     shown["origin"], shown["from_step"] = found.trace.origin, found.trace.from_step or None
     shown["trace"] = _span(found.trace.root, site.redaction)
     shown["requests"] = _requests(found.trace)

@@ -26,9 +26,9 @@ import msgspec
 from stepwell.engine import expr
 from stepwell.engine.rerun import input_to_give
 from stepwell.engine.retry import retry_delay
-from stepwell.engine.run import WORKER_LOST, Call, Phase, Run, Step, apply
+from stepwell.engine.run import WORKER_LOST, Call, Phase, Run, Step, apply, finish_timer, hold_job, start_timer
 from stepwell.model import effect, journal, message, op
-from stepwell.model.ids import JobId, derived_ulid
+from stepwell.model.ids import JobId, StepId, derived_ulid
 from stepwell.model.job import RunStatus
 from stepwell.model.payload import NULL, Payload, canonical
 
@@ -37,12 +37,15 @@ if TYPE_CHECKING:
 
     from stepwell.engine.rerun import Again
     from stepwell.model.effect import Effect
-    from stepwell.model.ids import EventKey, Instant, RunId, StepId
+    from stepwell.model.ids import EventKey, Instant, RunId
     from stepwell.model.journal import Entry
     from stepwell.model.message import CallInfo, Message
 
 _DAY_MS = 86_400_000
 LONGEST_WAIT_MS = 366 * _DAY_MS
+
+_START, _FINISH = StepId("timeout:start"), StepId("timeout:finish")
+"""What the timers of a run's timeouts have in place of a step."""
 
 ASKED_AGAIN = "asked again"
 """Why a function is called whose request cannot be made without credentials that are gone."""
@@ -89,6 +92,11 @@ class Beginning(msgspec.Struct, frozen=True):
     parent_step: StepId | None = None
     depth: int = 0
     cancel_on: tuple[journal.CancelListener, ...] = ()
+    limits: tuple[journal.Limit, ...] = ()
+    priority_s: int = 0
+    holds: tuple[journal.Limit, ...] = ()
+    start_within_ms: int | None = None
+    finish_within_ms: int | None = None
     again: Again | None = None
 
 
@@ -112,6 +120,11 @@ def begin(beginning: Beginning, now: Instant, *, live: bool, policy: Policy = DE
             parent_step=beginning.parent_step,
             depth=beginning.depth,
             cancel_on=beginning.cancel_on,
+            limits=beginning.limits,
+            priority_s=beginning.priority_s,
+            holds=beginning.holds,
+            start_within_ms=beginning.start_within_ms,
+            finish_within_ms=beginning.finish_within_ms,
             origin=again.origin if again is not None else None,
             from_step=again.from_step if again is not None else None,
         )
@@ -121,14 +134,24 @@ def begin(beginning: Beginning, now: Instant, *, live: bool, policy: Policy = DE
             turn.record(entry)
     for listener in beginning.cancel_on:
         turn.do(effect.AddWait(listener.step, listener.event, listener.expression, listener.until, None, None, True))
-    edit = None if live else input_to_give(run)
+    if beginning.start_within_ms is not None:
+        turn.do(effect.SetTimer(start_timer(run.id), _START, now + beginning.start_within_ms))
+    due = max(now, beginning.start_at)
+    if beginning.holds:
+        turn.do(effect.HoldRun(hold_job(run.id), due))
+    else:
+        _call_first(turn, due)
+    return run, turn.decision()
+
+
+def _call_first(turn: _Turn, due: Instant) -> None:
+    edit = None if turn.live else input_to_give(turn.run)
     if edit is None:
-        turn.call(None, due=max(now, beginning.start_at))
+        turn.call(None, due=due)
     else:
         # Asked for that step alone: an SDK that runs on may take a step with an input for one with a result.
         planned = op.StepPlanned(step=edit.step, name=edit.name, index=edit.index, kind=edit.kind, input=edit.input)
         _plan(turn, planned, None)
-    return run, turn.decision()
 
 
 def decide(run: Run, msg: Message, now: Instant, *, live: bool, policy: Policy = DEFAULT_POLICY) -> Decision:
@@ -150,6 +173,14 @@ def decide(run: Run, msg: Message, now: Instant, *, live: bool, policy: Policy =
         case message.Returned():
             if turn.end_call(msg.call, "answered", msg.info, version=msg.version) is not None:
                 _complete(turn, msg.output)
+        case message.Admitted():
+            if not run.finished and not run.admitted:
+                turn.record(journal.RunAdmitted(at=now))
+                _call_first(turn, now)
+        case message.Began():
+            _on_began(turn)
+        case message.TimerFired() if msg.timer in run.deadlines():
+            _on_deadline(turn)
         case message.TimerFired():
             _on_timer(turn, msg)
         case message.Suspended():
@@ -668,6 +699,27 @@ def _on_suspended(turn: _Turn, msg: message.Suspended) -> None:
 
 
 # time, events, children
+
+
+def _on_began(turn: _Turn) -> None:
+    run = turn.run
+    if run.finished or not run.awaits_beginning:
+        return
+    if run.start_within_ms is not None:
+        turn.do(effect.DropJob(start_timer(run.id)))
+    turn.record(journal.RunBegan(at=turn.now))
+    if run.finish_within_ms is not None:
+        turn.do(effect.SetTimer(finish_timer(run.id), _FINISH, turn.now + run.finish_within_ms))
+
+
+def _on_deadline(turn: _Turn) -> None:
+    run = turn.run
+    if run.finished:
+        return
+    if run.began:
+        _cancel(turn, f"it did not finish within {run.finish_within_ms} ms of its start, its limit", None)
+    else:
+        _cancel(turn, f"it did not start within {run.start_within_ms} ms, its limit", None)
 
 
 def _on_timer(turn: _Turn, msg: message.TimerFired) -> None:

@@ -20,6 +20,7 @@ import msgspec
 
 from stepwell.model import journal
 from stepwell.model.event import DEV_ENV
+from stepwell.model.ids import JobId
 from stepwell.model.job import RunRow, RunStatus
 from stepwell.model.payload import NULL, Payload, size_of
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stepwell.model.dispatch import Kept
-    from stepwell.model.ids import EventKey, Instant, JobId, RunId, StepId
-    from stepwell.model.journal import CancelListener, Entry
+    from stepwell.model.ids import EventKey, Instant, RunId, StepId
+    from stepwell.model.journal import CancelListener, Entry, Limit
 
 
 WORKER_LOST = "worker lost"
@@ -123,6 +124,13 @@ class Run(msgspec.Struct):
     parent_step: StepId | None = None
     depth: int = 0
     listeners: tuple[CancelListener, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    priority_s: int = 0
+    holds: tuple[Limit, ...] = ()
+    admitted: bool = True  # it has the slots of a whole run, if it needs any
+    start_within_ms: int | None = None
+    finish_within_ms: int | None = None
+    began: bool = False  # it is known that a call was made; said only of a run that has timeouts
     created_at: Instant = 0
     started_at: Instant | None = None
     ended_at: Instant | None = None
@@ -163,6 +171,17 @@ class Run(msgspec.Struct):
     def asks(self) -> bool:
         """Whether all that is open are steps of which the function has to say more."""
         return all(self.steps[step_id].phase is Phase.ASKING for step_id in self.open)
+
+    @property
+    def awaits_beginning(self) -> bool:
+        """Whether it has to be told that a call is made."""
+        return not self.began and (self.start_within_ms is not None or self.finish_within_ms is not None)
+
+    def deadlines(self) -> set[JobId]:
+        """The timers that end it, if it has any."""
+        if self.began:
+            return {finish_timer(self.id)} if self.finish_within_ms is not None else set()
+        return {start_timer(self.id)} if self.start_within_ms is not None else set()
 
     def live_call(self) -> Call | None:
         """The call that holds the function in a worker's memory."""
@@ -210,6 +229,18 @@ class Run(msgspec.Struct):
             parent=self.parent,
             output=self.error if self.error is not None else self.output,
         )
+
+
+def hold_job(run: RunId) -> JobId:
+    return JobId(f"{run}.hold")
+
+
+def start_timer(run: RunId) -> JobId:
+    return JobId(f"{run}.start")
+
+
+def finish_timer(run: RunId) -> JobId:
+    return JobId(f"{run}.finish")
 
 
 def fold(row: RunRow, entries: Iterable[Entry]) -> Run:
@@ -317,6 +348,11 @@ def apply(run: Run, entry: Entry) -> None:
             _end(run, RunStatus.FAILED, entry.at)
         case journal.RunCancelled():
             _end(run, RunStatus.CANCELLED, entry.at)
+        case journal.RunAdmitted():
+            run.admitted = True
+        case journal.RunBegan():
+            run.began = True
+            _start(run, entry.at)
         case journal.Noted():
             run.notes += 1
             if entry.about:
@@ -337,6 +373,12 @@ def _create(run: Run, entry: journal.RunStarted) -> None:
     run.parent_step = entry.parent_step
     run.depth = entry.depth
     run.listeners = entry.cancel_on
+    run.limits = entry.limits
+    run.priority_s = entry.priority_s
+    run.holds = entry.holds
+    run.admitted = not entry.holds
+    run.start_within_ms = entry.start_within_ms
+    run.finish_within_ms = entry.finish_within_ms
     run.created_at = entry.at
 
 

@@ -243,6 +243,7 @@ class Trace:
     parent: RunId | None = None
     reason: str = ""  # why it was cancelled
     cancel_event: str | None = None  # internal id
+    lacks: tuple[str, ...] = ()  # the limits of which a call of it waits for a slot, in words
     origin: RunId | None = None  # the run that this one makes again
     from_step: str = ""  # the name of the step from which on it does so; empty: from the beginning
 

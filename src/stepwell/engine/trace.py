@@ -210,7 +210,13 @@ class _Fold:
                 self.notes.append(entry)
             case journal.InputEdited():
                 self.edit = entry
-            case journal.StepReady() | journal.GroupFound() | journal.GroupClosed():
+            case (
+                journal.StepReady()
+                | journal.GroupFound()
+                | journal.GroupClosed()
+                | journal.RunAdmitted()
+                | journal.RunBegan()
+            ):
                 pass
             case _:
                 assert_never(entry)

@@ -63,7 +63,8 @@ class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
     `waiting` are steps known to the server and not done, `attempts` the attempts already made of steps that have
     no result yet. `stack` are the steps in the order they finished; it must describe the same moment as `memos`.
     `version` is the request version that the run's SDK reported, -1 before its first answer. `news` counts the
-    results the run has. Past `deadline` the call is given up as lost, whatever state it is in.
+    results the run has. A live function that does not `linger` lets go of its worker as soon as it only waits: its call
+    has slots that others want. Past `deadline` the call is given up as lost, whatever state it is in.
     """
 
     job: JobId
@@ -87,6 +88,7 @@ class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
     memo_bytes: int = 0
     load_memos: Callable[[], Awaitable[tuple[Memo, ...]]] | None = None
     kept: Kept | None = None
+    lingers: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,13 @@ class DropJob(msgspec.Struct, frozen=True):
     job: JobId
 
 
+class HoldRun(msgspec.Struct, frozen=True):
+    """Wait, from `due` on, for the slots of a whole run, and keep them until it ends."""
+
+    job: JobId
+    due: Instant
+
+
 class EndCall(msgspec.Struct, frozen=True):
     """The call is over: its job goes, if it is not the very job that brought the message."""
 
@@ -135,6 +142,7 @@ class StopCall(msgspec.Struct, frozen=True):
 
 Effect: TypeAlias = (
     CallWorker
+    | HoldRun
     | SetTimer
     | DropJob
     | EndCall

@@ -41,6 +41,47 @@ class CancelOn(msgspec.Struct, frozen=True, omit_defaults=True):
     timeout_ms: int | None = None
 
 
+class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True):
+    """At most `limit` steps at a time, for each value of `key` if there is one: of the function (`fn`), of all
+    functions of the environment (`env`) or of the server (`account`) that have the same key."""
+
+    limit: int
+    key: str | None = None
+    scope: str = "fn"
+
+
+class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """So many starts in a period, evenly spread, for each value of `key` if there is one.
+
+    `burst` more than one may start at once when there were none for a while.
+    """
+
+    limit: int
+    period_ms: int
+    burst: int = 0
+    key: str | None = None
+
+
+class Debounce(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Start with the last event once none came for a period; `timeout_ms` after the first in any case."""
+
+    period_ms: int
+    key: str | None = None
+    timeout_ms: int | None = None
+
+
+class Batch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Start with up to `size` events together, or with those there are once the first has waited for `timeout_ms`.
+
+    An event for which `condition` is false starts a run of its own at once.
+    """
+
+    size: int
+    timeout_ms: int
+    key: str | None = None
+    condition: str | None = None
+
+
 class Function(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One function of one service. `slug` is unique in an environment and names it in every API."""
 
@@ -52,6 +93,16 @@ class Function(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     url: str = ""  # where HTTP calls go, without the step parameter
     retries: int = DEFAULT_RETRIES
     cancel_on: tuple[CancelOn, ...] = ()
+    concurrency: tuple[Concurrency, ...] = ()
+    rate_limit: Rate | None = None  # beyond it no run is created
+    idempotency: Rate | None = None  # likewise
+    debounce: Debounce | None = None
+    batch: Batch | None = None
+    start_within_ms: int | None = None  # a run that has not begun by then is cancelled
+    finish_within_ms: int | None = None  # likewise one that has not ended so long after it began
+    throttle: Rate | None = None  # beyond it runs start later
+    run_concurrency: tuple[Concurrency, ...] = ()  # of whole runs, from their first call to their end
+    priority: str | None = None  # an expression: seconds that a run is treated as if it had come earlier
     version: int = 1
     archived: bool = False
     config: bytes = b"{}"  # as registered, for display

@@ -18,7 +18,19 @@ class JobKind(StrEnum):
     LOOK = "look"  # has an event that `step` of `run` waits for come before the wait was stored?
     WAKE = "wake"  # tell `run` that the child of `step` ended, as `output` or `error` says
     OFFLOAD = "offload"  # make the request of `step` of `run`
+    HOLD = "hold"  # has the slots of a whole run, which begins once this job has them, and keeps them until it ends
+    WINDOW = "window"  # start `function` with the events that were collected under the key `window`
     TICK = "tick"  # the occurrence of the schedule `cron` of `function` that was to come at `due`
+
+
+class Slot(msgspec.Struct, frozen=True, array_like=True):
+    """One of `limit` places that the jobs of a key share. A job that has one keeps it until the job is removed.
+
+    Keys are taken in the order of their text, one after the other, so nobody waits for another in a circle.
+    """
+
+    key: str
+    limit: int
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -27,6 +39,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `fence` rises each time the right to work on the job changes hands; `owner` is the node that has it
     now, None when anybody may claim it. Only the owner with the current fence may end the job.
     `route` names whom the job has to reach when not every node can; such a job is claimed only where somebody can.
+
+    A job with `slots` is done only while it has them all. It asks for them when it is made, or, with `later`, when its
+    owner asks for it. While it lacks one it is *parked*: nobody's, and found by no search; among those parked for a
+    key the smallest `rank` comes first. `parked` is the key that it waits for, as the store says it.
     """
 
     id: JobId
@@ -44,10 +60,35 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: Payload | None = None
     function: str = ""  # slug; of a match: the one function that the events start, beside those that ask for them
     cron: str = ""
+    window: str = ""
     route: str | None = None
+    slots: tuple[Slot, ...] = ()
+    rank: Instant = 0
+    later: bool = False
+    parked: str | None = None
+    untouched: int = 0  # claims up to this fence made nothing of it: the job was parked
     sealed: bytes | None = None  # the credentials of the request, encrypted, where they outlive the memory of a node
     owner: str | None = None
     fence: int = 0
+
+    @property
+    def repeated(self) -> bool:
+        """Whether somebody may have done it already: it was claimed before."""
+        return self.fence > self.untouched + 1
+
+    def asked(self, *, parked: bool) -> Job:
+        """A job that was made `later` and has asked for its slots by now. If it is parked, its claim is over."""
+        return msgspec.structs.replace(self, later=False, untouched=self.fence if parked else self.fence - 1)
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Events that wait to start one run, and the job that is to start it at `due`."""
+
+    job: JobId
+    events: tuple[EventKey, ...]
+    due: Instant
+    opened_at: Instant
+    ts: int = 0  # of the event that waits, where only the newest does
 
 
 def route_of(env: str, function: str) -> str:

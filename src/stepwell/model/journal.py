@@ -34,6 +34,11 @@ class RunStarted(_Entry, frozen=True, kw_only=True):
     parent_step: StepId | None = None
     depth: int = 0
     cancel_on: tuple[CancelListener, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    priority_s: int = 0  # how much earlier than it came it is in line for a slot
+    holds: tuple[Limit, ...] = ()  # of whole runs: it begins with `RunAdmitted`
+    start_within_ms: int | None = None
+    finish_within_ms: int | None = None
     origin: RunId | None = None  # the ended run that this one makes again
     from_step: StepId | None = None  # the step up to whose result everything is kept from there
 
@@ -45,6 +50,22 @@ class CancelListener(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     event: str
     expression: str | None = None
     until: Instant = 0
+
+
+class Limit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A limit of the function, and what the run counts for in it. Which number it has is the function's to say."""
+
+    scope: str  # `fn`, `env`, `account`
+    key: str  # a hash of the scope, the expression and its value
+    expression: str | None = None
+
+
+class RunAdmitted(_Entry, frozen=True, kw_only=True):
+    """It has the slots of a whole run."""
+
+
+class RunBegan(_Entry, frozen=True, kw_only=True):
+    """The first call of a run that has timeouts is on its way."""
 
 
 class CallScheduled(_Entry, frozen=True, kw_only=True):
@@ -250,6 +271,8 @@ class Noted(_Entry, frozen=True, kw_only=True):
 
 Entry: TypeAlias = (
     RunStarted
+    | RunAdmitted
+    | RunBegan
     | CallScheduled
     | CallEnded
     | GroupFound

@@ -160,8 +160,18 @@ class Logged(msgspec.Struct, frozen=True):
     lines: tuple[LogLine, ...]
 
 
+class Admitted(msgspec.Struct, frozen=True):
+    """The run has the slots that it keeps until it ends."""
+
+
+class Began(msgspec.Struct, frozen=True):
+    """A call of a run that has timeouts is being made."""
+
+
 Message: TypeAlias = (
-    Replied
+    Admitted
+    | Began
+    | Replied
     | Reported
     | Returned
     | Raised

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from stepwell.engine.run import Phase, Run, apply
+from stepwell.engine.run import Phase, Run, apply, hold_job
 from stepwell.model import journal
 from stepwell.model.event import DEV_ENV
 from stepwell.model.job import JobKind
@@ -67,6 +67,7 @@ HONEST = "honest figures"
 TIME = "time"
 NO_SILENCE = "no silence"
 DURABLE = "durable acceptance"
+LIMITS = "limits"
 
 _RESULTS = frozenset({journal.StepCompleted, journal.StepFailed})
 _ABOUT_STEPS = _RESULTS | {
@@ -145,11 +146,13 @@ class RunAudit:
 
     def _check_live(self, jobs: dict[JobId, Job], waits: Iterable[Wait]) -> None:
         run = self.run
-        if not run.calls and not run.open:
+        if run.holds and hold_job(run.id) not in jobs:
+            self._find(LIMITS, "the job that has the slots of the whole run is missing")
+        if not run.calls and not run.open and run.admitted:
             self._find(PROGRESS, "it lives and nothing will ever happen to it")
-        elif not run.calls and not run.pending and run.news > run.covered:
+        elif run.admitted and not run.calls and not run.pending and run.news > run.covered:
             self._find(PROGRESS, f"nobody tells the function of its last {run.news - run.covered} results")
-        needed = set(run.calls)
+        needed = set(run.calls) | run.deadlines()
         for call in run.calls.values():
             job = jobs.get(call.id)
             if job is None:
@@ -160,6 +163,9 @@ class RunAudit:
                 step = run.steps.get(call.target)
                 if step is not None and step.finished:
                     self._find(NO_GHOST_WORK, f"step {step.name or step.id!r} has its result and will be called")
+        for timer in run.deadlines():
+            if timer not in jobs:
+                self._find(PROGRESS, f"the timer {timer} of its timeout is missing")
         listening = {listener.step for listener in run.listeners}
         for step_id in run.open:
             step = run.steps[step_id]

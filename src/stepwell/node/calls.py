@@ -98,6 +98,7 @@ def dispatch_of(
         memo_bytes=size_bytes,
         load_memos=load_memos,
         kept=kept,
+        lingers=not job.slots,
     )
 
 

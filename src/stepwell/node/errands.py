@@ -48,7 +48,7 @@ class Errands:
             return
         if job.sealed is not None and not gateway.holds(job.run, job.step):
             self._unseal(gateway, job, job.run, job.step, job.sealed)
-        if job.fence > 1:
+        if job.repeated:
             # Another node, or this one in an earlier life, may have made this request already.
             self._lose(gateway, job.run, job.step, job.id, claim, made=True)
         else:

@@ -8,11 +8,13 @@ event and the function, and a wait is taken by a commit that only one can win.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stepwell.engine import expr
 from stepwell.engine.decide import Beginning, begin
+from stepwell.engine.flow import collects, holds_of, limits_of, priority_of
 from stepwell.engine.match import holds, reads, starts, trigger_names
 from stepwell.model import message
 from stepwell.model.event import INVOKED, TICK, read_body
@@ -22,11 +24,13 @@ from stepwell.model.journal import CancelListener
 from stepwell.model.payload import canonical
 from stepwell.node.mismatches import REASONS, Mismatches
 from stepwell.node.patience import patiently
+from stepwell.node.rates import Rates
 from stepwell.node.turns import Envelope, Plan, Turns
+from stepwell.node.windows import Windows
 from stepwell.store.base import Committed, Duplicate, RunMoved, Transition, Unique
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from stepwell.engine.run import Run
     from stepwell.model.event import Event
@@ -53,10 +57,20 @@ class Matching:
 
     Attributes:
         mismatches: Expressions that no event of that shape can match, by kind, since the node started.
+        limited: Events that started no run because of a rate limit or idempotency, by function, since the node started.
     """
 
     def __init__(
-        self, *, node: str, store: Store, world: World, registry: Registry, turns: Turns, shared: bool = False
+        self,
+        *,
+        node: str,
+        store: Store,
+        world: World,
+        registry: Registry,
+        turns: Turns,
+        new_key: Callable[[], str],
+        alarm: Callable[[Instant], None],
+        shared: bool = False,
     ) -> None:
         self._shared = shared
         self._node = node
@@ -66,6 +80,18 @@ class Matching:
         self._turns = turns
         self._mismatches = Mismatches()
         self.mismatches = self._mismatches.counts
+        self._rates = Rates(store)
+        self._windows = Windows(
+            store=store,
+            world=world,
+            registry=registry,
+            turns=turns,
+            rates=self._rates,
+            begin=self._begin_together,
+            new_key=new_key,
+            alarm=alarm,
+        )
+        self.limited: Counter[str] = Counter()
 
     async def accept(self, env: str, events: Sequence[Event], transition: Transition, job: JobId) -> None:
         """Store events and the job to match them; on return they are durable. Matching has begun by then."""
@@ -98,7 +124,7 @@ class Matching:
         if self._shared and self._world.now() - self._registry.refreshed_at > REGISTRY_MS:
             await self._registry.refresh(self._store, self._world.now())
         pending = _Pending(self._world)
-        plans: list[tuple[Plan, tuple[Unique, ...]]] = []
+        plans: list[_Begun] = []
         paths: dict[tuple[str, str], list[str | None]] = {}  # asked after all the events were stored, so good for all
         now = self._world.now()
         try:
@@ -106,7 +132,14 @@ class Matching:
                 (text,) = await self._turns.texts((event.body,))
                 body = read_body(text)
                 for function, parent in self._targets(event, body, now, pending, job.function):
-                    plans.append(await self._beginning(event, body, function, parent, now, job.function))
+                    if event.name != INVOKED and collects(function, body, now):
+                        pending.add(self._collect(event, body, function))
+                        continue
+                    begun = await self._beginning(event, body, function, parent, now, job.function)
+                    if begun is not None:
+                        plans.append(begun)
+                    else:
+                        await self._not_started(event, function, parent)
                 look = self._mismatches.of(event.name, now)
                 self._look_at_triggers(event, body, now, look)
                 name = (event.env, event.name)
@@ -114,17 +147,16 @@ class Matching:
                     paths[name] = await self._store.wait_paths(*name)
                 await self._wake(event, body, now, pending, look, paths[name])
         except BaseException:
-            for plan, _ in plans:
-                self._turns.let_go(plan)
+            for begun in plans:
+                self._turns.let_go(begun.plan)
             raise
         if len(plans) == 1 and not pending.count:
-            plan, unique = plans[0]
-            if await self._create(plan, unique, claim):
+            if await self._create(plans[0], claim):
                 return
         else:
             for start in range(0, len(plans), CHUNK):
-                for plan, unique in plans[start : start + CHUNK]:
-                    pending.add(self._create(plan, unique, None))
+                for begun in plans[start : start + CHUNK]:
+                    pending.add(self._create(begun, None))
                 await pending.wait()
             await pending.wait()
         await self._store.commit(Transition(ends=(claim,)))
@@ -222,8 +254,38 @@ class Matching:
         parent: tuple[RunId, StepId] | None,
         now: Instant,
         aim: str,
-    ) -> tuple[Plan, tuple[Unique, ...]]:
-        run_id = RunId(derived_ulid(event.received_at, event.key, function.slug))
+    ) -> _Begun | None:
+        """A run about to be created; None when its function takes no more of such events."""
+        start_at, taken = event.ts, tuple[Unique, ...]()
+        again = None
+        if function.throttle or function.rate_limit or function.idempotency:
+            # What fires together has been counted already, and batches are not counted at all.
+            admitted = await self._rates.admit(function, body, now) if function.batch is None else ()
+            if admitted is None:
+                return None
+            start, throttled = await self._rates.start(function, body, now)
+            start_at, taken = max(event.ts, start), (*admitted, *throttled)
+            again = partial(self._beginning_again, event, body, function, parent, aim)
+        plan = await self._plan_run((event,), body, function, parent, start_at, now)
+        run_id = plan.run.id
+        unique = taken
+        # The id of an occurrence is its time, which others share: it keeps two schedules of one function apart from
+        # none but each other.
+        if event.id != event.key and (event.name != TICK or function.slug == aim):
+            unique = (Unique(event.env, f"run:{function.slug}:{event.id}", run_id, now + _DAY_MS), *taken)
+        return _Begun(plan, unique, again)
+
+    async def _plan_run(
+        self,
+        events: Sequence[Event],
+        body: dict[str, Any],
+        function: Function,
+        parent: tuple[RunId, StepId] | None,
+        start_at: Instant,
+        now: Instant,
+    ) -> Plan:
+        event = events[0]
+        run_id = _run_id(event, function)
         details = body["data"].get("_inngest") if event.name == INVOKED else None
         root = RunId(details["root"]) if parent is not None and details and details.get("root") else None
         beginning = Beginning(
@@ -232,16 +294,17 @@ class Matching:
             shard=shard_of(event.env, root or run_id),
             function=function.slug,
             service=function.service,
-            events=(event.body,),
-            event_keys=(event.key,),
+            events=tuple(one.body for one in events),
+            event_keys=tuple(one.key for one in events),
             event_name=event.name,
             max_attempts=function.max_attempts,
-            start_at=event.ts if event.ts > now else 0,
+            start_at=start_at if start_at > now else 0,
             root=root,
             parent=parent[0] if parent else None,
             parent_step=parent[1] if parent else None,
             depth=int(details.get("depth", 0)) if details else 0,
             cancel_on=cancel_listeners(function, now),
+            **shared_limits(function, body, now),
         )
         live = self._registry.is_live(event.env, function.service)
         run, decision = begin(beginning, now, live=live, policy=self._turns.policy)
@@ -251,15 +314,57 @@ class Matching:
         except BaseException:
             self._turns.let_go(plan)
             raise
-        unique: tuple[Unique, ...] = ()
-        # The id of an occurrence is its time, which others share: it keeps two schedules of one function apart from
-        # none but each other.
-        if event.id != event.key and (event.name != TICK or function.slug == aim):
-            unique = (Unique(event.env, f"run:{function.slug}:{event.id}", run_id, now + _DAY_MS),)
-        return plan, unique
+        return plan
 
-    async def _create(self, plan: Plan, unique: tuple[Unique, ...], claim: Claim | None) -> bool:
-        """Store a new run. False: `claim` was not used up, since the run exists already."""
+    async def _collect(self, event: Event, body: dict[str, Any], function: Function) -> None:
+        """Let an event wait with others, unless it is over a rate limit."""
+        while True:
+            admitted = await self._rates.admit(function, body, self._world.now()) if function.batch is None else ()
+            if admitted is None:
+                self.limited[function.slug] += 1
+                return
+            if await self._windows.collect(event, body, function, admitted) is None:
+                return
+            self._rates.forget(admitted)
+
+    async def _begin_together(
+        self, events: Sequence[Event], body: dict[str, Any], function: Function, now: Instant
+    ) -> tuple[Plan, tuple[Unique, ...]]:
+        start_at, taken = await self._rates.start(function, body, now)
+        return await self._plan_run(events, body, function, None, max(events[0].ts, start_at), now), taken
+
+    async def fire(self, job: Job) -> None:
+        """The time of events that waited together is over."""
+        await self._windows.fire(job)
+
+    async def _beginning_again(
+        self,
+        event: Event,
+        body: dict[str, Any],
+        function: Function,
+        parent: tuple[RunId, StepId] | None,
+        aim: str,
+    ) -> _Begun | None:
+        begun = await self._beginning(event, body, function, parent, self._world.now(), aim)
+        if begun is None:
+            await self._not_started(event, function, parent)
+        return begun
+
+    async def _not_started(self, event: Event, function: Function, parent: tuple[RunId, StepId] | None) -> None:
+        """An event is over a limit: count it, and tell who invoked the function."""
+        if await self._store.run_row(_run_id(event, function)) is not None:
+            return  # it was matched before, and is over the limit because of that very run
+        self.limited[function.slug] += 1
+        if parent is not None:
+            text = f"function {function.slug} was not started: it is over its rate limit"
+            ended = message.ChildEnded(parent[1], error=canonical({"name": "Error", "message": text}))
+            gate = self._world.gate()
+            self._turns.post(parent[0], Envelope(ended, done=gate.open))
+            await gate.passed()
+
+    async def _create(self, begun: _Begun, claim: Claim | None) -> bool:
+        """Store a new run. False: `claim` was not used up, since the run exists already, or is not to be."""
+        plan, unique, again = begun
         transition = plan.transition()
         assert transition is not None
         whole = Transition(
@@ -273,11 +378,17 @@ class Matching:
             now=self._world.now(),
         )
         match await patiently(self._world, lambda: self._store.commit(whole)):
-            case Committed():
-                self._turns.perform(plan)
+            case Committed(parked):
+                self._turns.perform(plan, parked)
                 return True
+            case Duplicate(key) if again is not None and not key.startswith("run:"):
+                self._turns.let_go(plan)
+                self._rates.forget(unique)
+                another = await again()
+                return await self._create(another, claim) if another is not None else False
             case RunMoved() | Duplicate():
                 self._turns.let_go(plan)
+                self._rates.forget(unique)
                 return False  # matched before, or the sender repeated its id
             case _:
                 self._turns.let_go(plan)
@@ -340,6 +451,29 @@ class Matching:
             return True
         look.into(f"step {wait.step} of run {wait.run}", wait.expression, variables)
         return False
+
+
+class _Begun(NamedTuple):
+    """A run that is about to be created, what is taken with it, and how to begin again if somebody else has that."""
+
+    plan: Plan
+    unique: tuple[Unique, ...]
+    again: Callable[[], Awaitable[_Begun | None]] | None
+
+
+def _run_id(event: Event, function: Function) -> RunId:
+    return RunId(derived_ulid(event.received_at, event.key, function.slug))
+
+
+def shared_limits(function: Function, body: dict[str, Any], now: Instant) -> dict[str, Any]:
+    """What a run that this event starts counts for, as members of its `Beginning`."""
+    return {
+        "limits": limits_of(function, body, now) if function.concurrency else (),
+        "priority_s": priority_of(function, body, now) if function.priority else 0,
+        "holds": holds_of(function, body, now) if function.run_concurrency else (),
+        "start_within_ms": function.start_within_ms if function.batch is None else None,
+        "finish_within_ms": function.finish_within_ms,
+    }
 
 
 def cancel_listeners(function: Function, now: Instant) -> tuple[CancelListener, ...]:

@@ -37,8 +37,8 @@ from stepwell.node.rerun import Rerun, Reruns
 from stepwell.node.routes import Routes
 from stepwell.node.schedules import Schedules
 from stepwell.node.turns import Envelope, Turns, Verdict
+from stepwell.store.base import Committed, StoreFull, StoreUnavailable, Transition
 from stepwell.store.base import Node as NodeRow
-from stepwell.store.base import StoreFull, StoreUnavailable, Transition
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,7 +142,14 @@ class Node:
         )
         self.errands = Errands(turns=self.turns, world=world, gateway=gateway, hold=self._hold)
         self.matching = Matching(
-            node=name, store=store, world=world, registry=self.registry, turns=self.turns, shared=self.shared
+            node=name,
+            store=store,
+            world=world,
+            registry=self.registry,
+            turns=self.turns,
+            new_key=self.new_key,
+            alarm=self._wake_at,
+            shared=self.shared,
         )
         self.reruns = Reruns(store=store, world=world, registry=self.registry, turns=self.turns)
         self.schedules = Schedules(
@@ -159,8 +166,7 @@ class Node:
 
     async def start(self) -> None:
         """Take part: prove life, know the services, free what a lost node left, begin to work."""
-        if self.shared:
-            self.store.listen(self._hear)
+        self.store.listen(self._hear)
         await self.world.learn(self.store)
         self.registry.load(await self.store.services())
         await self.credentials.refresh()
@@ -546,6 +552,9 @@ class Node:
     def _perform_job(self, job: Job, run: Run | None, events: Sequence[Event]) -> None:
         """Do a job that is ours. `run` and `events` are what the caller has at hand of it."""
         claim = Claim(job.id, job.fence)
+        if job.later:
+            self.world.spawn(patiently(self.world, lambda: self._enter(job)))
+            return
         match job.kind:
             case JobKind.CALL:
                 self._call(job, run, claim)
@@ -561,6 +570,11 @@ class Node:
                 self.world.spawn(self.matching.look_back(job))
             case JobKind.OFFLOAD:
                 self.errands.begin(job, run, claim)
+            case JobKind.HOLD:
+                assert job.run is not None
+                self.turns.post(job.run, Envelope(message.Admitted(), claim))
+            case JobKind.WINDOW:
+                self.world.spawn(self.matching.fire(job))
             case JobKind.TICK:
                 self.world.spawn(self.schedules.come(job))
             case JobKind.WAKE:
@@ -569,9 +583,17 @@ class Node:
                 ended = message.ChildEnded(job.step, job.output, job.error)
                 self.turns.post(job.run, Envelope(ended, claim, ends=True))
 
+    async def _enter(self, job: Job) -> None:
+        """Ask for the slots of a job whose time has come, and do it if it gets them all."""
+        match await self.store.commit(Transition(holds=(Claim(job.id, job.fence),), enter=(job,))):
+            case Committed(parked) if not parked:
+                self._perform_job(job.asked(parked=False), None, ())
+            case _:
+                self._let_go(job)  # whoever claims it once it has them
+
     def _call(self, job: Job, run: Run | None, claim: Claim) -> None:
         assert job.run is not None
-        if job.fence > 1:
+        if job.repeated:
             # Another node, or this one in an earlier life, may have made this call already. That attempt goes into
             # the journal before the next one is made.
             lost = message.CallLost(
@@ -613,6 +635,8 @@ class Node:
             lost = message.CallLost(job.id, error=canonical(error), code="function_not_found")
             self.turns.post(run.id, Envelope(lost, Claim(job.id, job.fence)))
             return
+        if run.awaits_beginning:
+            self.turns.post(run.id, Envelope(message.Began(), Claim(job.id, job.fence)))
         if job.live or self.shared:
             self.turns.telling.called(job.id, run.id, run.news)
         self._performer.perform(dispatch_of(run, job, function, events, self.turns.texts))

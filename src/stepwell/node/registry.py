@@ -128,6 +128,22 @@ def check_expressions(service: Service) -> None:
         for one in function.cancel_on:
             if problem := _problem(one.expression, calls=False):
                 wrong.append(f"function {function.slug!r}, cancelled by {one.event!r}: {problem}")
+        if problem := _problem(function.priority, calls=True):
+            wrong.append(f"function {function.slug!r}, priority: run: {problem}")
+        for option, rate in (
+            ("rateLimit.key", function.rate_limit),
+            ("throttle.key", function.throttle),
+            ("idempotency", function.idempotency),
+            ("debounce.key", function.debounce),
+            ("batchEvents.key", function.batch),
+        ):
+            if rate is not None and (problem := _problem(rate.key, calls=True)):
+                wrong.append(f"function {function.slug!r}, {option}: {problem}")
+        if function.batch is not None and (problem := _problem(function.batch.condition, calls=True)):
+            wrong.append(f"function {function.slug!r}, batchEvents.if: {problem}")
+        for limit in (*function.concurrency, *function.run_concurrency):
+            if problem := _problem(limit.key, calls=True):
+                wrong.append(f"function {function.slug!r}, concurrency: key: {problem}")
     if wrong:
         raise InvalidInput("; ".join(wrong), field="functions")
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from stepwell.engine.decide import Beginning, begin
 from stepwell.engine.rerun import HIDDEN, Recorded, again, find_step, recorded_steps
 from stepwell.model.errors import Conflict
+from stepwell.model.event import read_body
 from stepwell.model.ids import RunId, shard_of
 from stepwell.model.journal import RunStarted
 from stepwell.node.large import stored as stored_text
-from stepwell.node.matching import cancel_listeners
+from stepwell.node.matching import cancel_listeners, shared_limits
 from stepwell.node.turns import Plan, Turns
 from stepwell.store.base import Committed, Duplicate, StoreUnavailable, Transition, Unique
 
@@ -83,6 +84,7 @@ class Reruns:
             events = (stored_text(edited, blobs), *events[1:])
         elif edited is not None:
             kept_input = stored_text(edited, blobs)
+        (text,) = await self._turns.texts(events[:1], blobs)
         anew = again(row.id, stored.entries, now, step=step, edited=kept_input)
         beginning = Beginning(
             run=run_id,
@@ -96,6 +98,7 @@ class Reruns:
             max_attempts=function.max_attempts,
             depth=first.depth,
             cancel_on=cancel_listeners(function, now),
+            **shared_limits(function, read_body(text), now),
             again=anew,
         )
         live = self._registry.is_live(row.env, function.service)
@@ -121,8 +124,8 @@ class Reruns:
             self._turns.let_go(plan)
             raise
         match outcome:
-            case Committed():
-                self._turns.perform(plan)
+            case Committed(parked):
+                self._turns.perform(plan, parked)
                 return Rerun(run_id, kept)
             case Duplicate(_, first_made):
                 self._turns.let_go(plan)

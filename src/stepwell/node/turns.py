@@ -18,12 +18,13 @@ import msgspec
 
 from stepwell.engine import expr
 from stepwell.engine.decide import DEFAULT_POLICY, Decision, Policy, decide
+from stepwell.engine.flow import slots_of
 from stepwell.engine.rerun import edited_request
 from stepwell.engine.run import Run, apply, fold
 from stepwell.model import effect
 from stepwell.model.event import INVOKED, Event, read_body
 from stepwell.model.ids import EventKey, JobId, RunId, StepId, derived_ulid
-from stepwell.model.job import Claim, Job, JobKind, Wait, route_of
+from stepwell.model.job import Claim, Job, JobKind, Slot, Wait, route_of
 from stepwell.model.message import OffloadEnded, Replied, Reported
 from stepwell.model.op import Offload
 from stepwell.model.payload import Blob, Payload, canonical, decode
@@ -45,7 +46,7 @@ from stepwell.store.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from stepwell.model.dispatch import Gateway, Performer
     from stepwell.model.effect import Effect
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("stepwell.node")
 
 CACHED_RUNS = 10_000
+_LIMITED = frozenset({JobKind.CALL, JobKind.OFFLOAD, JobKind.HOLD})
 
 
 class Verdict(Enum):
@@ -250,7 +252,7 @@ class Turns:
                 continue
             match outcome:
                 case Committed() | None:
-                    self.perform(plan)
+                    self.perform(plan, outcome.parked if outcome is not None else ())
                     for envelope in batch:
                         if envelope.done is not None:
                             envelope.done()
@@ -413,6 +415,8 @@ class Turns:
             match one:
                 case effect.CallWorker():
                     self._add_job(plan, one.call, JobKind.CALL, one.due, now, one.target, one.attempt, live=one.live)
+                case effect.HoldRun():
+                    self._add_job(plan, one.job, JobKind.HOLD, one.due, now, None)
                 case effect.SetTimer():
                     self._add_job(plan, one.timer, JobKind.TIMER, one.due, now, one.step)
                 case effect.DropJob():
@@ -469,8 +473,15 @@ class Turns:
     ) -> None:
         ours = due <= now
         route: str | None = None
+        slots: tuple[Slot, ...] = ()
         if kind in (JobKind.CALL, JobKind.OFFLOAD):
             ours = ours and self._may_call()
+        limits = plan.run.holds if kind is JobKind.HOLD else plan.run.limits
+        if limits and kind in _LIMITED:
+            function = self._registry.function(plan.run.env, plan.run.function)
+            if function is not None:
+                present = function.run_concurrency if kind is JobKind.HOLD else function.concurrency
+                slots = slots_of(limits, present)
         if kind is JobKind.CALL:
             run = plan.run
             if self._routes is not None and self._registry.is_live(run.env, run.service):
@@ -490,6 +501,9 @@ class Turns:
             live=live,
             since=since,
             route=route,
+            slots=slots,
+            rank=plan.run.created_at - plan.run.priority_s * 1000 if slots else 0,
+            later=bool(slots) and due > now,
             sealed=sealed,
             owner=self._node if ours else None,
             fence=1 if ours else 0,
@@ -587,8 +601,8 @@ class Turns:
 
     # after the commit
 
-    def perform(self, plan: Plan) -> None:
-        """Carry out what is now durable."""
+    def perform(self, plan: Plan, parked: Collection[JobId] = ()) -> None:
+        """Carry out what is now durable, but for the jobs that are parked."""
         run, performer = plan.run, self._performer
         if plan.kept:
             plan.kept = [job for job in plan.kept if job not in plan.jobs]
@@ -605,7 +619,10 @@ class Turns:
                 if isinstance(one, effect.StartOffload) and one.sealed is not None:
                     self._gateway.keep(run.id, one.step, one.sealed)
         for job in plan.jobs.values():
-            if job.owner is not None:
+            if job.id in parked:
+                if self._routes is not None:
+                    self._routes.let_go(job.id)
+            elif job.owner is not None:
                 self._perform_job(job, run, plan.events)
             else:
                 if job.route is not None and self._routes is not None:

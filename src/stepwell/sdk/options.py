@@ -70,12 +70,13 @@ class Concurrency:
     """At most `limit` steps of the function at a time, for each value of `key` (CEL) if one is given.
 
     `scope` says who shares the limit: runs of this function, of the environment, or of the account. The last
-    two need a key.
+    two need a key. With `runs` it counts whole runs, from their first call to their end; one such limit at most.
     """
 
     limit: int
     key: str | None = None
     scope: Literal["fn", "env", "account"] = "fn"
+    runs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,11 @@ def _concurrency(value: int | Concurrency | Sequence[Concurrency] | None) -> Any
     if value is None or isinstance(value, int):
         return value
     listed = [value] if isinstance(value, Concurrency) else value
-    return [_set(limit=one.limit, key=one.key, scope=one.scope) for one in listed]
+    steps, runs = (
+        [_set(limit=one.limit, key=one.key, scope=one.scope) for one in listed if one.runs is whole]
+        for whole in (False, True)
+    )
+    return {"fn": runs, "step": steps} if runs else steps
 
 
 def _listed(

@@ -382,7 +382,7 @@ class _Connection:
                 idle_ms=self._welcome.idle_ms,
                 send=self._worker._send_events,
                 observer=_Trace(self, call.call),
-                crowded=self._is_full,
+                crowded=self._is_full if call.lingers else lambda: True,
             )
             self._executions[call.call] = execution
             if self._is_full():

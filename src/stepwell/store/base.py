@@ -45,28 +45,35 @@ class RunWrite(msgspec.Struct, frozen=True):
 
 
 class Unique(msgspec.Struct, frozen=True):
-    """A key that may be taken once until it expires. `value` says who has it."""
+    """A key that may be taken once until it expires. `value` says who has it.
+
+    With `replaces` it may be taken only from whoever has it with that value, expired or not; the new value is another.
+    """
 
     env: str
     key: str
     value: str
     until: Instant
+    replaces: str | None = None
 
 
 class Transition(msgspec.Struct, frozen=True):
     """One decision. Everything in it is stored together, or nothing is.
 
     Whether it still fits is judged in this order: `ends`, `holds`, `run`, `unique`. Then the removals are made, then
-    the additions.
+    the additions. The slots of jobs that go are taken, in the same transaction, by those that come first of the jobs
+    that wait for them and the new ones; who gets in is due at once, and nodes are given a hint.
     """
 
     run: RunWrite | None = None
     holds: tuple[Claim, ...] = ()
-    """Claims that must be current; they stay."""
+    """Claims that must be current; they stay, unless the job is among `enter` and has to be parked."""
     ends: tuple[Claim, ...] = ()
     """Claims that must be current; their jobs are removed."""
     jobs: tuple[Job, ...] = ()
     """New jobs; one with an owner is born claimed (fence 1) and needs no search."""
+    enter: tuple[Job, ...] = ()
+    """Claimed jobs, made `later`, that ask for their slots now. Their claims are among `holds`."""
     drop_jobs: tuple[JobId, ...] = ()
     """Jobs removed whoever has them; missing ones are fine."""
     waits: tuple[Wait, ...] = ()
@@ -82,7 +89,10 @@ class Transition(msgspec.Struct, frozen=True):
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """The transition is durable."""
+    """The transition is durable. `parked` are those of its jobs that lack a slot: they are nobody's, and to be done
+    by whoever claims them once they have it."""
+
+    parked: tuple[JobId, ...] = ()
 
 
 class RunMoved(msgspec.Struct, frozen=True):
@@ -134,6 +144,8 @@ class Hint(msgspec.Struct, frozen=True):
     """A service or a credential was put or removed."""
     missed: bool = False
     """There was more than fits, or the connection was lost for a while: anything may have happened."""
+    admitted: bool = False
+    """Jobs of these routes waited for slots and have them now. Whoever made room for them is told, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +267,8 @@ class Store(Protocol):
         """When the next unowned job is due that a node with these routes may claim."""
 
     def listen(self, heard: Callable[[Hint], None]) -> None:
-        """Have `heard` called, on the event loop, with what other nodes commit; embedded stores have nothing to say.
+        """Have `heard` called, on the event loop, with what other nodes commit, and with the routes of parked jobs that
+        got their slots, whoever made room for them.
 
         May be called once, before `open` or after it.
         """
@@ -271,6 +284,9 @@ class Store(Protocol):
 
     async def release(self, claims: Sequence[Claim]) -> None:
         """Give claimed jobs back so that anybody may claim them now; claims that are not current are ignored."""
+
+    async def read_keys(self, env: str, keys: Sequence[str]) -> dict[str, tuple[str, Instant]]:
+        """Value and expiry of those of the unique keys that somebody has, or had."""
 
     # events and waits
 

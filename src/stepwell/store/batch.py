@@ -25,10 +25,10 @@ from stepwell.model.ids import shard_of
 from stepwell.model.job import Job, RunRow, Wait
 from stepwell.model.journal import ENTRY_VERSION, Entry
 from stepwell.model.payload import Blob
-from stepwell.store.base import COMMITTED, ClaimLost, Duplicate, RunMoved
+from stepwell.store.base import COMMITTED, ClaimLost, Committed, Duplicate, RunMoved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from stepwell.model.ids import Instant, JobId, RunId, StepId
     from stepwell.store.base import Outcome, Transition, Unique
@@ -65,6 +65,8 @@ class Prepared:
     """key, env, shard, name, internal_id, received_at, body"""
     uses: list[Row]
     """holder, hash, shard: the runs and events (by id) that refer to blobs"""
+    asks: bool = False
+    """Whether jobs of it ask for slots."""
 
 
 RUN_SEQ, RUN_STATUS, RUN_ENDING, RUN_BODY = 3, 4, 5, 11
@@ -97,9 +99,11 @@ def prepare(transition: Transition, epochs: dict[str, int]) -> Prepared:
             *(row.function, row.service, row.event, row.parent, row.created_at, body),
         )
     jobs: list[Row] = []
+    asks = bool(transition.enter)
     for job in transition.jobs:
         body = encode(job)
         size += len(body) + ROW_OVERHEAD_BYTES
+        asks = asks or bool(job.slots)
         owner = job.owner
         epoch, fence = (None, 0) if owner is None else (epochs.get(owner, 0), 1)
         jobs.append((job.id, job.env, job.shard, job.run, job.due, owner, epoch, fence, job.route, body))
@@ -120,7 +124,7 @@ def prepare(transition: Transition, epochs: dict[str, int]) -> Prepared:
             uses.append((event.key, event.body.hash, shard))
     for _, text in transition.blobs:
         size += len(text) + ROW_OVERHEAD_BYTES
-    return Prepared(transition, size, run_row, entries, jobs, waits, events, uses)
+    return Prepared(transition, size, run_row, entries, jobs, waits, events, uses, asks)
 
 
 BLOB_MARK: Final = b"\x92\xd9\x40"
@@ -139,6 +143,11 @@ def blobs_of(value: msgspec.Struct) -> list[Blob]:
             elif isinstance(one, msgspec.Struct):
                 found += blobs_of(one)
     return found
+
+
+def asked_body(job: Job, *, parked: bool) -> bytes | None:
+    """The body of a job that has asked for its slots, if it is another one than before."""
+    return encode(job.asked(parked=parked)) if job.later else None
 
 
 @dataclass(slots=True)
@@ -174,6 +183,33 @@ class Batch:
     blobs: dict[Blob, bytes] = field(default_factory=dict)
     uses: dict[tuple[str, str], Row] = field(default_factory=dict)
     """By holder and hash."""
+
+    def entering(self, group: Sequence[Prepared]) -> list[Job]:
+        """The jobs of the group that ask for slots, without those that are gone again."""
+        entering: list[Job] = []
+        gone: set[str] | None = None
+        for prepared, outcome in zip(group, self.outcomes, strict=True):
+            if not prepared.asks or not isinstance(outcome, Committed):
+                continue
+            transition = prepared.transition
+            entering += [job for job in transition.jobs if job.slots and not job.later and job.id in self.jobs]
+            if transition.enter:
+                gone = {*self.drop_jobs, *self.drop_all_of} if gone is None else gone
+                entering += [job for job in transition.enter if job.id not in gone and job.run not in gone]
+        return entering
+
+    def park(self, group: Sequence[Prepared], parked: Collection[str]) -> list[Job]:
+        """Put into the outcomes who is parked, and return those jobs."""
+        found: list[Job] = []
+        for number, prepared in enumerate(group):
+            if not prepared.asks or not isinstance(self.outcomes[number], Committed):
+                continue
+            transition = prepared.transition
+            these = [job for job in (*transition.jobs, *transition.enter) if job.id in parked]
+            if these:
+                self.outcomes[number] = Committed(tuple(job.id for job in these))
+                found += these
+        return found
 
 
 def relied_on(group: Iterable[Prepared]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
@@ -234,7 +270,7 @@ def _refusal(
         return RunMoved(write.row.id)
     for key in transition.unique:
         value, until = keys.get((key.env, key.key), ("", 0))
-        if until > transition.now:
+        if until > transition.now if key.replaces is None else value != key.replaces:
             return Duplicate(key.key, value)
     return None
 

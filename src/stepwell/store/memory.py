@@ -10,6 +10,7 @@ Frozen structs are kept as they are given. An index exists wherever the hot path
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from heapq import heapify, heappop, heappush
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -23,6 +24,7 @@ from stepwell.store.base import (
     MOST_COUNTED,
     Backlog,
     ClaimLost,
+    Committed,
     Duplicate,
     Hint,
     Outcome,
@@ -31,6 +33,7 @@ from stepwell.store.base import (
     Tidied,
 )
 from stepwell.store.batch import blobs_of
+from stepwell.store.slots import Gate, Place, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -90,6 +93,7 @@ class MemoryStore:
         self._events_with_id: dict[tuple[str, str], list[EventKey]] = {}
         self._expiring: list[tuple[Instant, str, str]] = []
         self._services: dict[tuple[str, str], Service] = {}
+        self.book = MemoryBook()
         self._credentials: dict[tuple[str, str], Credential] = {}
 
     # transitions
@@ -111,12 +115,15 @@ class MemoryStore:
                 return RunMoved(write.row.id)
         for key in transition.unique:
             taken = self.unique_keys.get((key.env, key.key))
-            if taken is not None and taken.until > transition.now:
+            if key.replaces is not None:
+                if taken is None or taken.value != key.replaces:
+                    return Duplicate(key.key, "" if taken is None else taken.value)
+            elif taken is not None and taken.until > transition.now:
                 return Duplicate(key.key, taken.value)
         self._check_new(transition)
 
-        touched = self.touched
-        removed: list[Job] | None = None if touched is None else []
+        touched, book = self.touched, self.book
+        removed: list[Job] | None = None if touched is None and not book.places else []
         for claim in transition.ends:
             self._remove_job(claim.job, removed)
         for job_id in transition.drop_jobs:
@@ -127,8 +134,15 @@ class MemoryStore:
             self._remove_all_of(transition.drop_all_of, removed)
         if write is not None:
             self._write_run(write)
+        entering: list[Job] = []
         for job in transition.jobs:
             self._add_job(job)
+            if job.slots and not job.later:
+                entering.append(job)
+        entering += transition.enter
+        parked: tuple[JobId, ...] = ()
+        if entering or removed:
+            parked = self._settle(removed or (), entering)
         for wait in transition.waits:
             self._add_wait(wait)
         for event in transition.events:
@@ -144,7 +158,37 @@ class MemoryStore:
             routes = tuple({job.route for job in transition.jobs if job.owner is None and job.due <= now})
             if write is not None or routes:
                 self._tell(Hint(runs=() if write is None else (write.row.id,), routes=routes))
-        return COMMITTED
+        return Committed(parked) if parked else COMMITTED
+
+    def _settle(self, removed: Iterable[Job], entering: list[Job]) -> tuple[JobId, ...]:
+        """Pass on the slots of jobs that are gone, and let others in. Returns those of `entering` that are parked."""
+        gone = [place for job in removed if (place := self.book.places.pop(job.id, None)) is not None]
+        for place in gone:
+            self.book.leave_line(place)
+        if not gone and not entering:
+            return ()
+        settled = settle(self.book, gone, entering)
+        for job in entering:
+            parked = job.id in settled.parked
+            job = self.job_rows[job.id]
+            # Nobody was told of a claim that it was born with; one that was made by a search stays on record.
+            asked = job.asked(parked=parked) if job.later else replace(job, fence=0) if parked else job
+            if parked and job.owner is not None:
+                del self._owned[job.owner][job.id]
+                asked = replace(asked, owner=None)
+            self._replace_job(asked)
+            if not parked and job.owner is None:
+                self._push_due(asked)
+        for place in settled.admitted:
+            self._push_due(self.job_rows[place.job])
+        if settled.admitted and self.listeners:
+            self._tell(Hint(routes=tuple({place.route for place in settled.admitted}), admitted=True))
+        return tuple(job.id for job in entering if job.id in settled.parked)
+
+    def is_parked(self, job: JobId) -> bool:
+        """Whether a job waits for a slot."""
+        place = self.book.places.get(job)
+        return place is not None and place.line is not None
 
     def _tell(self, hint: Hint) -> None:
         for listener in tuple(self.listeners):
@@ -200,7 +244,8 @@ class MemoryStore:
             else:
                 siblings[job.id] = job
         if owner is None:
-            self._push_due(job)
+            if not job.slots or job.later:
+                self._push_due(job)
             return
         node = self.nodes.get(owner)
         epoch = 0 if node is None else node.epoch
@@ -365,7 +410,7 @@ class MemoryStore:
         if self._due_size > self._due_limit:
             # Timers of a year that were dropped after a second would stay for a year.
             self._due = {}
-            unowned = [known for known in self.job_rows.values() if known.owner is None]
+            unowned = [one for one in self.job_rows.values() if one.owner is None and not self.is_parked(one.id)]
             for known in unowned:
                 self._due.setdefault(known.route, []).append((known.due, known.id))
             for due in self._due.values():
@@ -412,6 +457,10 @@ class MemoryStore:
 
     async def release(self, claims: Sequence[Claim]) -> None:
         self.give_back(claims)
+
+    async def read_keys(self, env: str, keys: Sequence[str]) -> dict[str, tuple[str, Instant]]:
+        found = [(key, self.unique_keys.get((env, key))) for key in keys]
+        return {key: (taken.value, taken.until) for key, taken in found if taken is not None}
 
     async def read_events(self, keys: Sequence[EventKey]) -> list[Event]:
         return [event for key in keys if (event := self.event_rows.get(key)) is not None]
@@ -508,7 +557,8 @@ class MemoryStore:
         return self.event_rows[keys[-1]] if keys else None
 
     async def jobs_of(self, run: RunId) -> list[Job]:
-        return sorted(self.jobs_by_run.get(run, {}).values(), key=lambda job: (job.due, job.id))
+        jobs = sorted(self.jobs_by_run.get(run, {}).values(), key=lambda job: (job.due, job.id))
+        return [replace(job, parked=self.book.places[job.id].line) if self.is_parked(job.id) else job for job in jobs]
 
     async def waits_of(self, run: RunId) -> list[Wait]:
         return sorted(self.waits_by_run.get(run, {}).values(), key=lambda wait: wait.step)
@@ -542,7 +592,7 @@ class MemoryStore:
 
     async def awaited_events(self) -> tuple[set[EventKey], Instant | None]:
         jobs = self.job_rows.values()
-        keys = {key for job in jobs if job.kind is JobKind.MATCH for key in job.keys}
+        keys = {key for job in jobs for key in job.keys}
         return keys, min((job.since for job in jobs if job.kind is JobKind.LOOK), default=None)
 
     async def remove_events(
@@ -600,6 +650,21 @@ class MemoryStore:
         for job in jobs:
             if job.owner is not None and job.owner not in self.nodes:
                 yield f"job {job.id} is owned by the unknown node {job.owner}"
+        yield from self.wrong_slots()
+
+    def wrong_slots(self) -> Iterator[str]:
+        """What is wrong with places and gates, in words."""
+        held: Counter[str] = Counter()
+        for place in self.book.places.values():
+            held.update(place.keys[: place.passed])
+            if place.job not in self.job_rows:
+                yield f"the missing job {place.job} has a place among those with limits"
+        for key in sorted(held.keys() | self.book.gates.keys()):
+            gate = self.book.gates.get(key, Gate())
+            if gate.held != held[key]:
+                yield f"{held[key]} jobs hold a slot of {key}, and {gate.held} are counted"
+            elif gate.held < gate.limit and self.book.first(key, 1):
+                yield f"jobs wait for a slot of {key}, of which {gate.held} of {gate.limit} are taken"
 
     def _ended(self, run: RunId) -> str | None:
         row = self.run_rows.get(run)
@@ -611,7 +676,11 @@ class MemoryStore:
         return [self.nodes[name] for name in sorted(self.nodes)]
 
     async def backlog(self, now: Instant) -> Backlog:
-        due = [job.due for job in self.job_rows.values() if job.owner is None and job.due <= now]
+        due = [
+            job.due
+            for job in self.job_rows.values()
+            if job.owner is None and job.due <= now and not self.is_parked(job.id)
+        ]
         return Backlog(min(len(due), MOST_COUNTED), min(due, default=None))
 
     def meters(self) -> dict[str, Histogram]:
@@ -627,6 +696,43 @@ class MemoryStore:
             "waits": sum(map(len, self.waits_by_run.values())),
             "events": len(self.event_rows),
         }
+
+
+class MemoryBook:
+    """Gates and places; see `stepwell.store.slots`."""
+
+    def __init__(self) -> None:
+        self.gates: dict[str, Gate] = {}
+        self.places: dict[JobId, Place] = {}
+        self._lines: dict[str, list[tuple[Instant, JobId]]] = {}
+
+    def gate(self, key: str) -> Gate:
+        return self.gates.get(key) or Gate()
+
+    def keep(self, key: str, gate: Gate) -> None:
+        if gate.held:
+            self.gates[key] = gate
+        else:
+            self.gates.pop(key, None)
+
+    def put(self, place: Place) -> None:
+        known = self.places.get(place.job)
+        if known is not None:
+            self.leave_line(known)
+        self.places[place.job] = place
+        if place.line is not None:
+            insort(self._lines.setdefault(place.line, []), (place.rank, place.job))
+
+    def leave_line(self, place: Place) -> None:
+        if place.line is None:
+            return
+        line = self._lines[place.line]
+        del line[bisect_left(line, (place.rank, place.job))]
+        if not line:
+            del self._lines[place.line]
+
+    def first(self, key: str, count: int) -> list[Place]:
+        return [self.places[job] for _, job in self._lines.get(key, [])[:count]]
 
 
 def _index_key(wait: Wait) -> _IndexKey:

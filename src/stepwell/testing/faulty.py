@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from stepwell.model import message
 from stepwell.model.job import JobKind
 from stepwell.model.journal import RunStarted
-from stepwell.store.base import COMMITTED, StoreFull, StoreUnavailable
+from stepwell.store.base import Committed, StoreFull, StoreUnavailable
 from stepwell.testing.world import Crashed, Task, VirtualWorld, wait_for
 
 if TYPE_CHECKING:
@@ -90,8 +90,10 @@ class FaultyStore:
         if not world.alive:
             self._inner.listeners.remove(self._overhear)
             return
-        if self._speaking:
-            return  # what this node does itself
+        if self._speaking:  # what this node does itself
+            if hint.admitted:
+                world.scheduler.after(0, self._tell, hint)
+            return
         chance = random.random()
         if chance >= trouble.deaf:
             late = chance < trouble.deaf * 1.5
@@ -137,7 +139,7 @@ class FaultyStore:
         if self._random.random() < 0.5:
             raise Crashed(BEFORE, message_type(transition, self._inner.job_rows))
         kind = message_type(transition, self._inner.job_rows)
-        if self._say(self._inner.apply, transition) is COMMITTED:
+        if isinstance(self._say(self._inner.apply, transition), Committed):
             raise Crashed(APPLIED, kind)
         raise Crashed("after a refused commit")
 
@@ -257,6 +259,10 @@ def message_type(transition: Transition, jobs: Mapping[JobId, Job]) -> str:
         assert write is not None
         first = write.entries[0]
         return RERUN if isinstance(first, RunStarted) and first.origin is not None else "events to match"
+    if names[:1] == ["RunAdmitted"]:
+        return "Admitted"
+    if names == ["RunBegan"]:
+        return "Began"
     for claim in (*transition.ends, *transition.holds):
         job = jobs.get(claim.job)
         if job is None or job.kind is JobKind.CALL:
@@ -287,7 +293,9 @@ def message_type(transition: Transition, jobs: Mapping[JobId, Job]) -> str:
     return "Reported"
 
 
-_NOT_PLAYED = {message.Logged: "the simulator's programs do not log"}
+_NOT_PLAYED = {
+    message.Logged: "the simulator's programs do not log",
+}
 """Messages that no node dies of here, and why."""
 
 _MORE = {message.EventMatched: ("EventMatched (look-back)", "EventMatched (cancels)")}

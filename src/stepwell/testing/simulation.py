@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 from stepwell.engine.decide import Policy
 from stepwell.model.errors import Conflict, NotFound
 from stepwell.model.event import DEV_ENV, Event, event_body
-from stepwell.model.function import CancelOn, Function, Service, Transport, Trigger
+from stepwell.model.function import CancelOn, Concurrency, Function, Service, Transport, Trigger
 from stepwell.model.ids import EventKey, IdSource, RunId, StepId
 from stepwell.model.job import Claim
 from stepwell.model.journal import WaitStarted
+from stepwell.node.auditor import LIMITS
 from stepwell.node.node import Node, NodeSettings
 from stepwell.node.turns import Verdict as Verdicts
 from stepwell.store.base import StoreFull, StoreUnavailable
@@ -142,6 +143,12 @@ class Machine:
         if proof is None or proof.lease_until <= simulation.scheduler.now:
             text = f"{self.name} makes call {dispatch.job} without a lease"
             simulation.watcher.fail("no ghost work", text, dispatch.run)
+        job = simulation.store.job_rows.get(dispatch.job)
+        if job is not None and job.slots:
+            place = simulation.store.book.places.get(job.id)
+            ours = (job.owner, job.fence) == (self.name, dispatch.fence)
+            if (place is None and ours) or (place is not None and place.line is not None):
+                simulation.watcher.fail(LIMITS, f"{self.name} makes call {job.id} without its slots", dispatch.run)
 
     def _before_step(self, name: str) -> None:
         simulation, world = self._simulation, self.world
@@ -167,6 +174,7 @@ class Simulation:
     def __init__(self, seed: int, *, story: bool = False) -> None:
         self.seed = seed
         self.random = random = Random(seed)
+        self.limits = Random(seed + 0.5)  # its own source: a seed without limits tells the story that it always told
         self.scheduler = Scheduler(START)
         self.store = MemoryStore(self, touched=self._touched)
         self.ledger = Ledger()
@@ -268,6 +276,9 @@ class Simulation:
                 service=service,
                 triggers=(Trigger(event="go/" + ("parent" if slug in ("parent", "other") else slug)),),
                 cancel_on=cancel_on if random.random() < 0.3 else (),
+                concurrency=self._limits(),
+                finish_within_ms=10 * DAY_MS if self.limits.random() < 0.15 else None,
+                run_concurrency=(Concurrency(1, "event.data.k"),) if self.limits.random() < 0.15 else (),
             )
             self.functions[slug] = function
             by_service[service].append(function)
@@ -278,6 +289,15 @@ class Simulation:
             transport = Transport.SOCKET if name == "live" else Transport.HTTP
             service_row = Service(name=name, transport=transport, functions=tuple(functions))
             at_once(self.store.put_service(service_row))
+
+    def _limits(self) -> tuple[Concurrency, ...]:
+        """Mostly none. Functions that share a key agree on its limit."""
+        random = self.limits
+        if random.random() < 0.6:
+            return ()
+        own = Concurrency(random.choice((1, 1, 2)), random.choice((None, "event.data.k")))
+        shared = Concurrency(1 + self.seed % 2, "event.data.k", "env")
+        return random.choice(((own,), (own,), (shared,), (own, shared)))
 
     def _begin_trouble(self) -> None:
         random, trouble, weather = self.random, self.trouble, self.outside.weather

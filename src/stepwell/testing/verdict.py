@@ -14,7 +14,7 @@ from stepwell.model.dispatch import Memo
 from stepwell.model.ids import EventKey, RunId, StepId, derived_ulid
 from stepwell.model.job import RunStatus
 from stepwell.model.payload import NULL, decode
-from stepwell.node.auditor import NO_GHOST_WORK, ONE_END, ONE_RESULT, PROGRESS, RunAudit, audit_run
+from stepwell.node.auditor import LIMITS, NO_GHOST_WORK, ONE_END, ONE_RESULT, PROGRESS, RunAudit, audit_run
 from stepwell.testing.clockwork import EACH_OCCURRENCE
 from stepwell.testing.programs import Kind, Leaf, look
 from stepwell.testing.reruns import AS_RECORDED, is_rerun
@@ -118,6 +118,9 @@ class Watcher:
             if write.row.status.final:
                 self.live.pop(run, None)
             self._check_stored(run, audit)
+        for key, gate in self._store.book.gates.items():
+            if gate.held > gate.limit:
+                self.fail(LIMITS, f"{gate.held} jobs hold a slot of {key}, and {gate.limit} may")
         if self.transitions % WHOLE_STORE_EVERY == 0:
             self.check_everything()
 
@@ -154,6 +157,8 @@ class Watcher:
     def check_everything(self) -> None:
         """The whole store, from scratch; of a run that was sound at its end, that nothing was added to it since."""
         store = self._store
+        for text in store.wrong_slots():
+            self.fail(LIMITS, text)
         for run, row in store.run_rows.items():
             journal = store.journals[run]
             jobs, waits = store.jobs_by_run.get(run, {}), store.waits_by_run.get(run, {})

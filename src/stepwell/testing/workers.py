@@ -603,7 +603,7 @@ class LiveCall:
         if waits:
             self._report(waits)
         elif not self._busy:
-            self._outside.scheduler.after(IDLE_MS, self._idle, self._changes)
+            self._outside.scheduler.after(IDLE_MS if self._dispatch.lingers else 0, self._idle, self._changes)
 
     def _ran(self, leaf: Leaf, execution: Execution, error: bytes | None) -> None:
         if not self._over:

@@ -152,6 +152,7 @@ class Call(_Frame, frozen=True, kw_only=True):
     attempts: dict[StepId, int] = {}  # attempts already made of steps that have no result yet
     news: int = 0
     started_at: Instant = 0  # of the run, for `ctx.now()` and the like
+    lingers: bool = True  # it may stay in memory while it waits; else it is let go of at once
 
 
 class Ack(_Frame, frozen=True, kw_only=True):

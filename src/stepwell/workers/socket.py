@@ -543,6 +543,7 @@ class SocketPerformer:
                 attempts=dict(dispatch.attempts),
                 news=dispatch.news,
                 started_at=dispatch.started_at,
+                lingers=dispatch.lingers,
             ),
             written,
         )

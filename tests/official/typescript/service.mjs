@@ -259,7 +259,26 @@ const clock = client.createFunction({ id: "clock", triggers: schedules }, async 
   return ctx.step.run("tick", noted(ctx, "tick", { name: ctx.event.name, ...ctx.event.data }));
 });
 
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const busy = {
+  concurrency: [{ limit: 2, key: "event.data.user" }],
+  priority: { run: "event.data.priority" },
+};
+const limited = define("limited", busy, async (ctx) => {
+  await ctx.step.run("work", async () => {
+    note(ctx, "work");
+    await pause(400);
+    note(ctx, "end");
+  });
+  return ctx.event.data.number;
+});
+const throttled = define("throttled", { throttle: { limit: 1, period: "2s", burst: 1 } }, async () => null);
+const hourly = { limit: 1, period: "1h", key: "event.data.user" };
+const rated = define("rated", { rateLimit: hourly }, async () => null);
+const once = define("once", { idempotency: "event.data.cart" }, async () => null);
+
 const functions = [
+  ...(process.env.LIMITS ? [limited, throttled, rated, once] : []),
   ...(process.env.SCHEDULE ? [clock] : []),
   linear, repeated, parallel, naps, wait, child, parent, retried, caught, failing, nonRetriable, retryAfter,
   cancellable, large, steps, relay, ask, askMany, wrapped, fetching,

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from stepwell.model.function import CancelOn, Function, Service, Transport, Trigger
+from stepwell.model.function import (
+    Batch,
+    CancelOn,
+    Concurrency,
+    Debounce,
+    Function,
+    Rate,
+    Service,
+    Transport,
+    Trigger,
+)
 from stepwell.wire.inngest import sync
 from stepwell.wire.inngest.register import (
     RegisterRefused,
@@ -90,12 +100,138 @@ def test_retries_out_of_range_are_refused(attempts: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "value",
-    [5, {"limit": 5}, [{"limit": 5, "key": "event.data.user", "scope": "fn"}], {"fn": [], "step": [{"limit": 1}]}],
+    ("value", "limits"),
+    [
+        (5, [Concurrency(5)]),
+        (5.0, [Concurrency(5)]),
+        ({"limit": 5}, [Concurrency(5)]),
+        ([{"limit": 5, "key": "event.data.user", "scope": "fn"}], [Concurrency(5, "event.data.user")]),
+        ([{"limit": 1, "key": "'all'", "scope": "account"}, 2], [Concurrency(1, "'all'", "account"), Concurrency(2)]),
+        ({"fn": [], "step": [{"limit": 1}]}, [Concurrency(1)]),
+        ({"step": 3}, [Concurrency(3)]),
+        (0, []),
+        ([{"limit": 0}], []),
+        (None, []),
+        ([], []),
+    ],
 )
-def test_trap_5_every_form_of_concurrency_is_recognised(value: object) -> None:
-    refused = refusal(a_function(concurrency=value))
-    assert refused.problems[0].option == "concurrency"
+def test_trap_5_every_form_of_concurrency_is_read(value: object, limits: list[Concurrency]) -> None:
+    assert list(one(concurrency=value).concurrency) == limits
+
+
+def test_a_concurrency_of_whole_runs_is_read() -> None:
+    function = one(concurrency={"fn": [{"limit": 2, "key": "event.data.user"}], "step": 5})
+    assert function.run_concurrency == (Concurrency(2, "event.data.user"),)
+    assert function.concurrency == (Concurrency(5),)
+
+
+@pytest.mark.parametrize(
+    ("value", "option", "words"),
+    [
+        ({"fn": [{"limit": 1}, {"limit": 2, "key": "a"}]}, "concurrency.fn", "has 2 limits and may have 1"),
+        ([1, {"limit": 2, "key": "a"}, {"limit": 3, "key": "b"}], "concurrency", "has 3 limits and may have 2"),
+        ([1, 2], "concurrency[1]", "same key and scope"),
+        (-1, "concurrency.limit", "from 1 to 1000000"),
+        (1.5, "concurrency.limit", "whole number"),
+        ({"limit": True}, "concurrency.limit", "whole number"),
+        ("3", "concurrency", "must be a number"),
+        ({"limit": 1, "scope": "env"}, "concurrency.key", "is missing"),
+        ({"limit": 1, "scope": "planet", "key": "a"}, "concurrency.scope", "`fn`, `env` or `account`"),
+        ({"limit": 1, "key": 5}, "concurrency.key", "must be text"),
+    ],
+)
+def test_a_concurrency_that_cannot_be_kept_is_refused(value: object, option: str, words: str) -> None:
+    (problem, *_) = refusal(a_function(concurrency=value)).problems
+    assert problem.option == option
+    assert words in problem.message
+
+
+def test_rates_are_read_with_what_may_start_at_once() -> None:
+    function = one(
+        throttle={"limit": 1, "period": "60s", "burst": 1, "key": "event.data.user"},
+        rateLimit={"limit": 25, "period": "1h"},
+        idempotency="event.data.cart",
+    )
+    assert function.throttle == Rate(1, 60_000, 1, "event.data.user")
+    assert function.rate_limit == Rate(25, 3_600_000, 2)
+    assert function.idempotency == Rate(1, 86_400_000, 0, "event.data.cart")
+    assert one(throttle={"limit": 3, "period": "1m"}).throttle == Rate(3, 60_000, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "option", "words"),
+    [
+        ({"throttle": {"limit": 0, "period": "1m"}}, "throttle.limit", "from 1 to"),
+        ({"throttle": {"limit": 1, "period": "1m", "burst": -1}}, "throttle.burst", "from 0 to"),
+        ({"throttle": {"limit": 1}}, "throttle.period", "is missing"),
+        ({"throttle": {"limit": 1, "period": "1500ms"}}, "throttle.period", "whole seconds"),
+        ({"throttle": 3}, "throttle", "must be an object"),
+        ({"rateLimit": {"limit": 1, "period": "25h"}}, "rateLimit.period", "may be 24h"),
+        ({"rateLimit": {"period": "1h"}}, "rateLimit.limit", "from 1 to"),
+        ({"rateLimit": {"limit": 1, "period": "soon"}}, "rateLimit.period", "soon"),
+        ({"idempotency": 5}, "idempotency", "must be text"),
+        ({"priority": "event.data.p"}, "priority", "an object with `run`"),
+    ],
+)
+def test_a_rate_that_cannot_be_kept_is_refused(fields: dict[str, Any], option: str, words: str) -> None:
+    (problem,) = refusal(a_function(**fields)).problems
+    assert problem.option == option
+    assert words in problem.message
+
+
+def test_events_that_wait_together_are_read() -> None:
+    function = one(debounce={"period": "5s", "key": "event.data.user", "timeout": "1m"})
+    assert function.debounce == Debounce(5_000, "event.data.user", 60_000)
+    function = one(batchEvents={"maxSize": 10, "timeout": "5s", "key": "event.data.user", "if": "event.data.n > 1"})
+    assert function.batch == Batch(10, 5_000, "event.data.user", "event.data.n > 1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "option", "code", "words"),
+    [
+        ({"debounce": {"period": "500ms"}}, "debounce.period", "config_invalid", "may be 1s to 7d"),
+        ({"debounce": {"period": "8d"}}, "debounce.period", "config_invalid", "is 8d and may be 1s to 7d"),
+        ({"debounce": {"key": "a"}}, "debounce.period", "config_invalid", "is missing"),
+        ({"debounce": 5}, "debounce", "config_invalid", "must be an object"),
+        (
+            {"batchEvents": {"maxSize": 1, "timeout": "5s"}},
+            "batchEvents.maxSize",
+            "batch_size_invalid",
+            "from 2 to 100",
+        ),
+        ({"batchEvents": {"maxSize": 101, "timeout": "5s"}}, "batchEvents.maxSize", "batch_size_invalid", "to 100"),
+        ({"batchEvents": {"maxSize": 5}}, "batchEvents.timeout", "batch_timeout_invalid", "is missing"),
+        (
+            {"batchEvents": {"maxSize": 5, "timeout": "11m"}},
+            "batchEvents.timeout",
+            "batch_timeout_invalid",
+            "1s to 10m",
+        ),
+        (
+            {"batchEvents": {"maxSize": 5, "timeout": "5s"}, "priority": {"run": "1"}},
+            "batchEvents",
+            "combo_unsupported",
+            "together with `priority`",
+        ),
+    ],
+)
+def test_events_that_cannot_wait_so_are_refused(fields: dict[str, Any], option: str, code: str, words: str) -> None:
+    (problem,) = refusal(a_function(**fields)).problems
+    assert (problem.option, problem.code) == (option, code)
+    assert words in problem.message
+
+
+def test_timeouts_are_read() -> None:
+    function = one(timeouts={"start": "10s", "finish": "1h"})
+    assert (function.start_within_ms, function.finish_within_ms) == (10_000, 3_600_000)
+    assert one(timeouts={"finish": "1s"}).start_within_ms is None
+    assert refusal(a_function(timeouts={"start": "soon"})).problems[0].option == "timeouts.start"
+    assert refusal(a_function(timeouts="1h")).problems[0].option == "timeouts"
+
+
+def test_a_priority_is_an_expression() -> None:
+    assert one(priority={"run": "event.data.p"}).priority == "event.data.p"
+    assert one(priority={}).priority is None
 
 
 @pytest.mark.parametrize("value", [None, 0, [], {}, "", {"fn": [], "step": None}, [{"limit": 0}]])
@@ -105,15 +241,7 @@ def test_an_option_that_asks_for_nothing_is_fine(option: str, value: object) -> 
 
 
 ASKING = {
-    "batchEvents": {"maxSize": 2, "timeout": "1s"},
-    "rateLimit": {"limit": 1, "period": "1h"},
-    "debounce": {"period": "5s"},
-    "throttle": {"limit": 1, "period": "60s", "burst": 1},
-    "concurrency": 3,
-    "priority": {"run": "event.data.p"},
     "singleton": {"mode": "skip"},
-    "idempotency": "event.data.id",
-    "timeouts": {"finish": "1h"},
 }
 
 
@@ -127,18 +255,18 @@ def test_an_option_that_does_not_act_yet_is_refused_by_name(option: str) -> None
 
 def test_all_problems_are_told_at_once() -> None:
     refused = refusal(
-        a_function(name="", concurrency=1, triggers=[{"cron": 5}, {"event": ""}]),
+        a_function(name="", singleton={"mode": "skip"}, triggers=[{"cron": 5}, {"event": ""}]),
         a_function(id="shop-b", retries=99),
     )
     assert [(problem.function, problem.option, problem.code) for problem in refused.problems] == [
-        ("shop-import", "concurrency", "config_invalid"),
+        ("shop-import", "singleton", "config_invalid"),
         ("shop-import", "name", "config_invalid"),
         ("shop-import", "triggers[0].cron", "schedule_invalid"),
         ("shop-import", "triggers[1].event", "event_name_invalid"),
         ("shop-b", "retries", "config_invalid"),
     ]
     answer = json.loads(refused.answer())
-    assert answer["error"].startswith("At least one function is invalid: function 'shop-import', concurrency")
+    assert answer["error"].startswith("At least one function is invalid: function 'shop-import', singleton")
     assert answer["error"].endswith("(and 4 more)")
     assert len(answer["data"]) == 5
 

@@ -8,11 +8,12 @@ further than `SCAN_LIMIT`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stepwell.engine import expr
+from stepwell.engine.flow import limit_text
 from stepwell.engine.span import (
     InFlight,
     InvokeInfo,
@@ -299,7 +300,18 @@ async def trace_stored(store: Store, stored: StoredRun, running: Running = nobod
     if any(isinstance(entry, journal.InvokeStarted) for entry in stored.entries):
         found = await store.runs(RunQuery(env=row.env, parent=row.id, limit=PAGE_LIMIT))
         children = {child.event: child.id for child in found if child.event is not None}
-    return trace_of(row.id, stored.entries, in_flight=running(row.id), children=children)
+    trace = trace_of(row.id, stored.entries, in_flight=running(row.id), children=children)
+    lacks = await _lacks(store, stored)
+    return replace(trace, lacks=lacks) if lacks else trace
+
+
+async def _lacks(store: Store, stored: StoredRun) -> tuple[str, ...]:
+    """The limits of which calls of a run wait for a slot, in words."""
+    start = stored.entries[0]
+    if stored.row.status.final or not isinstance(start, journal.RunStarted) or not (start.limits or start.holds):
+        return ()
+    parked = {job.parked for job in await store.jobs_of(stored.row.id)}
+    return tuple(limit_text(limit) for limit in (*start.holds, *start.limits) if limit.key in parked)
 
 
 async def run_trace(store: Store, env: str, run_id: str, running: Running = nobody_knows) -> Trace | None:

@@ -107,6 +107,7 @@ def _heading(trace: Trace, now: Instant) -> Iterator[Line]:
     if root.started_at is not None:
         taken = duration_text((root.ended_at or now) - root.started_at)
         facts.append(f"took {taken}" if root.ended_at is not None else f"running for {taken}")
+    facts += [f"waits for a slot of {limit}" for limit in trace.lacks]
     steps = sum(span.kind is SpanKind.STEP for span in root.children)
     facts += [_count(steps, "step"), _count(len(trace.requests), "request")]
     yield (Piece(Role.DETAIL, "  " + " · ".join(facts)),)

@@ -61,6 +61,13 @@ async def read_blobs(on: Connections, blobs: Sequence[Blob]) -> list[bytes]:
     return [texts[hash_] for hash_ in hashes]
 
 
+async def read_keys(on: Connections, env: str, keys: Sequence[str]) -> dict[str, tuple[str, Instant]]:
+    names = {indexed(key): key for key in keys}
+    sql = "SELECT key, value, until FROM stepwell.dedup WHERE env = $1 AND key = ANY ($2)"
+    found = await on.ask(sql, plain(env), list(names))
+    return {names[key]: (plainly(value), until) for key, value, until in found}
+
+
 # events and waits
 
 
@@ -272,8 +279,11 @@ async def event_by_id(on: Connections, env: str, internal_id: str) -> Event | No
 
 
 async def jobs_of(on: Connections, run: RunId) -> list[Job]:
-    found = await on.ask("SELECT body, owner, fence FROM stepwell.job WHERE run = $1 ORDER BY due, id", run)
-    return [read_job(body, owner, fence) for body, owner, fence in found]
+    sql = """SELECT body, owner, fence, line FROM stepwell.job LEFT JOIN stepwell.place ON place.job = job.id
+        WHERE job.run = $1"""
+    found = await on.ask(sql, run)
+    jobs = [replace(read_job(body, owner, fence), parked=line) for body, owner, fence, line in found]
+    return sorted(jobs, key=lambda job: (job.due, job.id))
 
 
 def read_job(body: bytes, owner: str | None, fence: int) -> Job:
@@ -372,6 +382,20 @@ _STRAYS = (
     """SELECT 'job ' || job.id || ' is owned by the unknown node ' || job.owner FROM stepwell.job
        WHERE job.owner IS NOT NULL AND NOT EXISTS (SELECT 1 FROM stepwell.node WHERE node.name = job.owner)
        ORDER BY job.id LIMIT $1""",
+    """SELECT 'the missing job ' || job || ' has a place among those with limits' FROM stepwell.place
+       WHERE NOT EXISTS (SELECT 1 FROM stepwell.job WHERE job.id = place.job) ORDER BY job LIMIT $1""",
+    """WITH holding AS (
+           SELECT k.key, count(*) AS jobs FROM stepwell.place, unnest(keys[:passed]) AS k (key) GROUP BY k.key
+       ), counted AS (
+           SELECT key, coalesce(jobs, 0) AS jobs, coalesce(held, 0) AS held, coalesce(most, 0) AS most
+           FROM holding FULL JOIN stepwell.gate USING (key)
+       )
+       SELECT CASE
+           WHEN jobs <> held THEN jobs || ' jobs hold a slot of ' || key || ', and ' || held || ' are counted'
+           ELSE 'jobs wait for a slot of ' || key || ', of which ' || held || ' of ' || most || ' are taken'
+       END FROM counted
+       WHERE jobs <> held OR (held < most AND EXISTS (SELECT FROM stepwell.place WHERE line = key))
+       ORDER BY key LIMIT $1""",
 )
 
 

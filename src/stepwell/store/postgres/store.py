@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from stepwell.model.ids import shard_of
-from stepwell.store.base import COMMITTED, StoreUnavailable, Tidied
+from stepwell.store.base import Committed, Hint, StoreUnavailable, Tidied
 from stepwell.store.batch import encode, prepare
 from stepwell.store.migrations import migrations
 from stepwell.store.postgres import reads
@@ -34,6 +34,7 @@ from stepwell.store.postgres.look import durability_of
 from stepwell.store.postgres.schema import migrate
 from stepwell.store.postgres.text import indexed, plain
 from stepwell.store.postgres.writer import LANES, Lane, Writer
+from stepwell.store.slots import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from stepwell.model.ids import EventKey, Instant, RunId, StepId
     from stepwell.model.job import Claim, Job, RunRow, Wait
     from stepwell.model.payload import Blob
-    from stepwell.store.base import Backlog, EventQuery, Hint, Node, Outcome, RunQuery, StoredRun, Transition
+    from stepwell.store.base import Backlog, EventQuery, Node, Outcome, RunQuery, StoredRun, Transition
     from stepwell.store.batch import Prepared
     from stepwell.store.clock import Clock
     from stepwell.store.meters import Histogram
@@ -178,20 +179,25 @@ class PostgresStore:
             raise StoreUnavailable("the store is not open")
         return await self._writer.commit(partial(prepare, transition, self._epochs))
 
-    def _written(self, group: Sequence[Prepared], outcomes: Sequence[Outcome]) -> None:
+    def _written(self, group: Sequence[Prepared], outcomes: Sequence[Outcome], admitted: Sequence[str | None]) -> None:
         """Tell the others what moved, and what they could do."""
         teller = self._teller
         assert teller is not None
         soon = time.time_ns() // 1_000_000 + self._ahead_ms + 10
         for prepared, outcome in zip(group, outcomes, strict=True):
-            if outcome is not COMMITTED:
+            if not isinstance(outcome, Committed):
                 continue
             transition = prepared.transition
             if transition.run is not None:
                 teller.moved(transition.run.row.id)
             for job in transition.jobs:
-                if job.owner is None and job.due <= soon:
+                if job.owner is None and job.due <= soon and job.id not in outcome.parked:
                     teller.due(job.route)
+        if admitted:
+            for route in admitted:
+                teller.due(route)
+            if self._heard is not None:
+                self._heard(Hint(routes=tuple(admitted), admitted=True))
         teller.soon()
 
     async def load_run(self, run: RunId, after_seq: int = 0) -> StoredRun | None:
@@ -215,7 +221,7 @@ class PostgresStore:
 
     async def next_due(self, routes: Collection[str] | None = None) -> Instant | None:
         due: Instant | None = (await self._ask.ask("SELECT stepwell.next_due_1($1)", _routes(routes)))[0][0]
-        return due
+        return None if due == NEVER else due
 
     def listen(self, heard: Callable[[Hint], None]) -> None:
         assert self._heard is None, "somebody listens already"
@@ -263,6 +269,9 @@ class PostgresStore:
             for route in routes:
                 self._teller.due(route or None)
             self._teller.soon()
+
+    async def read_keys(self, env: str, keys: Sequence[str]) -> dict[str, tuple[str, Instant]]:
+        return await reads.read_keys(self._ask, env, keys)
 
     # events and waits
 

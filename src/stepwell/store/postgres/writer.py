@@ -1,6 +1,6 @@
 """Transitions are committed in groups, each by one call of one function in the database: one round trip, one sync.
 
-    callers ──▶ queue ──▶ take all that wait ──▶ merge ──▶ write_group_1(expected, rows) ──▶ wake every caller
+    callers ──▶ queue ──▶ take all that wait ──▶ merge ──▶ write_group_2(expected, rows) ──▶ wake every caller
                              (bounded)             ▲             │ something was not as expected
                                                    └── look ◀────┘ (nothing was written)
 
@@ -29,17 +29,29 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
 
 import asyncpg
+from msgspec import json
 
 from stepwell.model.errors import StepwellError
-from stepwell.store.base import COMMITTED, StoreUnavailable
-from stepwell.store.batch import RUN_BODY, RUN_ENDING, RUN_SEQ, RUN_STATUS, Current, merge, relied_on
+from stepwell.store.base import COMMITTED, Committed, StoreUnavailable
+from stepwell.store.batch import (
+    RUN_BODY,
+    RUN_ENDING,
+    RUN_SEQ,
+    RUN_STATUS,
+    Current,
+    asked_body,
+    merge,
+    relied_on,
+)
 from stepwell.store.meters import COUNTS, SECONDS, Histogram
 from stepwell.store.postgres.database import LONGEST_PAUSE_S, breaks, shut
 from stepwell.store.postgres.text import indexed, plain, plainly
+from stepwell.store.slots import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from stepwell.model.job import Job
     from stepwell.store.base import Outcome
     from stepwell.store.batch import Batch, Prepared, Row
     from stepwell.store.clock import Clock
@@ -60,7 +72,7 @@ UNKNOWN = "SW002"
 
 log = logging.getLogger(__name__)
 
-Written: TypeAlias = "Callable[[Sequence[Prepared], Sequence[Outcome]], None]"
+Written: TypeAlias = "Callable[[Sequence[Prepared], Sequence[Outcome], Sequence[str | None]], None]"
 
 
 class Lane:
@@ -179,7 +191,8 @@ class _Item:
 class Writer:
     """Takes transitions and hands them to its lanes in groups.
 
-    `written` is called for each group that was committed, with its outcomes. `clock` says when a text was stored
+    `written` is called for each group that was committed, with its outcomes and the routes of parked jobs that got
+    their slots. `clock` says when a text was stored
     that nothing refers to, in place of the database's.
     """
 
@@ -300,7 +313,7 @@ class Writer:
         prepared = [item.prepared for item in group]
         began = time.perf_counter()
         try:
-            outcomes = await self._settle(lane, prepared)
+            outcomes, admitted = await self._settle(lane, prepared)
         except StepwellError as err:
             if isinstance(err, StoreUnavailable):
                 task = self._loop.create_task(self._resolve(*lane.next, _born_claimed(prepared)))
@@ -322,7 +335,7 @@ class Writer:
             for item, outcome in zip(group, outcomes, strict=True):
                 if not item.future.done():  # else the caller was cancelled; the change stands all the same
                     item.future.set_result(outcome)
-            self._written(prepared, outcomes)
+            self._written(prepared, outcomes, admitted)
 
     async def _resolve(self, lane: str, number: int, born: list[str]) -> None:
         """See to it that a call whose end nobody knows is not made any more; or if it was, that its jobs are done."""
@@ -350,8 +363,8 @@ class Writer:
                 own.__cause__ = error.__cause__ or error
                 item.future.set_exception(own)
 
-    async def _settle(self, lane: Lane, group: Sequence[Prepared]) -> list[Outcome]:
-        """Outcomes that are true and durable."""
+    async def _settle(self, lane: Lane, group: Sequence[Prepared]) -> tuple[list[Outcome], list[str | None]]:
+        """Outcomes that are true and durable, and the routes of parked jobs that got their slots."""
         batch = merge(group, assumed(group))
         if any(outcome is not COMMITTED for outcome in batch.outcomes):
             # Who is refused for what the others of the group do may be late for another reason as well.
@@ -360,12 +373,12 @@ class Writer:
         while True:
             values = arguments(group, batch)
             if values is None:
-                return batch.outcomes
+                return batch.outcomes, []
             try:
                 if batch.uses or batch.blobs:
-                    await lane.call("fetchval", _WRITE_AND_NOTE, *values, *self._noted(batch))
+                    row = await lane.call("fetchval", _WRITE_AND_NOTE, *values, *self._noted(batch))
                 else:
-                    await lane.call("fetchval", _WRITE, *values)
+                    row = await lane.call("fetchval", _WRITE, *values)
             except asyncpg.UniqueViolationError:
                 if collided:
                     raise
@@ -374,7 +387,10 @@ class Writer:
                 if err.sqlstate != CHANGED:
                     raise
             else:
-                return batch.outcomes
+                parked, admitted = row
+                if parked:
+                    batch.park(group, frozenset(parked))
+                return batch.outcomes, [route or None for route in admitted or ()]
             self.replays += 1
             batch = merge(group, await lane.look(*relied_on(group)))
 
@@ -472,20 +488,24 @@ def assumed(group: Sequence[Prepared]) -> Current:
             if claim.job not in made and claim.job not in claimed:
                 claimed.add(claim.job)
                 current.claims.append((claim.job, claim.fence, None))
+        for key in transition.unique:
+            if key.replaces is not None:
+                current.keys.setdefault((key.env, key.key), (key.replaces, 0))
         made.update(job.id for job in transition.jobs)
     return current
 
 
 def arguments(group: Sequence[Prepared], batch: Batch) -> tuple[Any, ...] | None:
-    """Those of `write_group_1`: what the accepted transitions expect of the database, and the rows. None: nothing."""
+    """Those of `write_group_2`: what the accepted transitions expect of the database, and the rows. None: nothing."""
     seqs: dict[str, int] = {}
     ends: dict[str, tuple[int, int]] = {}
     holds: dict[str, tuple[int, int]] = {}
     key_times: dict[tuple[str, str], int] = {}
+    swaps: dict[tuple[str, str], str | None] = {}
     made: set[str] = set()
     gone = 0
     for prepared, outcome in zip(group, batch.outcomes, strict=True):
-        if outcome is not COMMITTED:
+        if not isinstance(outcome, Committed):
             continue
         transition = prepared.transition
         if transition.run is not None:
@@ -501,6 +521,7 @@ def arguments(group: Sequence[Prepared], batch: Batch) -> tuple[Any, ...] | None
             made.add(job.id)
         for key in transition.unique:
             key_times.setdefault((key.env, key.key), transition.now)
+            swaps.setdefault((key.env, key.key), key.replaces)
         if transition.drop_all_of is not None:
             gone += 1
     moved = [
@@ -527,6 +548,10 @@ def arguments(group: Sequence[Prepared], batch: Batch) -> tuple[Any, ...] | None
         *_columns(keys, 6),
         batch.keys_at if keys else None,
         *_columns([_wait(row) for row in batch.waits.values()], 8),
+        *_columns([_entering(job) for job in batch.entering(group)], 11),
+        *_columns(
+            sorted([(plain(env), indexed(key), plain(old)) for (env, key), old in swaps.items() if old is not None]), 3
+        ),
     )
     return values if any(value is not None for value in values) else None
 
@@ -553,13 +578,27 @@ def _job(row: Row) -> Row:
     return (*first, "" if route is None else indexed(route), body)
 
 
+def _entering(job: Job) -> Row:
+    place = place_of(job)
+    limits = {slot.key: slot.limit for slot in job.slots}
+    return (
+        *(job.id, job.run, job.shard, job.rank, job.due, "" if job.route is None else indexed(job.route)),
+        *(job.fence if job.later else 0, asked_body(job, parked=True), asked_body(job, parked=False)),
+        *(_json(place.keys), _json([limits[key] for key in place.keys])),
+    )
+
+
+def _json(values: Sequence[object]) -> str:
+    return json.encode(values).decode()
+
+
 def _wait(row: Row) -> Row:
     run, step, env, shard, event, path, value, body = row
     return (run, step, env, shard, indexed(event), path and indexed(path), value and indexed(value), body)
 
 
-_ARGUMENTS = 70
-_WRITE = f"SELECT stepwell.write_group_1({', '.join(f'${number}' for number in range(1, _ARGUMENTS + 1))})"
+_ARGUMENTS = 84
+_WRITE = f"SELECT stepwell.write_group_2({', '.join(f'${number}' for number in range(1, _ARGUMENTS + 1))})"
 _WRITE_AND_NOTE = (
     f"{_WRITE} FROM stepwell.note_uses_1({', '.join(f'${number}' for number in range(_ARGUMENTS + 1, _ARGUMENTS + 6))})"
 )

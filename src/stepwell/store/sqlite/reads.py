@@ -25,6 +25,7 @@ from stepwell.store.batch import (
     decode_service,
     decode_wait,
 )
+from stepwell.store.slots import NEVER
 from stepwell.store.sqlite.changes import named, within
 
 if TYPE_CHECKING:
@@ -68,10 +69,17 @@ def read_blobs(on: sqlite3.Connection, files: BlobFiles, blobs: Sequence[Blob]) 
 
 def next_due(on: sqlite3.Connection, routes: Collection[str] | None) -> Instant | None:
     found = on.execute(
-        f"SELECT min(due) FROM job INDEXED BY job_due WHERE owner IS NULL AND {within(routes)}", named(routes)
+        f"SELECT min(due) FROM job INDEXED BY job_due WHERE owner IS NULL AND due < ? AND {within(routes)}",
+        (NEVER, *named(routes)),
     ).fetchone()
     due: Instant | None = found[0]
     return due
+
+
+def read_keys(on: sqlite3.Connection, env: str, keys: Sequence[str]) -> dict[str, tuple[str, Instant]]:
+    sql = "SELECT key, value, until FROM dedup WHERE env = ? AND key IN (SELECT value FROM json_each(?))"
+    found = on.execute(sql, (env, msgspec.json.encode(keys).decode())).fetchall()
+    return {key: (value, until) for key, value, until in found}
 
 
 # events and waits
@@ -268,9 +276,12 @@ def event_by_id(on: sqlite3.Connection, env: str, internal_id: str) -> Event | N
 
 def jobs_of(on: sqlite3.Connection, run: RunId) -> list[Job]:
     found = on.execute(
-        "SELECT body, owner, fence FROM job INDEXED BY job_by_run WHERE run = ? ORDER BY due, id", (run,)
+        "SELECT body, owner, fence, line FROM job INDEXED BY job_by_run LEFT JOIN place ON place.job = job.id"
+        " WHERE job.run = ?",
+        (run,),
     ).fetchall()
-    return [read_job(body, owner, fence) for body, owner, fence in found]
+    jobs = [replace(read_job(body, owner, fence), parked=line) for body, owner, fence, line in found]
+    return sorted(jobs, key=lambda job: (job.due, job.id))
 
 
 def read_job(body: bytes, owner: str | None, fence: int) -> Job:
@@ -357,6 +368,20 @@ _STRAYS = (
     """SELECT 'job ' || job.id || ' is owned by the unknown node ' || job.owner FROM job
        WHERE job.owner IS NOT NULL AND NOT EXISTS (SELECT 1 FROM node WHERE node.name = job.owner)
        ORDER BY job.id LIMIT ?""",
+    """SELECT 'the missing job ' || job || ' has a place among those with limits' FROM place
+       WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.id = place.job) ORDER BY job LIMIT ?""",
+    """WITH holding AS (
+           SELECT k.value AS key, count(*) AS jobs FROM place, json_each(place.keys) AS k
+           WHERE k.key < passed GROUP BY 1
+       ), counted AS (
+           SELECT key, coalesce(jobs, 0) AS jobs, coalesce(held, 0) AS held, coalesce(most, 0) AS most
+           FROM holding FULL JOIN gate USING (key)
+       )
+       SELECT CASE
+           WHEN jobs <> held THEN jobs || ' jobs hold a slot of ' || key || ', and ' || held || ' are counted'
+           ELSE 'jobs wait for a slot of ' || key || ', of which ' || held || ' of ' || most || ' are taken'
+       END FROM counted
+       WHERE jobs <> held OR (held < most AND EXISTS (SELECT 1 FROM place WHERE line = key)) ORDER BY key LIMIT ?""",
 )
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stepwell.model.errors import ConfigurationError
-from stepwell.store.base import Node, StoreUnavailable, Tidied
+from stepwell.store.base import Hint, Node, StoreUnavailable, Tidied
 from stepwell.store.batch import prepare
 from stepwell.store.clock import WallClock
 from stepwell.store.sqlite import changes, reads, removal
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from stepwell.model.ids import EventKey, Instant, RunId, StepId
     from stepwell.model.job import Claim, Job, RunRow, Wait
     from stepwell.model.payload import Blob
-    from stepwell.store.base import Backlog, EventQuery, Hint, Outcome, RunQuery, StoredRun, Transition
+    from stepwell.store.base import Backlog, EventQuery, Outcome, RunQuery, StoredRun, Transition
     from stepwell.store.batch import Prepared
     from stepwell.store.clock import Clock
     from stepwell.store.meters import Histogram
@@ -98,6 +98,7 @@ class SqliteStore:
         self._writing: Counter[str] = Counter()  # texts whose files are being written, until they are committed
         self._sweeping: asyncio.Event | None = None  # set when the files of a sweep are removed
         self._folder = -1  # of blobs, the last that was searched for files without a row
+        self._heard: Callable[[Hint], None] | None = None
         self._writer: Writer | None = None
         self._readers: Readers | None = None
 
@@ -107,7 +108,9 @@ class SqliteStore:
         fair = FairShare(loop)
         readers = self._readers = Readers(self._connect_reader, fair)
         statements = Statements(connection, self._point)
-        self._writer = Writer(statements, self.file, loop, fair, self._clock.now, readers.held_back)
+        self._writer = Writer(
+            statements, self.file, loop, fair, self._clock.now, readers.held_back, self._tell_admitted
+        )
 
     def _open(self) -> sqlite3.Connection:
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
@@ -251,7 +254,11 @@ class SqliteStore:
         return await self._read.ask(reads.next_due, routes)
 
     def listen(self, heard: Callable[[Hint], None]) -> None:
-        pass  # this process is the only one
+        self._heard = heard
+
+    def _tell_admitted(self, routes: tuple[str | None, ...]) -> None:
+        if self._heard is not None:
+            self._heard(Hint(routes=routes, admitted=True))
 
     async def heartbeat(self, node: Node) -> bool:
         renewed: bool = await self._write.run(lambda on: changes.heartbeat(on, node))
@@ -278,6 +285,9 @@ class SqliteStore:
 
     async def release(self, claims: Sequence[Claim]) -> None:
         await self._write.run(lambda on: changes.release(on, claims))
+
+    async def read_keys(self, env: str, keys: Sequence[str]) -> dict[str, tuple[str, Instant]]:
+        return await self._read.ask(reads.read_keys, env, keys)
 
     # events and waits
 

@@ -28,6 +28,7 @@ from stepwell.store.batch import RUN_BODY, RUN_ENDING, RUN_SEQ, RUN_STATUS, Batc
 from stepwell.store.meters import COUNTS, SECONDS, Histogram
 from stepwell.store.sqlite.directory import disk_is_full
 from stepwell.store.sqlite.removal import mark_loose
+from stepwell.store.sqlite.slots import Slots
 
 if TYPE_CHECKING:
     import asyncio
@@ -72,7 +73,8 @@ class _Item:
 class Writer:
     """Owns the writing connection. All methods but those of the thread belong to the event loop.
 
-    `without_readers` is entered, on the thread, while the write-ahead log must have no reader.
+    `without_readers` is entered, on the thread, while the write-ahead log must have no reader. `admitted` is told the
+    routes of parked jobs that got their slots.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Writer:
         fair: FairShare,
         now: Callable[[], int],
         without_readers: Callable[[], AbstractContextManager[None]],
+        admitted: Callable[[tuple[str | None, ...]], None],
     ) -> None:
         self.groups = 0
         self.transitions = 0
@@ -97,6 +100,8 @@ class Writer:
         self._fair = fair
         self._now = now
         self._without_readers = without_readers
+        self._admitted = admitted
+        self._slots = Slots(statements)
         self._queue: deque[_Item] = deque()
         self._queued_bytes = 0
         self._waiting_for_room: deque[asyncio.Future[None]] = deque()
@@ -147,8 +152,10 @@ class Writer:
             self._admit()  # had it been its turn, nobody else would be told of the room
             raise
 
-    def _resolve(self, group: list[_Item], error: Exception | None) -> None:
+    def _resolve(self, group: list[_Item], error: Exception | None, admitted: tuple[str | None, ...]) -> None:
         self._fair.end(len(group))
+        if admitted:
+            self._admitted(admitted)
         for item in group:
             self._queued_bytes -= item.size_bytes
             future = item.future
@@ -222,7 +229,7 @@ class Writer:
     def _write(self, group: list[_Item]) -> None:
         began = time.perf_counter()
         try:
-            self._transaction(group)
+            admitted = self._transaction(group)
         except sqlite3.Error as err:
             self._roll_back()
             if isinstance(err, sqlite3.IntegrityError):
@@ -235,7 +242,7 @@ class Writer:
         else:
             self.commit_seconds.add(time.perf_counter() - began)
             self.group_size.add(len(group))
-            self._answer(group, None)
+            self._answer(group, None, admitted)
 
     def _write_apart(self, group: list[_Item], error: Exception) -> None:
         if len(group) > 1:
@@ -248,11 +255,11 @@ class Writer:
             error = bug
         self._answer(group, error)
 
-    def _answer(self, group: list[_Item], error: Exception | None) -> None:
+    def _answer(self, group: list[_Item], error: Exception | None, admitted: tuple[str | None, ...] = ()) -> None:
         self.groups += 1
         self.transitions += len(group)
         try:
-            self._loop.call_soon_threadsafe(self._resolve, group, error)
+            self._loop.call_soon_threadsafe(self._resolve, group, error, admitted)
         except RuntimeError:
             pass  # the loop is gone, and everybody who waited with it
 
@@ -301,12 +308,15 @@ class Writer:
 
     # one transaction
 
-    def _transaction(self, group: list[_Item]) -> None:
+    def _transaction(self, group: list[_Item]) -> tuple[str | None, ...]:
+        """Write a group. Returns the routes of parked jobs that got their slots."""
+        admitted: tuple[str | None, ...] = ()
         prepared = [item.prepared for item in group if item.prepared is not None]
         self._statements.one("begin", "BEGIN IMMEDIATE")
         if prepared:
             batch = merge(prepared, self._current(prepared))
             self._store(batch)
+            admitted = self._slots.settle(prepared, batch)
             outcomes = iter(batch.outcomes)
             for item in group:
                 if item.prepared is not None:
@@ -319,6 +329,7 @@ class Writer:
             self._statements.one("commit", "COMMIT")
         finally:
             self._fair.syncing = False
+        return admitted
 
     def _current(self, group: Sequence[Prepared]) -> Current:
         runs, jobs, keys = relied_on(group)

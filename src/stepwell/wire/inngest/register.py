@@ -20,13 +20,31 @@ from urllib.parse import urlsplit, urlunsplit
 from stepwell.model.duration import parse_duration
 from stepwell.model.errors import InvalidInput
 from stepwell.model.event import DEV_ENV
-from stepwell.model.function import DEFAULT_RETRIES, MAX_RETRIES, CancelOn, Function, Service, Transport, Trigger
+from stepwell.model.function import (
+    DEFAULT_RETRIES,
+    MAX_RETRIES,
+    Batch,
+    CancelOn,
+    Concurrency,
+    Debounce,
+    Function,
+    Rate,
+    Service,
+    Transport,
+    Trigger,
+)
 from stepwell.wire.inngest.call import INTERNAL_PARAMETERS, parameter_name
 from stepwell.wire.inngest.ops import MAX_WAIT_MS
 from stepwell.wire.inngest.text import read, shortened, write
 
 MAX_TRIGGERS = 10
 MAX_CANCELS = 5
+MAX_CONCURRENCIES = 2
+MAX_CONCURRENCY = 1_000_000
+MAX_BATCH = 100
+MAX_RATE = 1_000_000
+"""Of starts in a period."""
+DAY_MS = 86_400_000
 MAX_NAME_LETTERS = 255
 """Of a service, a function, its slug and a trigger's event (section 13)."""
 
@@ -43,19 +61,14 @@ _TOP_LEVEL = frozenset(
     "sdk_author sdk_language sdk_version".split()
 )
 _NOT_YET = {
-    "batchEvents": "the function would get each event in a run of its own",
-    "rateLimit": "no event would be held back",
-    "debounce": "every event would start a run at once",
-    "throttle": "runs would start as fast as events come",
-    "concurrency": "the number of steps at a time would have no limit",
-    "priority": "runs would start in the order of their events",
     "singleton": "runs would overlap",
-    "idempotency": "the same event twice would run twice; give events an `id` instead",
-    "timeouts": "runs would have no limit of time",
 }
 _IGNORED = frozenset({"checkpoint", "optimizeParallelism", "featureObservations"})
 """Known, and without effect on what a function does."""
-_ACTING = frozenset({"id", "name", "triggers", "steps", "retries", "cancel"})
+_ACTING = frozenset(
+    {"id", "name", "triggers", "steps", "retries", "cancel", "concurrency", "priority"}
+    | {"rateLimit", "throttle", "idempotency", "debounce", "batchEvents", "timeouts"}
+)
 _DENIED_JS = ((3, 22, 0), (3, 53, 1))
 """JS releases that are refused for a security defect (section 3.3)."""
 
@@ -314,6 +327,16 @@ def _function(
         url=_function_url(step, slug, findings) or url,
         retries=_retries(step, config, slug, findings),
         cancel_on=_cancels(config.get("cancel"), slug, findings),
+        concurrency=_concurrency(config.get("concurrency"), slug, findings),
+        run_concurrency=_run_concurrency(config.get("concurrency"), slug, findings),
+        priority=_priority(config.get("priority"), slug, findings),
+        rate_limit=_rate(config.get("rateLimit"), "rateLimit", slug, findings),
+        throttle=_rate(config.get("throttle"), "throttle", slug, findings),
+        idempotency=_idempotency(config.get("idempotency"), slug, findings),
+        debounce=_debounce(config.get("debounce"), slug, findings),
+        batch=_batch(config, slug, findings),
+        start_within_ms=_timeout(config.get("timeouts"), "start", slug, findings),
+        finish_within_ms=_timeout(config.get("timeouts"), "finish", slug, findings),
         config=_canonical(config),
         warnings=tuple(text for text in findings.warnings[noticed:]),
     )
@@ -443,6 +466,190 @@ def _cancels(value: object, slug: str, findings: _Findings) -> tuple[CancelOn, .
     return tuple(cancels)
 
 
+def _concurrency(value: object, slug: str, findings: _Findings) -> tuple[Concurrency, ...]:
+    where = "concurrency"
+    if isinstance(value, dict) and ("fn" in value or "step" in value):
+        _look_for_unknown(value, {"fn", "step"}, slug, where, findings)
+        value, where = value.get("step"), f"{where}.step"
+    return _limits(value, where, MAX_CONCURRENCIES, slug, findings)
+
+
+def _run_concurrency(value: object, slug: str, findings: _Findings) -> tuple[Concurrency, ...]:
+    """Of whole runs; `concurrency.fn`."""
+    return _limits(value.get("fn"), "concurrency.fn", 1, slug, findings) if isinstance(value, dict) else ()
+
+
+def _limits(value: object, where: str, most: int, slug: str, findings: _Findings) -> tuple[Concurrency, ...]:
+    if value is None:
+        return ()
+    items = value if isinstance(value, list) else [value]
+    if len(items) > most:
+        _refuse(findings, slug, where, f"has {len(items)} limits and may have {most}; remove some")
+    limits: list[Concurrency] = []
+    for position, item in enumerate(items):
+        one = f"{where}[{position}]" if isinstance(value, list) else where
+        limit = _one_concurrency({"limit": item} if _is_number(item) else item, slug, one, findings)
+        if limit is None:
+            continue
+        if any((limit.scope, limit.key) == (known.scope, known.key) for known in limits):
+            _refuse(findings, slug, one, "has the same key and scope as the one before; remove one")
+        limits.append(limit)
+    return tuple(limits)
+
+
+def _one_concurrency(item: object, slug: str, where: str, findings: _Findings) -> Concurrency | None:
+    """One limit; None for 0, which stands for no limit, and for what is refused."""
+    if not isinstance(item, dict):
+        _refuse(findings, slug, where, "must be a number, or an object with `limit`")
+        return None
+    _look_for_unknown(item, {"limit", "key", "scope"}, slug, where, findings)
+    limit, scope = item.get("limit"), item.get("scope") or "fn"
+    key = _expression(item.get("key"), slug, f"{where}.key", findings)
+    if limit is None or limit == 0:
+        return None
+    if not _is_number(limit) or not 0 < limit <= MAX_CONCURRENCY or limit != int(limit):
+        text = f"must be a whole number from 1 to {MAX_CONCURRENCY}, or 0 for no limit"
+        _refuse(findings, slug, f"{where}.limit", text, "concurrency_limit_invalid")
+    elif scope not in {"fn", "env", "account"}:
+        _refuse(findings, slug, f"{where}.scope", "must be `fn`, `env` or `account`")
+    elif scope != "fn" and key is None:
+        _refuse(findings, slug, f"{where}.key", f"is missing; functions that share a limit by scope `{scope}` need one")
+    else:
+        return Concurrency(int(limit), key, scope)
+    return None
+
+
+def _priority(value: object, slug: str, findings: _Findings) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, dict):
+        _refuse(findings, slug, "priority", "must be an object with `run`")
+        return None
+    _look_for_unknown(value, {"run"}, slug, "priority", findings)
+    return _expression(value.get("run"), slug, "priority.run", findings)
+
+
+def _rate(value: object, option: str, slug: str, findings: _Findings) -> Rate | None:
+    """A rate limit, of which a tenth may come at once, or a throttle, whose `burst` is beside the limit."""
+    if value is None or not _acts(value):
+        return None
+    if not isinstance(value, dict):
+        _refuse(findings, slug, option, "must be an object with `limit` and `period`")
+        return None
+    throttles = option == "throttle"
+    _look_for_unknown(value, {"limit", "period", "key"} | ({"burst"} if throttles else set()), slug, option, findings)
+    count = len(findings.problems)
+    limit = _whole(value.get("limit"), 1, slug, f"{option}.limit", findings)
+    burst = _whole(value.get("burst") or 0, 0, slug, f"{option}.burst", findings) if throttles else 0
+    period_ms = _duration(value.get("period"), slug, f"{option}.period", findings)
+    if period_ms is None and count == len(findings.problems):
+        _refuse(findings, slug, f"{option}.period", 'is missing; write a length of time, such as "1m"')
+    elif period_ms is not None and throttles and period_ms % 1000:
+        _refuse(findings, slug, f"{option}.period", f"is {value['period']} and must be whole seconds, 1s or more")
+    elif period_ms is not None and not throttles and period_ms > DAY_MS:
+        _refuse(findings, slug, f"{option}.period", f"is {value['period']} and may be 24h; shorten it")
+    key = _expression(value.get("key"), slug, f"{option}.key", findings)
+    if limit is None or burst is None or period_ms is None or count < len(findings.problems):
+        return None
+    return Rate(limit, period_ms, limit + burst - 1 if throttles else limit // 10, key)
+
+
+def _idempotency(value: object, slug: str, findings: _Findings) -> Rate | None:
+    """A rate limit of one in 24 hours."""
+    key = _expression(value, slug, "idempotency", findings)
+    return Rate(1, DAY_MS, key=key) if key is not None else None
+
+
+def _debounce(value: object, slug: str, findings: _Findings) -> Debounce | None:
+    if value is None or not _acts(value):
+        return None
+    if not isinstance(value, dict):
+        _refuse(findings, slug, "debounce", "must be an object with `period`")
+        return None
+    _look_for_unknown(value, {"period", "key", "timeout"}, slug, "debounce", findings)
+    period_ms = _between(value.get("period"), 1_000, 7 * DAY_MS, "1s to 7d", slug, "debounce.period", findings)
+    timeout_ms = _duration(value.get("timeout"), slug, "debounce.timeout", findings)
+    key = _expression(value.get("key"), slug, "debounce.key", findings)
+    return Debounce(period_ms, key, timeout_ms) if period_ms is not None else None
+
+
+def _batch(config: Mapping[str, Any], slug: str, findings: _Findings) -> Batch | None:
+    value = config.get("batchEvents")
+    if value is None or not _acts(value):
+        return None
+    if not isinstance(value, dict):
+        _refuse(findings, slug, "batchEvents", "must be an object with `maxSize` and `timeout`")
+        return None
+    for other in ("cancel", "debounce", "singleton", "priority"):
+        if _acts(config.get(other)):
+            text = f"cannot be together with `{other}`; remove one of the two"
+            _refuse(findings, slug, "batchEvents", text, "combo_unsupported")
+    _look_for_unknown(value, {"maxSize", "timeout", "key", "if"}, slug, "batchEvents", findings)
+    size = _whole(
+        value.get("maxSize"), 2, slug, "batchEvents.maxSize", findings, most=MAX_BATCH, code="batch_size_invalid"
+    )
+    timeout_ms = _between(
+        value.get("timeout"),
+        1_000,
+        600_000,
+        "1s to 10m",
+        slug,
+        "batchEvents.timeout",
+        findings,
+        "batch_timeout_invalid",
+    )
+    key = _expression(value.get("key"), slug, "batchEvents.key", findings)
+    condition = _expression(value.get("if"), slug, "batchEvents.if", findings)
+    return Batch(size, timeout_ms, key, condition) if size is not None and timeout_ms is not None else None
+
+
+def _timeout(value: object, which: str, slug: str, findings: _Findings) -> int | None:
+    if isinstance(value, dict):
+        if which == "start":
+            _look_for_unknown(value, {"start", "finish"}, slug, "timeouts", findings)
+        return _duration(value.get(which), slug, f"timeouts.{which}", findings)
+    if value is not None and _acts(value) and which == "start":
+        _refuse(findings, slug, "timeouts", "must be an object with `start`, `finish` or both")
+    return None
+
+
+def _between(
+    value: object,
+    least_ms: int,
+    most_ms: int,
+    text: str,
+    slug: str,
+    where: str,
+    findings: _Findings,
+    code: str = "config_invalid",
+) -> int | None:
+    """A length of time within bounds, in milliseconds; None if it is refused."""
+    count = len(findings.problems)
+    length_ms = _duration(value, slug, where, findings)
+    if length_ms is not None and least_ms <= length_ms <= most_ms:
+        return length_ms
+    if count == len(findings.problems):
+        told = "is missing" if length_ms is None else f"is {value}"
+        _refuse(findings, slug, where, f"{told} and may be {text}", code)
+    return None
+
+
+def _whole(
+    value: object,
+    least: int,
+    slug: str,
+    where: str,
+    findings: _Findings,
+    *,
+    most: int = MAX_RATE,
+    code: str = "config_invalid",
+) -> int | None:
+    if _is_number(value) and isinstance(value, int | float) and value == value // 1 and least <= value <= most:
+        return int(value)
+    _refuse(findings, slug, where, f"must be a whole number from {least} to {most}", code)
+    return None
+
+
 # The values in it
 
 
@@ -517,6 +724,10 @@ def _acts(value: object) -> bool:
     if isinstance(value, list):
         return any(map(_acts, value))
     return bool(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _text(value: object) -> str:

@@ -319,11 +319,61 @@ async def clock(ctx: inngest.Context) -> object:
     return await ctx.step.run("tick", lambda: noted(ctx, "tick", {"name": ctx.event.name, **ctx.event.data}))
 
 
+LIMITS = bool(os.environ.get("LIMITS"))
+
+
+@client.create_function(
+    fn_id="limited",
+    trigger=inngest.TriggerEvent(event=f"{APP}/limited"),
+    concurrency=[inngest.Concurrency(limit=2, key="event.data.user")],
+    priority=inngest.Priority(run="event.data.priority"),
+)
+async def limited(ctx: inngest.Context) -> object:
+    """A step that takes a while and notes its end as well; served, as the next ones, when `LIMITS` is set."""
+    note(ctx.run_id, FUNCTION, ctx.attempt)
+
+    async def work() -> inngest.JSON:
+        note(ctx.run_id, "work", ctx.attempt)
+        await asyncio.sleep(0.4)
+        note(ctx.run_id, "end", ctx.attempt)
+        return None
+
+    await ctx.step.run("work", work)
+    return ctx.event.data["number"]
+
+
+@client.create_function(
+    fn_id="throttled",
+    trigger=inngest.TriggerEvent(event=f"{APP}/throttled"),
+    throttle=inngest.Throttle(limit=1, period=datetime.timedelta(seconds=2), burst=1),
+)
+async def throttled(ctx: inngest.Context) -> object:
+    note(ctx.run_id, FUNCTION, ctx.attempt)
+    return None
+
+
+@client.create_function(
+    fn_id="rated",
+    trigger=inngest.TriggerEvent(event=f"{APP}/rated"),
+    rate_limit=inngest.RateLimit(limit=1, period=datetime.timedelta(hours=1), key="event.data.user"),
+)
+async def rated(ctx: inngest.Context) -> object:
+    note(ctx.run_id, FUNCTION, ctx.attempt)
+    return None
+
+
+@client.create_function(fn_id="once", trigger=inngest.TriggerEvent(event=f"{APP}/once"), idempotency="event.data.cart")
+async def once(ctx: inngest.Context) -> object:
+    note(ctx.run_id, FUNCTION, ctx.attempt)
+    return None
+
+
 inngest.fast_api.serve(
     app,
     client,
     [
         *([clock] if SCHEDULE else []),
+        *([limited, throttled, rated, once] if LIMITS else []),
         linear,
         repeated,
         parallel,
