@@ -83,9 +83,9 @@ def show(run_id: str, url: str, key: str | None, as_json: bool) -> None:
 @url_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def follow(run_id: str, url: str, key: str | None, as_json: bool) -> None:
-    """Follow the run ID until it has ended; exit 1 if it does not complete.
+    """Follow the run ID until it has ended.
 
-    From its beginning, with what models say while they say it.
+    From its beginning, with what models say while they say it. The exit status is 1 if it does not complete.
     """
     from stepwell.cli.follow import follow_run
 
