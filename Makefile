@@ -12,7 +12,7 @@ TYPESCRIPT := tests/official/typescript
 WORKERS ?= 2
 ON_POSTGRES := STEPWELL_TEST_STORE=postgres
 # Tests of whole servers wait most of the time, so there are more of them than cores.
-WAITING = -n $$((2 * $(WORKERS))) -m "not long"
+WAITING = -n $$((2 * $(WORKERS))) --dist worksteal -m "not long"
 
 # Anything that would ask a question gets "no terminal, no question" instead.
 export PIP_NO_INPUT := 1

@@ -8,6 +8,7 @@ To change a line of the tables is to change the architecture: say why in `docs/d
 """
 
 import ast
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -264,7 +265,12 @@ def target_folder(found: Import) -> str | None:
 def imports(file: Path, root: Path) -> Iterator[Import]:
     relative = file.relative_to(root)
     package = ("stepwell", *relative.parts[:-1])
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
+    gc.disable()  # CPython 3.11 may fail if a collection in the middle of this runs a finaliser that parses, too
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    finally:
+        gc.enable()
+    for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
                 modules = [alias.name for alias in names]
