@@ -17,6 +17,7 @@ import contextlib
 import copy
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -92,8 +93,11 @@ def free_port() -> int:
     """A port that is free on both loopbacks: `localhost` may be either."""
     for _ in range(100):
         with socket.socket(socket.AF_INET) as four, socket.socket(socket.AF_INET6) as six:
-            four.bind(("127.0.0.1", 0))
-            port = int(four.getsockname()[1])
+            port = 20_000 + secrets.randbelow(12_000)  # which no system hands out by itself until it is taken
+            try:
+                four.bind(("127.0.0.1", port))
+            except OSError:
+                continue
             try:
                 six.bind(("::1", port))
             except OSError as err:

@@ -140,7 +140,7 @@ async def test_one_of_two_events_ends_a_wait_and_both_start_their_functions(serv
     @service.function(on="two/f")
     async def f(ctx: stepwell.Context[Any]) -> Any:
         found = await ctx.step.wait_for_event("answer", "two/answer", timeout="20s")
-        await ctx.step.sleep("a moment for the other", "200ms")
+        await ctx.step.sleep("a moment for the other, and for the next", "500ms")
         return found and found.data["n"]
 
     @service.function(on="two/answer")

@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -114,8 +115,11 @@ def free_port() -> int:
     """A port that is free on IPv4 and IPv6 loopback: SDKs use `localhost`, which may be either."""
     for _ in range(100):
         with socket.socket(socket.AF_INET) as four, socket.socket(socket.AF_INET6) as six:
-            four.bind(("127.0.0.1", 0))
-            port = int(four.getsockname()[1])
+            port = 20_000 + secrets.randbelow(12_000)  # which no system hands out by itself until it is taken
+            try:
+                four.bind(("127.0.0.1", port))
+            except OSError:
+                continue
             try:
                 six.bind(("::1", port))
             except OSError as err:
@@ -219,13 +223,19 @@ class Server:
         return until(what, seconds, look, lambda: self.explain(run))
 
     def explain(self, run: str | None = None) -> str:
-        parts = [] if run is None else [f"last seen: {self.run(run)}"]
+        parts = [] if run is None else [f"last seen: {self.run(run)}", *self._calls_of(run)]
         for service in self.services:
             if run is not None:
                 parts += [f"  {line}" for line in service.ledger(run)[-20:]]
             parts.append(service.program.tail())
         parts += [program.tail() for program in self.programs]
         return "\n".join(parts)
+
+    def _calls_of(self, run: str) -> list[str]:
+        """What the server called for a run, and where each step stands."""
+        detail = self.http.get(f"/api/runs/{run}").json()
+        steps = [(one["name"], one["status"], one["started_at"]) for one in detail["trace"]["children"]]
+        return [f"  {one}" for one in (*detail["requests"], *steps)]
 
     # Events.
 
