@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 TYPESCRIPT := tests/official/typescript
 WORKERS ?= 2
 ON_POSTGRES := STEPWELL_TEST_STORE=postgres
-# Tests of whole servers wait most of the time, so there are more of them than cores.
+# Tests of whole servers wait most of the time, so there are more of them than cores, and the simulator runs beside them.
 WAITING = -n $$((2 * $(WORKERS))) --dist worksteal -m "not long"
 
 # Anything that would ask a question gets "no terminal, no question" instead.
@@ -34,9 +34,10 @@ quick: setup  ## unit tests, under a minute
 
 test: setup check  ## what CI runs: check, every test not marked long, the simulator
 	$(BIN)/pytest $(WAITING)
-	$(ON_POSTGRES) STEPWELL_TEST_NODES=2 $(BIN)/pytest $(WAITING) tests/official tests/sdk_e2e tests/api tests/faults
-	for nodes in 1 3; do $(ON_POSTGRES) STEPWELL_TEST_NODES=$$nodes $(BIN)/pytest $(WAITING) tests/sdk_e2e/test_lifecycle.py; done
-	$(MAKE) sim
+	nice $(MAKE) sim WORKERS=1 & simulator=$$!; trap "kill $$simulator 2>/dev/null || true" EXIT; \
+	  $(ON_POSTGRES) STEPWELL_TEST_NODES=2 $(BIN)/pytest $(WAITING) tests/official tests/sdk_e2e tests/api tests/faults; \
+	  for nodes in 1 3; do $(ON_POSTGRES) STEPWELL_TEST_NODES=$$nodes $(BIN)/pytest $(WAITING) tests/sdk_e2e/test_lifecycle.py; done; \
+	  wait $$simulator
 
 test-long: setup  ## what does not fit into `make test`: soak and whole ranges
 	$(BIN)/pytest -m long -o faulthandler_timeout=0

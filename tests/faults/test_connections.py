@@ -20,6 +20,7 @@ import stepwell
 from stepwell.model.job import RunRow
 from stepwell.wire import worker as frames
 from tests.faults.harness import CEILING_BYTES, MIB, Server, WorkerProgram, connected, gathered, timed, until
+from tests.fleet import nodes_wanted
 
 pytestmark = pytest.mark.slow
 
@@ -137,6 +138,7 @@ async def latencies_ms(server: Server, seconds: float) -> list[int]:
     return sorted((row.ended_at or 0) - row.created_at for row in rows)
 
 
+@pytest.mark.skipif(nodes_wanted() > 0, reason="with nodes, a balancer in this process is what is measured")
 @pytest.mark.parametrize(
     ("followers", "workers", "silent", "halves", "slack_ms"),
     [

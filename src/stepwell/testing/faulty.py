@@ -36,6 +36,8 @@ APPLIED = "after the commit, before its answer"
 EFFECT = "between effects"
 RERUN = "rerun asked for"
 POINTS = (BEFORE, APPLIED, EFFECT)
+IMPOSSIBLE = {("Began", EFFECT)}
+"""Deaths that cannot be: nothing is done to the world once it is recorded that a run has begun."""
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stepwell.testing.faulty import MESSAGE_TYPES, POINTS
+from stepwell.testing.faulty import IMPOSSIBLE, MESSAGE_TYPES, POINTS
 from stepwell.testing.simulation import Simulation, Violation
 
 if TYPE_CHECKING:
@@ -144,7 +144,8 @@ def _print_points(points: Mapping[tuple[str, str], int]) -> list[tuple[str, str]
     print(f"{'nodes died':<26}" + "".join(f"{point:>38}" for point in POINTS))
     for kind in MESSAGE_TYPES:
         print(f"{kind:<26}" + "".join(f"{points.get((kind, point), 0):>38}" for point in POINTS))
-    return [(kind, point) for kind in MESSAGE_TYPES for point in POINTS if not points.get((kind, point))]
+    wanted = [(kind, point) for kind in MESSAGE_TYPES for point in POINTS if (kind, point) not in IMPOSSIBLE]
+    return [pair for pair in wanted if not points.get(pair)]
 
 
 if __name__ == "__main__":
