@@ -16,6 +16,7 @@ from stepwell.store.base import StoreFull
 from tests.api.api import Api
 from tests.api.conftest import Start
 from tests.api.scripted import Scripted, returned
+from tests.fleet import nodes_wanted
 
 SEED = "1743130137367,eii2YKXRVTJPuA=="
 
@@ -87,9 +88,9 @@ async def test_unknown_fields_reach_the_function_and_are_logged_once(
         assert (await api.finished(await api.send("shop/kept", zzz={"n": n}, meta={})))["status"] == "Completed"
     assert [call["event"]["zzz"] for call in shop.calls] == [{"n": 0}, {"n": 1}]
     assert "meta" not in shop.calls[0]["event"]
-    assert [line for line in caplog.messages if "unknown field" in line] == [
-        "event 'shop/kept' has an unknown field 'zzz'; functions see it, the server does not read it"
-    ]
+    lines = [line for line in caplog.messages if "unknown field" in line]
+    assert set(lines) == {"event 'shop/kept' has an unknown field 'zzz'; functions see it, the server does not read it"}
+    assert len(lines) <= max(1, nodes_wanted())  # once per node
 
 
 async def test_unknown_fields_are_logged_until_there_are_too_many(

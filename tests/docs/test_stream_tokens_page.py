@@ -33,12 +33,6 @@ def page() -> Page:
 
 
 @pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as provider:
-        yield provider
-
-
-@pytest.fixture
 def server(page: Page, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server with the page's service, whose model is the stand-in."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody")

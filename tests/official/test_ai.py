@@ -1,7 +1,6 @@
 """`step.ai.infer` and `fetch` of the official SDKs, unmodified: the server makes their requests."""
 
 import json
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -14,12 +13,6 @@ from tests.official.harness import Kind, Run, Server, Service
 pytestmark = pytest.mark.official
 
 KEY = "sk-canary-of-the-sample-service"  # of the services
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as provider:
-        yield provider
 
 
 def text_of(dialect: str, reply: Any) -> str:

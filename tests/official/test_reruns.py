@@ -1,7 +1,6 @@
 """Runs on the official SDKs, unmodified, made again from a step with another input."""
 
 import json
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -11,12 +10,6 @@ from tests.official.harness import Kind, Run, Server, Service
 from tests.official.test_ai import KEY, key_is_nowhere, text_of
 
 pytestmark = pytest.mark.official
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as provider:
-        yield provider
 
 
 def again(server: Server, run: str, **body: Any) -> Run:

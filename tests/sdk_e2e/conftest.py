@@ -16,10 +16,12 @@ from tests.sdk_e2e.harness import OwnService, a_server, a_service
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Server, OwnService]]:
-    """A server and the service that all tests of a class share."""
+    """A server and the service that all tests of a class share: of `apps/APP.py`, if their file names an `APP`."""
     assert request.cls is not None
-    folder = tmp_path_factory.mktemp(request.cls.kind)
-    with a_server(folder) as server, a_service(request.cls.kind, server, folder) as service:
+    kind, app = request.cls.kind, getattr(request.module, "APP", None)
+    more = {} if app is None else {"name": f"{app}-{kind}", "app": app}
+    folder = tmp_path_factory.mktemp(kind)
+    with a_server(folder) as server, a_service(kind, server, folder, **more) as service:
         yield server, service
 
 

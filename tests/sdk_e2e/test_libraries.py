@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -10,32 +9,13 @@ import pytest
 from stepwell.testing.provider import Provider, fail, held, say
 from stepwell.wire.models.dialect import Usage
 from tests.official.harness import Run, Server
-from tests.sdk_e2e.harness import OwnKind, OwnService, a_server, a_service
+from tests.sdk_e2e.harness import OwnKind, OwnService
 
 pytestmark = pytest.mark.slow
+APP = "libraries"
 
 KEY = "sk-canary-of-a-library"  # of the service
 WORDS = ["one", "two", "three"]
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as provider:
-        yield provider
-
-
-@pytest.fixture(scope="class")
-def pair(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Server, OwnService]]:
-    assert request.cls is not None
-    kind = request.cls.kind
-    folder = tmp_path_factory.mktemp(kind)
-    with (
-        a_server(folder) as server,
-        a_service(kind, server, folder, name=f"libraries-{kind}", app="libraries") as service,
-    ):
-        yield server, service
 
 
 def prompts(provider: Provider) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
@@ -10,28 +9,12 @@ import pytest
 from stepwell.testing.provider import Provider, fail, held, say
 from stepwell.wire.models.dialect import Usage
 from tests.official.harness import Run, Server
-from tests.sdk_e2e.harness import OwnKind, OwnService, a_server, a_service
+from tests.sdk_e2e.harness import OwnKind, OwnService
 
 pytestmark = pytest.mark.slow
+APP = "asking"
 
 KEY = "sk-canary-of-our-own-service"  # of the service
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as provider:
-        yield provider
-
-
-@pytest.fixture(scope="class")
-def pair(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Server, OwnService]]:
-    assert request.cls is not None
-    kind = request.cls.kind
-    folder = tmp_path_factory.mktemp(kind)
-    with a_server(folder) as server, a_service(kind, server, folder, name=f"asking-{kind}", app="asking") as service:
-        yield server, service
 
 
 def key_is_nowhere(server: Server, run: Run) -> None:

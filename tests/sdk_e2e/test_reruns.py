@@ -22,12 +22,6 @@ pytestmark = pytest.mark.slow
 KEY = "sk-canary-of-our-own-service"  # of the service
 
 
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as provider:
-        yield provider
-
-
 @pytest.fixture(scope="class")
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

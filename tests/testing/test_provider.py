@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
@@ -29,12 +29,6 @@ PATHS = {
     "grok": "/grok/v1/chat/completions",
     "azure-openai": "/openai/deployments/chat/chat/completions?api-version=2024-10-21",
 }
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
 
 
 @pytest.fixture

@@ -34,12 +34,6 @@ class Person(pydantic.BaseModel):
     age: int
 
 
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as running:
-        yield running
-
-
 class TestOpenAI:
     @pytest.fixture
     def openai(self) -> Any:
