@@ -1,0 +1,52 @@
+"""A file that somebody uploaded or an app made: bytes by their content, and what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import msgspec
+
+from stepwell.model.event import DEV_ENV
+from stepwell.model.ids import Instant
+
+
+class FileRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of a file. The bytes are elsewhere, under `digest`; several files may share them."""
+
+    id: str
+    env: str = DEV_ENV
+    filename: str = ""  # as given, for people; never a path of ours
+    content_type: str = "application/octet-stream"
+    size_bytes: int = 0
+    digest: str = ""  # sha-256, hexadecimal; empty: announced, its bytes have not come
+    public: bool = False
+    category: str = ""
+    path: str = ""  # as given by the client, only shown
+    created_at: Instant = 0
+    task: str = ""  # the task that it belongs to
+    role: str = ""  # `input` or `output`, of that task
+    metadata: dict[str, Any] = {}
+
+
+class Contents(Protocol):
+    """Keeps bytes by their content: the same bytes are kept once."""
+
+    async def put(self, pieces: AsyncIterator[bytes], *, limit_bytes: int) -> tuple[str, int]:
+        """Keep what comes. Returns digest and size. What is cut off in the middle leaves nothing that can be seen.
+
+        Raises:
+            PayloadTooLarge: More than `limit_bytes` came.
+            StoreFull: There is no room.
+        """
+
+    def read(self, digest: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `start` to `end` (exclusive). Raises `NotFound`."""
+
+    async def local_path(self, digest: str) -> str | None:
+        """Where the bytes lie on this machine, for reading only; None if they lie elsewhere."""
+
+    async def remove(self, digest: str) -> None: ...
+
+    async def tidy(self, older_than_s: float) -> int:
+        """Remove what uploads left that never ended. Returns how many."""

@@ -1,0 +1,73 @@
+"""A task: one call of a function of an app, as a run.
+
+The run is one of the function whose slug is the reference of the app's version, and its only event holds the request.
+What is recorded are its beginning, that it is to be cancelled, and its end; how far it has come in between is told
+to those who watch.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+
+from stepwell.model.ids import Instant
+
+TASK_EVENT = "stepwell/task"
+"""The name of the event that a task begins with. Its `data` is a `TaskRequest`."""
+
+
+class TaskStatus(IntEnum):
+    """How far a task has come. It only ever becomes more."""
+
+    UNKNOWN = 0
+    RECEIVED = 1  # stored
+    QUEUED = 2  # waits for a worker
+    DISPATCHED = 3  # has one
+    PREPARING = 4  # the package and what it needs are made ready
+    SERVING = 5  # the process starts
+    SETTING_UP = 6
+    RUNNING = 7
+    CANCELLING = 8
+    UPLOADING = 9  # files of the output are stored
+    COMPLETED = 10
+    FAILED = 11
+    CANCELLED = 12
+
+    @property
+    def final(self) -> bool:
+        return self >= TaskStatus.COMPLETED
+
+
+class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a task is to do, with everything settled: the version, the function, the session."""
+
+    app: str  # reference of the version
+    function: str
+    input: Any = None
+    setup: Any = None
+    variant: str = "default"
+    session: str = ""  # id of the session; empty: none
+    opens: bool = False  # it is the first call of its session
+    session_timeout_s: int = 0  # of the session that it opens
+    workers: tuple[str, ...] = ()  # ids; one of these is to do it
+    webhook: str = ""
+    infra: str = ""
+    metadata: dict[str, Any] = {}
+    batch: str = ""  # set by `map` of our client, for display
+
+
+class TaskPhase(msgspec.Struct, frozen=True, array_like=True):
+    """The task had come to `status` at `at`."""
+
+    status: TaskStatus
+    at: Instant
+
+
+# What is published of a task while it goes on: kinds of pieces (`model.stream.Piece`), of the step TASK_STEP.
+TASK_STEP = "task"
+PIECE_STATUS = "status"  # text: the number of the status; `more`: {"at": Instant}
+PIECE_OUTPUT = "output"  # text: JSON of the whole output so far
+PIECE_DELTA = "delta"  # text: JSON of what is to be merged into what came before
+PIECE_LOG = "log"  # text: one line; `more`: {"at": Instant, "log_type": int}
