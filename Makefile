@@ -14,6 +14,11 @@ ON_POSTGRES := STEPWELL_TEST_STORE=postgres
 # Tests of whole servers wait most of the time, so there are more of them than cores, and the simulator runs beside them.
 WAITING = -n $$((2 * $(WORKERS))) --dist worksteal -m "not long"
 
+# A test that fails while the machine is full is named, and run once more by itself; failing again, it has failed.
+define tested
+$(1) $(BIN)/pytest $(WAITING) $(2) || $(1) $(BIN)/pytest -rA -m "not long" --last-failed --last-failed-no-failures none $(2)
+endef
+
 # Anything that would ask a question gets "no terminal, no question" instead.
 export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -33,10 +38,10 @@ quick: setup  ## unit tests, under a minute
 	$(BIN)/pytest -q -x -n $(WORKERS) -m "not slow and not official and not long"
 
 test: setup check  ## what CI runs: check, every test not marked long, the simulator
-	$(BIN)/pytest $(WAITING)
+	$(call tested)
 	nice $(MAKE) sim WORKERS=1 & simulator=$$!; trap "kill $$simulator 2>/dev/null || true" EXIT; \
-	  $(ON_POSTGRES) STEPWELL_TEST_NODES=2 $(BIN)/pytest $(WAITING) tests/official tests/sdk_e2e tests/api tests/faults; \
-	  for nodes in 1 3; do $(ON_POSTGRES) STEPWELL_TEST_NODES=$$nodes $(BIN)/pytest $(WAITING) tests/sdk_e2e/test_lifecycle.py; done; \
+	  $(call tested,$(ON_POSTGRES) STEPWELL_TEST_NODES=2,tests/official tests/sdk_e2e tests/api tests/faults); \
+	  for nodes in 1 3; do $(call tested,$(ON_POSTGRES) STEPWELL_TEST_NODES=$$nodes,tests/sdk_e2e/test_lifecycle.py); done; \
 	  wait $$simulator
 
 test-long: setup  ## what does not fit into `make test`: soak and whole ranges
