@@ -38,6 +38,17 @@ Handler = Callable[["Ask"], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
+class Errors:
+    """What errors look like on one surface: those on purpose, and bugs of ours by their reference."""
+
+    error: Callable[[StepwellError, Request], Response]
+    bug: Callable[[str, Request], Response]
+
+
+_PLAIN = Errors(lambda err, _: answers.error(err), lambda reference, _: answers.bug(reference))
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One line of the table. `method` is one method; GET answers HEAD too."""
 
@@ -45,6 +56,7 @@ class Route:
     path: str
     handler: Handler
     access: Access = Access.SIGNING_KEY
+    errors: Errors = _PLAIN
 
 
 @dataclass(slots=True)
@@ -104,7 +116,11 @@ class MethodNotAllowed(StepwellError):
 
 
 class _Line(StarletteRoute):
-    """A path of the table, which refuses other methods as everything is refused here: in JSON."""
+    """A path of the table, which refuses other methods as everything is refused there: in JSON."""
+
+    def __init__(self, site: Site, path: str, routes: dict[str, Route]) -> None:
+        super().__init__(path, _endpoint(site, routes), methods=list(routes))
+        self._errors = next(iter(routes.values())).errors
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         methods = sorted(self.methods or ())
@@ -112,7 +128,7 @@ class _Line(StarletteRoute):
             await super().handle(scope, receive, send)
             return
         err = MethodNotAllowed(f"{scope['path'][:200]} does not take {scope['method']}; it takes {', '.join(methods)}")
-        answer = answers.error(err)
+        answer = self._errors.error(err, Request(scope))
         answer.headers["allow"] = ", ".join(methods)
         await answer(scope, receive, send)
 
@@ -126,7 +142,7 @@ def router(site: Site, routes: Iterable[Route], more: Iterable[BaseRoute] = ()) 
         methods[route.method] = route
     table: list[BaseRoute] = list(more)
     for path, methods in by_path.items():
-        table.append(_Line(path, _endpoint(site, methods), methods=list(methods)))
+        table.append(_Line(site, path, methods))
     return Router(table, redirect_slashes=False, default=_not_found)
 
 
@@ -150,13 +166,13 @@ def _endpoint(site: Site, methods: dict[str, Route]) -> Callable[[Request], Awai
                 site.refusals.note(client, f"{request.method} {route.path}", str(err))
                 if route.method == "GET" and "text/html" in request.headers.get("accept", ""):
                     return answers.locked(err)
-            return answers.error(err)
+            return route.errors.error(err, request)
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:
             reference = site.node.new_key()
             log.exception("%s: %s %s", reference, request.method, route.path)
-            return answers.bug(reference)
+            return route.errors.bug(reference, request)
         finally:
             if held is not None:
                 held.release()
