@@ -57,7 +57,14 @@ ALLOWED_LIBRARIES: dict[str, dict[str, tuple[str, ...]]] = {
         "yarl": (ANYWHERE,),
         "genai_prices": ("gateway/prices*",),
     },
-    "apps": {"uv": (ANYWHERE,), "psutil": (ANYWHERE,), "pynvml": (ANYWHERE,), "ray": ("apps/ray*",)},
+    "apps": {
+        "msgspec": (ANYWHERE,),
+        "uv": (ANYWHERE,),
+        "yaml": ("apps/manifest*",),
+        "psutil": (ANYWHERE,),
+        "pynvml": (ANYWHERE,),
+        "ray": ("apps/ray*",),
+    },
     "streams": {},
     "node": {"msgspec": (ANYWHERE,)},
     "sdk": {
