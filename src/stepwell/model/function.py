@@ -19,6 +19,7 @@ class Transport(StrEnum):
     HTTP = "http"  # we call its URL; each reply ends the call
     SOCKET = "socket"  # it dialled in; a function stays in its memory and reports step by step
     LOCAL = "local"  # in this process, for tests
+    APP = "app"  # an app of the server's own, in processes that it starts
 
 
 class Trigger(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -103,6 +104,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     throttle: Rate | None = None  # beyond it runs start later
     run_concurrency: tuple[Concurrency, ...] = ()  # of whole runs, from their first call to their end
     priority: str | None = None  # an expression: seconds that a run is treated as if it had come earlier
+    cancel_grace_ms: int = 0  # how long a call under way may take to end by itself when its run is cancelled
     version: int = 1
     archived: bool = False
     config: bytes = b"{}"  # as registered, for display

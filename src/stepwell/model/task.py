@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from stepwell.model.event import INVOKED, read_body
 from stepwell.model.ids import Instant
 
 TASK_EVENT = "stepwell/task"
@@ -44,7 +45,7 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """What a task is to do, with everything settled: the version, the function, the session."""
 
     app: str  # reference of the version
-    function: str
+    function: str  # empty: the default one
     input: Any = None
     setup: Any = None
     variant: str = "default"
@@ -56,6 +57,30 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     infra: str = ""
     metadata: dict[str, Any] = {}
     batch: str = ""  # set by `map` of our client, for display
+
+
+class _Begun(msgspec.Struct):
+    """The event that a task began with, as far as it matters."""
+
+    name: str
+    data: msgspec.Raw
+
+
+def read_request(event: bytes, app: str) -> TaskRequest:
+    """What the run that began with this event is to do.
+
+    Args:
+        event: The whole event, as functions see it.
+        app: Reference of the version whose function the run is of. A run that another one invoked calls its default
+            function, and what was given is the input.
+    """
+    begun = msgspec.json.decode(event, type=_Begun)
+    if begun.name == TASK_EVENT:
+        return msgspec.json.decode(begun.data, type=TaskRequest)
+    data = read_body(event).get("data")
+    if begun.name == INVOKED and isinstance(data, dict):
+        data = {name: value for name, value in data.items() if name != "_inngest"}
+    return TaskRequest(app=app, function="", input=data)
 
 
 class TaskPhase(msgspec.Struct, frozen=True, array_like=True):

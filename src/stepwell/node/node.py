@@ -26,6 +26,7 @@ from stepwell.model.event import DEV_ENV
 from stepwell.model.ids import IdSource, JobId, RunId
 from stepwell.model.job import Claim, Job, JobKind, route_of
 from stepwell.model.payload import canonical
+from stepwell.node.apps import Apps
 from stepwell.node.calls import dispatch_of
 from stepwell.node.clock import StoreTime
 from stepwell.node.credentials import Credentials
@@ -36,6 +37,7 @@ from stepwell.node.registry import Registry, check_expressions, merged
 from stepwell.node.rerun import Rerun, Reruns
 from stepwell.node.routes import Routes
 from stepwell.node.schedules import Schedules
+from stepwell.node.tasks import Tasks
 from stepwell.node.turns import Envelope, Turns, Verdict
 from stepwell.store.base import Committed, StoreFull, StoreUnavailable, Transition
 from stepwell.store.base import Node as NodeRow
@@ -152,6 +154,22 @@ class Node:
             shared=self.shared,
         )
         self.reruns = Reruns(store=store, world=world, registry=self.registry, turns=self.turns)
+        self.tasks = Tasks(
+            store=store,
+            world=world,
+            registry=self.registry,
+            turns=self.turns,
+            new_key=self.new_key,
+            shared=self.shared,
+        )
+        self.apps = Apps(
+            store=store,
+            world=world,
+            registry=self.registry,
+            register=self.register,
+            forget=self.forget,
+            shared=self.shared,
+        )
         self.schedules = Schedules(
             node=name,
             store=store,
@@ -332,7 +350,7 @@ class Node:
     async def _claim_left_behind(self) -> None:
         """Claim calls that were to go to connected workers of services that are reached by HTTP now."""
         known = self.registry.functions() if self._routes is not None else ()
-        routes = [route_of(one.env, one.slug) for one in known if not self.registry.is_live(one.env, one.service)]
+        routes = [route_of(one.env, one.slug) for one in known if not self.registry.is_connected(one.env, one.service)]
         if routes:
             self._do(await self.store.claim_due(self._row(), self.world.now(), CLAIM_LIMIT, routes))
 

@@ -29,6 +29,7 @@ class Registry:
         self._by_trigger: dict[tuple[str, str], tuple[Function, ...]] = {}
         self._scheduled: tuple[tuple[Function, Trigger], ...] = ()
         self._live: set[tuple[str, str]] = set()
+        self._connected: set[tuple[str, str]] = set()
         self._changes = 0
         self.refreshed_at: Instant = 0
 
@@ -83,8 +84,17 @@ class Registry:
         return self._scheduled
 
     def is_live(self, env: str, service: str) -> bool:
-        """Whether the service's functions stay in its worker's memory."""
+        """Whether the service's functions stay in its worker's memory, so that losing it costs no attempt."""
         return (env, service) in self._live
+
+    def is_app(self, env: str, service: str) -> bool:
+        """Whether it is an app of this server."""
+        found = self._services.get((env, service))
+        return found is not None and found.transport is Transport.APP
+
+    def is_connected(self, env: str, service: str) -> bool:
+        """Whether only workers that dialled in to some node can take calls of the service."""
+        return (env, service) in self._connected
 
     def _index(self) -> None:
         self._changes += 1
@@ -109,7 +119,9 @@ class Registry:
             for trigger in function.triggers
             if trigger.cron is not None
         )
-        self._live = {key for key, service in self._services.items() if service.transport is Transport.SOCKET}
+        apps = {key for key, service in self._services.items() if service.transport is Transport.APP}
+        self._connected = {key for key, service in self._services.items() if service.transport is Transport.SOCKET}
+        self._live = self._connected | apps
 
 
 def check_expressions(service: Service) -> None:

@@ -484,7 +484,7 @@ class Turns:
                 slots = slots_of(limits, present)
         if kind is JobKind.CALL:
             run = plan.run
-            if self._routes is not None and self._registry.is_live(run.env, run.service):
+            if self._routes is not None and self._registry.is_connected(run.env, run.service):
                 route = route_of(run.env, run.function)
                 ours = ours and self._routes.keep(job_id, run.env, run.service, run.function)
                 if ours:

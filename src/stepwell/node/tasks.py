@@ -1,0 +1,155 @@
+"""Tasks: runs of the functions of apps, begun by a request instead of an event of the outside.
+
+One commit stores the run, its request (as the only event it begins with; there is no row of an event) and its call,
+which this node has claimed already; the end of the call is the second commit. A request that comes twice with the
+same key makes one task.
+
+Elsewhere: which apps there are (`apps.py`), what is shown of a task (`reads/tasks.py`), who makes the calls
+(`stepwell.apps`), what cancelling does to a call (`stepwell.engine.decide`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from stepwell.engine.decide import Beginning, begin
+from stepwell.model import message
+from stepwell.model.errors import Conflict, NotFound
+from stepwell.model.ids import EventKey, RunId, shard_of
+from stepwell.model.payload import canonical
+from stepwell.model.task import TASK_EVENT
+from stepwell.node.endings import body
+from stepwell.node.large import stored
+from stepwell.node.turns import Envelope, Plan, Turns
+from stepwell.store.base import Committed, Duplicate, StoreUnavailable, Unique
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stepwell.model.ids import Instant
+    from stepwell.model.job import RunRow
+    from stepwell.model.payload import Blob
+    from stepwell.model.task import TaskRequest
+    from stepwell.node.clock import World
+    from stepwell.node.registry import Registry
+    from stepwell.store.base import Store
+
+KEY_MS = 86_400_000
+"""How long the key of a request counts."""
+
+
+class Tasks:
+    """The part of a node that begins tasks. `new_key` draws ids."""
+
+    def __init__(
+        self, *, store: Store, world: World, registry: Registry, turns: Turns, new_key: Callable[[], str], shared: bool
+    ) -> None:
+        self._store = store
+        self._world = world
+        self._registry = registry
+        self._turns = turns
+        self._new_key = new_key
+        self._shared = shared
+
+    async def begin(self, env: str, request: TaskRequest, *, run_at: Instant | None = None, key: str = "") -> RunId:
+        """Store a task and begin with it; on return it is durable.
+
+        Args:
+            run_at: When it is to begin, in ms since 1970; at once if that has passed or is not given.
+            key: Names the request for a day; empty if it has no name.
+
+        Returns:
+            Its id; with a key that was used before, the id of the task that it made then.
+
+        Raises:
+            NotFound: No such version of an app.
+            StoreUnavailable: Nothing is known to be stored; with a key the request may be repeated.
+        """
+        now = self._world.now()
+        function = self._registry.function(env, request.app)
+        if function is None and self._shared:
+            await self._registry.refresh(self._store, now)
+            function = self._registry.function(env, request.app)
+        if function is None or function.archived or not self._registry.is_app(env, function.service):
+            raise NotFound(f"there is no version {request.app!r} of an app; `stepwell app deploy DIRECTORY` makes one")
+        run_id = RunId(self._new_key())
+        blobs: dict[Blob, bytes] = {}
+        event = body(TASK_EVENT, run_id, now, canonical(msgspec.to_builtins(request)))
+        beginning = Beginning(
+            run=run_id,
+            env=env,
+            shard=shard_of(env, run_id),
+            function=function.slug,
+            service=function.service,
+            events=(stored(event, blobs),),
+            event_keys=(EventKey(run_id),),
+            event_name=TASK_EVENT,
+            max_attempts=function.max_attempts,
+            start_at=run_at or 0,
+        )
+        run, decision = begin(beginning, now, live=True, policy=self._turns.policy)
+        plan = Plan(run, 0, blobs=blobs)
+        try:
+            await self._turns.add(plan, decision, now)
+            transition = plan.transition()
+            assert transition is not None, "a new run has entries"
+            if key:
+                unique = (Unique(env, f"task:{key}", run_id, now + KEY_MS),)
+                transition = msgspec.structs.replace(transition, unique=unique, now=now)
+            outcome = await self._store.commit(transition)
+        except BaseException:
+            self._turns.let_go(plan)
+            raise
+        match outcome:
+            case Committed(parked):
+                self._turns.perform(plan, parked)
+                return run_id
+            case Duplicate(_, first):
+                self._turns.let_go(plan)
+                return RunId(first)
+            case _:
+                # A commit whose answer was lost may have been applied, and was made once more.
+                self._turns.let_go(plan)
+                raise StoreUnavailable("the store is restarting; ask again with the same key")
+
+    async def cancel(self, env: str, task: RunId) -> bool:
+        """Cancel a task. On return that is durable: it is cancelled, or its call has been told to end.
+
+        Returns:
+            Whether there was anything to be cancelled; False for a task that has ended.
+
+        Raises:
+            NotFound: No such task.
+        """
+        row = await self.row(env, task)
+        if row.status.final:
+            return False
+        gate = self._world.gate()
+        self._turns.post(task, Envelope(message.CancelAsked("somebody asked for it"), done=gate.open))
+        await gate.passed()
+        return True
+
+    async def delete(self, env: str, task: RunId) -> None:
+        """Remove a task that has ended, for good.
+
+        Raises:
+            NotFound: No such task.
+            Conflict: It has not ended.
+        """
+        row = await self.row(env, task)
+        if not row.status.final:
+            raise Conflict(f"task {task} has not ended; cancel it, or wait for it, before it is deleted")
+        await self._store.remove_runs([task], self._world.now())
+
+    async def row(self, env: str, task: RunId) -> RunRow:
+        """What lists know of a task. Raises `NotFound`."""
+        row = await self._store.run_row(task)
+        if row is None or row.env != env or not self.is_task(row):
+            raise NotFound(f"no task {task}")
+        return row
+
+    def is_task(self, row: RunRow) -> bool:
+        """Whether a run is a task: one that a request began, or one that another run invoked."""
+        return row.event_name == TASK_EVENT or self._registry.is_app(row.env, row.service)

@@ -1,0 +1,203 @@
+"""Tasks on a real node in virtual time: beginning, ending, losing the worker, keys, later starts, deleting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stepwell.model import journal, message
+from stepwell.model.app import AppVersion
+from stepwell.model.errors import Conflict, NotFound
+from stepwell.model.event import DEV_ENV
+from stepwell.model.ids import RunId
+from stepwell.model.job import RunStatus
+from stepwell.model.payload import Blob, canonical
+from stepwell.model.task import TASK_EVENT, TaskRequest, read_request
+from stepwell.node.auditor import audit_run
+from stepwell.store.base import Outcome, Transition
+from stepwell.store.memory import MemoryStore
+from stepwell.testing.node import InMemoryNode
+from stepwell.testing.world import VirtualWorld
+
+APP = "acme/stitch@k3f9"
+
+
+class Counting:
+    """A store that writes down what it is asked."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self.commits: list[Transition] = []
+        self.reads: list[str] = []
+
+    async def commit(self, transition: Transition) -> Outcome:
+        self.commits.append(transition)
+        return await self._store.commit(transition)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("load_run", "run_row", "read_blobs", "read_events", "record", "jobs_of"):
+            self.reads.append(name)
+        return getattr(self._store, name)
+
+
+def a_node(**options: Any) -> InMemoryNode:
+    node = InMemoryNode(**options)
+    node.do(node.node.apps.add(AppVersion(namespace="acme", name="stitch", version="k3f9", checksum="abc")))
+    return node
+
+
+def request(**details: Any) -> TaskRequest:
+    return TaskRequest(app=APP, function="run", **{"input": {"text": "hi"}, **details})
+
+
+def begin(node: InMemoryNode, **options: Any) -> RunId:
+    about = options.pop("request", None) or request()
+    return node.do(node.node.tasks.begin(DEV_ENV, about, **options))
+
+
+def returned(node: InMemoryNode, output: Any = None) -> None:
+    (call,) = node.worker.calls
+    node.answer(call, message.Returned(call.job, canonical({"output": output, "meta": None})))
+
+
+def check(node: InMemoryNode, run: RunId) -> None:
+    found = audit_run(
+        node.store.run_rows[run],
+        node.journal(run),
+        node.store.jobs_by_run.get(run, {}).values(),
+        node.store.waits_by_run.get(run, {}).values(),
+    )
+    assert found == []
+
+
+def test_a_task_is_two_commits_and_no_read() -> None:
+    stores: list[Counting] = []
+
+    def wrap(store: MemoryStore, _: VirtualWorld) -> Any:
+        stores.append(Counting(store))
+        return stores[0]
+
+    node = a_node(wrap=wrap)
+    (store,) = stores
+    node.store.listeners.clear()  # it would tell the node of its own commits
+    store.commits.clear()
+    store.reads.clear()
+    run = begin(node)
+    assert len(store.commits) == 1
+    returned(node, {"text": "ho"})
+    assert len(store.commits) == 2
+    assert store.reads == []
+    assert not store.commits[1].events  # nobody is told but who follows it
+    row = node.store.run_rows[run]
+    assert (row.status, row.function, row.service) == (RunStatus.COMPLETED, APP, "acme/stitch")
+    assert [type(one).__name__ for one in node.journal(run)] == [
+        "RunStarted", "CallScheduled", "CallEnded", "RunCompleted"
+    ]  # fmt: skip
+    assert node.store.job_rows == {}
+    check(node, run)
+
+
+def test_the_call_has_the_whole_request() -> None:
+    node = a_node()
+    asked = request(session="s1", opens=True, setup={"model": "small"}, metadata={"a": 1})
+    run = begin(node, request=asked)
+    (call,) = node.worker.calls
+    assert (call.run, call.live, call.max_attempts, call.function.slug) == (run, True, 1, APP)
+    assert read_request(call.events[0], APP) == asked
+
+
+def test_a_large_input_is_kept_apart() -> None:
+    node = a_node()
+    asked = request(input="x" * 100_000)
+    run = begin(node, request=asked)
+    start = node.journal(run)[0]
+    assert isinstance(start, journal.RunStarted)
+    assert (type(start.events[0]), start.event_name) == (Blob, TASK_EVENT)
+    (call,) = node.worker.calls
+    assert read_request(call.events[0], APP) == asked
+
+
+def test_a_key_makes_one_task() -> None:
+    node = a_node()
+    first = begin(node, key="k")
+    assert begin(node, key="k") == first
+    assert begin(node, key="other") != first
+    assert len(node.worker.calls) == 2
+
+
+def test_a_task_for_later_is_called_then() -> None:
+    node = a_node()
+    run = begin(node, run_at=node.now() + 60_000)
+    assert node.worker.calls == []
+    node.pass_time(seconds=59)
+    assert node.worker.calls == []
+    node.pass_time(seconds=2)
+    returned(node)
+    assert node.store.run_rows[run].status is RunStatus.COMPLETED
+
+
+def test_an_error_of_the_app_fails_the_task_at_once() -> None:
+    node = a_node()
+    run = begin(node)
+    (call,) = node.worker.calls
+    node.answer(call, message.Raised(call.job, canonical({"name": "ValueError", "message": "no"})))
+    assert node.store.run_rows[run].status is RunStatus.FAILED
+    check(node, run)
+
+
+def test_a_lost_worker_costs_no_attempt_until_there_were_too_many() -> None:
+    node = a_node()
+    run = begin(node)
+    for _ in range(5):
+        assert node.store.run_rows[run].status is not RunStatus.FAILED
+        (call,) = node.worker.calls
+        node.answer(call, message.CallLost(call.job, canonical({"name": "WorkerLost", "message": "killed"})))
+        node.pass_time(minutes=5)
+    assert node.worker.calls == []
+    assert node.store.run_rows[run].status is RunStatus.FAILED
+    check(node, run)
+
+
+def test_a_task_of_a_lost_node_is_called_again() -> None:
+    node = a_node()
+    run = begin(node)
+    other = InMemoryNode(name=node.node.name, epoch=2, store=node.store, scheduler=node.scheduler)
+    other.pass_time(minutes=1)
+    (call,) = other.worker.calls
+    assert (call.run, call.attempt) == (run, 0)
+    returned(other)
+    assert node.store.run_rows[run].status is RunStatus.COMPLETED
+    check(node, run)
+
+
+def test_unknown_versions_and_functions_of_others_are_refused() -> None:
+    node = a_node()
+    with pytest.raises(NotFound, match="stepwell app deploy"):
+        begin(node, request=TaskRequest(app="acme/stitch@zzzz", function="run"))
+    node.do(node.node.apps.remove(DEV_ENV, "acme/stitch"))
+    with pytest.raises(NotFound):
+        begin(node)
+
+
+def test_a_task_is_deleted_once_it_has_ended() -> None:
+    node = a_node()
+    run = begin(node)
+    with pytest.raises(Conflict, match="has not ended"):
+        node.do(node.node.tasks.delete(DEV_ENV, run))
+    with pytest.raises(NotFound):
+        node.do(node.node.tasks.delete("other", run))
+    returned(node)
+    node.do(node.node.tasks.delete(DEV_ENV, run))
+    assert run not in node.store.run_rows
+    with pytest.raises(NotFound, match="no task"):
+        node.do(node.node.tasks.delete(DEV_ENV, run))
+
+
+def test_a_task_that_waits_for_its_time_is_cancelled() -> None:
+    node = a_node()
+    run = begin(node, run_at=node.now() + 60_000)
+    assert node.do(node.node.tasks.cancel(DEV_ENV, run)) is True
+    assert node.store.run_rows[run].status is RunStatus.CANCELLED
+    assert node.do(node.node.tasks.cancel(DEV_ENV, run)) is False
+    check(node, run)
