@@ -119,7 +119,7 @@ def _after(ask: Ask) -> re.Match[str]:
     return match
 
 
-class _Bell:
+class Bell:
     """Wakes the one who writes a stream, for whichever reason."""
 
     def __init__(self) -> None:
@@ -169,7 +169,7 @@ class _Stream(Response):
         self._place = place
         self._wants_pieces = pieces
         self._reader: Reader | None = None
-        self._bell = _Bell()
+        self._bell = Bell()
         self._gone = False
         self._tick: asyncio.TimerHandle | None = None
         self._quiet = False

@@ -102,6 +102,11 @@ class AppVersion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"{self.namespace}/{self.name}"
 
     @property
+    def app_id(self) -> str:
+        """The id of the app that this is a version of."""
+        return derived_uuid("app", self.env, self.app)
+
+    @property
     def reference(self) -> str:
         """Also the slug of the function whose runs are the tasks of this version."""
         return f"{self.namespace}/{self.name}@{self.version}"
