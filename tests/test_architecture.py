@@ -64,6 +64,7 @@ ALLOWED_LIBRARIES: dict[str, dict[str, tuple[str, ...]]] = {
         "psutil": (ANYWHERE,),
         "pynvml": (ANYWHERE,),
         "ray": ("apps/ray*",),
+        "msgpack": ("apps/harness/*",),  # a program that runs in the environments of apps
     },
     "streams": {},
     "node": {"msgspec": (ANYWHERE,)},

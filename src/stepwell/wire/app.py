@@ -100,10 +100,11 @@ class Ready(_Frame, frozen=True, kw_only=True):
 
 
 class Output(_Frame, frozen=True, kw_only=True):
-    """The whole output so far, of a function that yields."""
+    """The whole output so far, of a function that yields. `files`: as for `done`."""
 
     call: str
     value: Any = None
+    files: list[list[str | int]] = []
 
 
 class Delta(_Frame, frozen=True, kw_only=True):
@@ -115,10 +116,15 @@ class Delta(_Frame, frozen=True, kw_only=True):
 
 class Done(_Frame, frozen=True, kw_only=True):
     """The result. `meta` is what the app said of it (`output_meta`). `cancelled`: the app ended because it was asked
-    to."""
+    to.
+
+    `files`: paths of keys and positions into `value`, one to each file that the app made: there is a map with `path`,
+    `uri`, `content_type`, `size` and `filename`, some of them. A map that looks so elsewhere is no file.
+    """
 
     call: str
     value: Any = None
+    files: list[list[str | int]] = []
     meta: Any = None
     cancelled: bool = False
 
