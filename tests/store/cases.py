@@ -113,6 +113,7 @@ async def contents(store: Store, runs: Sequence[RunId], envs: Sequence[str] = (D
     for env in envs:
         seen[f"runs of {env}"] = await store.runs(RunQuery(env, limit=1000))
         seen[f"count of {env}"] = await store.count_runs(RunQuery(env))
+        seen[f"records of {env}"] = await store.records(env, "thing")
         seen[f"events of {env}"] = await store.events(EventQuery(env, limit=1000))
     seen["live"] = await store.live_runs(None, 1000)
     seen["due"] = await store.next_due()

@@ -12,7 +12,7 @@ import pytest
 
 from stepwell.model.job import RunStatus
 from stepwell.model.journal import Noted
-from stepwell.store.base import COMMITTED, ClaimLost, Node, RunMoved, StoreFull, StoreUnavailable, Transition
+from stepwell.store.base import COMMITTED, ClaimLost, Node, Record, RunMoved, StoreFull, StoreUnavailable, Transition
 from stepwell.store.postgres import PostgresStore
 from stepwell.store.postgres.database import Database
 from tests.postgres import Cluster, asked, shared_cluster
@@ -230,6 +230,21 @@ async def test_a_claim_whose_answer_was_lost_is_answered_again(postgres_url: str
     assert [(job.id, job.fence) for job in claimed] == [("j2", 1), ("j3", 1), ("j4", 1), ("j5", 1)]
     rest = await store.claim_due(Node("alpha", 1, 10**15), 0, 9)
     assert [job.id for job in rest] == ["j6", "j7", "j8"]
+    await store.close()
+
+
+async def test_a_record_whose_answer_was_lost_is_known_to_be_put(postgres_url: str, proxy: Proxy) -> None:
+    """Whoever is told that somebody was quicker has not put it himself."""
+    port = await proxy.start()
+    store = PostgresStore(postgres_url.replace(str(shared_cluster().port), str(port)))
+    await store.open()
+    for revision in (1, 2, 3):
+        cuts = iter(["cut after"])
+        proxy.fate = lambda data, cuts=cuts: next(cuts, "pass") if b"this value" in data else "pass"  # type: ignore[assignment,misc]
+        record = Record(env="dev", kind="thing", key="one", value=b"this value", revision=revision)
+        assert await store.put_record(record)
+        assert proxy.cuts == revision
+        assert await store.record("dev", "thing", "one") == record
     await store.close()
 
 

@@ -23,7 +23,7 @@ from stepwell.model.function import Service, Transport
 from stepwell.model.ids import JobId
 from stepwell.model.job import Claim, RunStatus
 from stepwell.model.payload import blob_of
-from stepwell.store.base import EventQuery, Node, RunQuery, Transition, Unique
+from stepwell.store.base import EventQuery, Node, Record, RunQuery, Transition, Unique
 from stepwell.store.memory import MemoryStore
 from stepwell.store.postgres import PostgresStore
 from stepwell.store.sqlite import SqliteStore
@@ -213,6 +213,15 @@ class SameHistory(RuleBasedStateMachine):
         else:
             over = Credential(name=name, env=env, sealed=b"v", changed_at=1) if change == "replace" else None
             self.both(lambda store: store.put_credential(credential, over=over))
+
+    @rule(env=envs, key=st.sampled_from(["a", "a/1", "b"]), revision=st.integers(1, 3), at=moments)
+    def put_record(self, env: str, key: str, revision: int, at: int) -> None:
+        record = Record(env=env, kind="thing", key=key, value=b"%d" % at, revision=revision, at=at)
+        self.both(lambda store: store.put_record(record))
+
+    @rule(env=envs, key=st.sampled_from(["a", "a/1"]), revision=st.none() | st.integers(1, 3))
+    def remove_record(self, env: str, key: str, revision: int | None) -> None:
+        self.both(lambda store: store.remove_record(env, "thing", key, revision))
 
     @rule(data=st.data())
     def list_runs(self, data: st.DataObject) -> None:

@@ -13,6 +13,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from stepwell.model.credential import Credential
 from stepwell.model.event import DEV_ENV
 from stepwell.model.function import Service, Transport
@@ -20,7 +22,7 @@ from stepwell.model.ids import JobId
 from stepwell.model.job import Claim, RunStatus, Slot
 from stepwell.model.journal import Noted, RunCompleted
 from stepwell.model.payload import Blob, blob_of
-from stepwell.store.base import COMMITTED, Committed, Node, RunWrite, Transition, Unique
+from stepwell.store.base import COMMITTED, Committed, Node, Record, RunWrite, Transition, Unique
 from stepwell.store.sqlite import SqliteStore
 from tests.store.cases import a_job, a_row, a_wait, an_event, event_key, moved, run_id, started, step
 
@@ -43,6 +45,7 @@ async def work(store: SqliteStore) -> None:
     await store.put_service(Service(name="shop", transport=Transport.HTTP))
     told("service")
     await _credentials(store)
+    await _records(store)
     await asyncio.gather(*[_run(store, number) for number in range(1, RUNS + 1)])
     await _slots(store, node)
     for job in await store.claim_due(node, 10_000, 100):
@@ -64,6 +67,17 @@ async def _credentials(store: SqliteStore) -> None:
     assert await store.put_credential(Credential(name="gone"))
     assert await store.remove_credential(DEV_ENV, "gone")
     told("no credential")
+
+
+async def _records(store: SqliteStore) -> None:
+    first = Record(env=DEV_ENV, kind="thing", key="one", value=b"1")
+    assert await store.put_record(first)
+    told("first record")
+    assert await store.put_record(replace(first, value=b"2", revision=2))
+    told("second record")
+    assert await store.put_record(replace(first, key="gone"))
+    assert await store.remove_record(DEV_ENV, "thing", "gone")
+    told("no record")
 
 
 async def _slots(store: SqliteStore, node: Node) -> None:
@@ -163,6 +177,12 @@ async def check(store: SqliteStore, acknowledged: set[str]) -> None:
     if "second credential" in acknowledged:
         assert credentials["mail"] == Credential(name="mail")
     assert "gone" not in credentials or "no credential" not in acknowledged
+    records = {one.key: (one.value, one.revision) for one in await store.records(DEV_ENV, "thing")}
+    if "first record" in acknowledged:
+        assert records["one"] in ((b"1", 1), (b"2", 2))
+    if "second record" in acknowledged:
+        assert records["one"] == (b"2", 2)
+    assert "gone" not in records or "no record" not in acknowledged
     assert (await store.run_row(run_id(21)) is None) or "removed" not in acknowledged
     for number in (20, 21):
         stored = await store.load_run(run_id(number))

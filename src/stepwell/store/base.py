@@ -11,12 +11,13 @@ every store.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
-from stepwell.model.errors import StepwellError
+from stepwell.model.errors import InvalidInput, StepwellError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -157,6 +158,39 @@ class Backlog:
 
 
 MOST_COUNTED = 10_000
+
+LONGEST_KEY = 500
+_KEY = re.compile(r"[^\x00-\x1f\ud800-\udfff\U0010ffff]*")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Something small that a surface keeps: a value of its own making under a key, in an environment.
+
+    `kind` tells what the value is. `revision` counts how often the record was written, from 1 on: who changes one
+    that he has read puts the next revision, and is told if somebody was quicker. `at` is for whoever keeps it.
+    """
+
+    env: str
+    kind: str
+    key: str
+    value: bytes
+    revision: int = 1
+    at: Instant = 0
+
+    def check(self) -> None:
+        """Raise `InvalidInput` for a key that not every store can keep in order, and for a revision below 1."""
+        if not self.key or not can_be_key(self.key):
+            raise InvalidInput(
+                f"key {self.key[:100]!r}: it must have 1 to {LONGEST_KEY} bytes of UTF-8 without control characters",
+                field="key",
+            )
+        if self.revision < 1:
+            raise InvalidInput(f"revision {self.revision}: the first is 1", field="revision")
+
+
+def can_be_key(text: str) -> bool:
+    """Whether a record may have this key, or one that begins so."""
+    return bool(_KEY.fullmatch(text)) and len(text.encode()) <= LONGEST_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,13 +351,38 @@ class Store(Protocol):
     async def put_credential(self, credential: Credential, *, over: Credential | None = None) -> bool:
         """Store a credential in the place of the one with its name; with `over` only in the place of exactly that one.
 
-        Returns whether it was stored.
+        Returns whether it was stored, or is there already.
         """
 
     async def remove_credential(self, env: str, name: str) -> bool: ...
 
     async def credentials(self) -> list[Credential]:
         """All of them, by environment and name."""
+
+    # records
+
+    async def put_record(self, record: Record) -> bool:
+        """Store a record if its revision is one more than that of the one with its key; 1: there must be none.
+
+        Returns whether it was stored; False: somebody was quicker. Raises `InvalidInput` for a key that is not one.
+        """
+
+    async def record(self, env: str, kind: str, key: str) -> Record | None: ...
+
+    async def records(
+        self,
+        env: str,
+        kind: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 100,
+        descending: bool = False,
+    ) -> list[Record]:
+        """Records of a kind whose keys begin with `prefix`, by key; `after` is the key of the last one seen."""
+
+    async def remove_record(self, env: str, kind: str, key: str, revision: int | None = None) -> bool:
+        """Remove a record, with `revision` only if it has that one. Returns whether it was there."""
 
     # lists
 

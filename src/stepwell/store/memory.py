@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from stepwell.model.job import Claim, Job, RunRow, Wait
     from stepwell.model.journal import Entry
     from stepwell.model.payload import Blob
-    from stepwell.store.base import EventQuery, Node, RunQuery, RunWrite, Transition, Unique
+    from stepwell.store.base import EventQuery, Node, Record, RunQuery, RunWrite, Transition, Unique
     from stepwell.store.clock import Clock
     from stepwell.store.meters import Histogram
 
@@ -95,6 +95,8 @@ class MemoryStore:
         self._services: dict[tuple[str, str], Service] = {}
         self.book = MemoryBook()
         self._credentials: dict[tuple[str, str], Credential] = {}
+        self._records: dict[tuple[str, str], dict[str, Record]] = {}
+        self._record_keys: dict[tuple[str, str], list[str]] = {}  # sorted
 
     # transitions
 
@@ -495,7 +497,7 @@ class MemoryStore:
 
     async def put_credential(self, credential: Credential, *, over: Credential | None = None) -> bool:
         place = credential.env, credential.name
-        if over is not None and self._credentials.get(place) != over:
+        if over is not None and self._credentials.get(place) not in (over, credential):
             return False
         self._credentials[place] = credential
         self._tell(Hint(services=True))
@@ -508,6 +510,48 @@ class MemoryStore:
 
     async def credentials(self) -> list[Credential]:
         return [self._credentials[key] for key in sorted(self._credentials)]
+
+    async def put_record(self, record: Record) -> bool:
+        record.check()
+        of_kind = self._records.setdefault((record.env, record.kind), {})
+        old = of_kind.get(record.key)
+        if record.revision != (1 if old is None else old.revision + 1):
+            return False
+        if old is None:
+            insort(self._record_keys.setdefault((record.env, record.kind), []), record.key)
+        of_kind[record.key] = record
+        return True
+
+    async def record(self, env: str, kind: str, key: str) -> Record | None:
+        return self._records.get((env, kind), {}).get(key)
+
+    async def records(
+        self,
+        env: str,
+        kind: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 100,
+        descending: bool = False,
+    ) -> list[Record]:
+        of_kind, keys = self._records.get((env, kind), {}), self._record_keys.get((env, kind), [])
+        first, end = bisect_left(keys, prefix), bisect_left(keys, prefix + "\U0010ffff")
+        if after is not None and descending:
+            end = min(end, bisect_left(keys, after))
+        elif after is not None:
+            first = max(first, bisect_right(keys, after))
+        found = keys[max(first, end - limit) : end][::-1] if descending else keys[first : min(end, first + limit)]
+        return [of_kind[key] for key in found]
+
+    async def remove_record(self, env: str, kind: str, key: str, revision: int | None = None) -> bool:
+        of_kind = self._records.get((env, kind), {})
+        if key not in of_kind or revision not in (None, of_kind[key].revision):
+            return False
+        del of_kind[key]
+        keys = self._record_keys[env, kind]
+        del keys[bisect_left(keys, key)]
+        return True
 
     async def run_row(self, run: RunId) -> RunRow | None:
         return self.run_rows.get(run)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from stepwell.model.ids import ulid
 from stepwell.model.job import JobKind
-from stepwell.store.base import MOST_COUNTED, Backlog, Node, StoredRun
+from stepwell.store.base import MOST_COUNTED, Backlog, Node, Record, StoredRun
 from stepwell.store.batch import (
     decode_credential,
     decode_entry,
@@ -147,6 +147,31 @@ async def services(on: Connections) -> list[Service]:
 async def credentials(on: Connections) -> list[Credential]:
     found = [decode_credential(body) for (body,) in await on.ask("SELECT body FROM stepwell.credential")]
     return sorted(found, key=lambda credential: (credential.env, credential.name))
+
+
+async def record(on: Connections, env: str, kind: str, key: str) -> Record | None:
+    sql = "SELECT value, revision, at FROM stepwell.record WHERE env = $1 AND kind = $2 AND key = $3"
+    found = await on.ask(sql, plain(env), kind, key)
+    if not found:
+        return None
+    value, revision, at = found[0]
+    return Record(env=env, kind=kind, key=key, value=value, revision=revision, at=at)
+
+
+async def records(
+    on: Connections, env: str, kind: str, prefix: str, after: str | None, limit: int, descending: bool
+) -> list[Record]:
+    condition, values = "env = $1 AND kind = $2 AND key >= $3 AND key < $4", [plain(env), kind, prefix]
+    values.append(prefix + "\U0010ffff")
+    if after is not None:
+        condition += " AND key < $5" if descending else " AND key > $5"
+        values.append(after)
+    order = "DESC" if descending else "ASC"
+    sql = f"SELECT key, value, revision, at FROM stepwell.record WHERE {condition} ORDER BY key {order} LIMIT {limit:d}"
+    return [
+        Record(env=env, kind=kind, key=key, value=value, revision=revision, at=at)
+        for key, value, revision, at in await on.ask(sql, *values)
+    ]
 
 
 async def run_row(on: Connections, run: RunId) -> RunRow | None:

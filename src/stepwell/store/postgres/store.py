@@ -13,12 +13,13 @@ was given up finds its commits refused, however long it was frozen or cut off.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 from stepwell.model.ids import shard_of
-from stepwell.store.base import Committed, Hint, StoreUnavailable, Tidied
+from stepwell.store.base import Committed, Hint, StoreUnavailable, Tidied, can_be_key
 from stepwell.store.batch import encode, prepare
 from stepwell.store.migrations import migrations
 from stepwell.store.postgres import reads
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from stepwell.model.ids import EventKey, Instant, RunId, StepId
     from stepwell.model.job import Claim, Job, RunRow, Wait
     from stepwell.model.payload import Blob
-    from stepwell.store.base import Backlog, EventQuery, Node, Outcome, RunQuery, StoredRun, Transition
+    from stepwell.store.base import Backlog, EventQuery, Node, Outcome, Record, RunQuery, StoredRun, Transition
     from stepwell.store.batch import Prepared
     from stepwell.store.clock import Clock
     from stepwell.store.meters import Histogram
@@ -333,6 +334,39 @@ class PostgresStore:
     async def credentials(self) -> list[Credential]:
         return await reads.credentials(self._ask)
 
+    # records
+
+    async def put_record(self, record: Record) -> bool:
+        record.check()
+        values = (record.env, record.kind, record.key, record.revision, record.at, record.value, secrets.token_hex(8))
+        if record.revision > 1:
+            return bool(await self._ask.ask(_REPLACE_RECORD, plain(values[0]), *values[1:]))
+        return bool(await self._ask.ask(_PUT_RECORD, plain(values[0]), *values[1:], shard_of(record.env, "")))
+
+    async def record(self, env: str, kind: str, key: str) -> Record | None:
+        if not can_be_key(key):
+            return None
+        return await reads.record(self._ask, env, kind, key)
+
+    async def records(
+        self,
+        env: str,
+        kind: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 100,
+        descending: bool = False,
+    ) -> list[Record]:
+        if not can_be_key(prefix) or not can_be_key(after or ""):
+            return []
+        return await reads.records(self._ask, env, kind, prefix, after, limit, descending)
+
+    async def remove_record(self, env: str, kind: str, key: str, revision: int | None = None) -> bool:
+        if not can_be_key(key):
+            return False
+        return bool(await self._ask.ask(_REMOVE_RECORD, plain(env), kind, key, revision))
+
     # lists
 
     async def run_row(self, run: RunId) -> RunRow | None:
@@ -449,4 +483,16 @@ INSERT INTO stepwell.service VALUES ($1, $2, $3, $4) ON CONFLICT (env, name, sha
 _PUT_CREDENTIAL = """
 INSERT INTO stepwell.credential VALUES ($1, $2, $3, $4)
 ON CONFLICT (env, name, shard) DO UPDATE SET body = excluded.body RETURNING 1
+"""
+_PUT_RECORD = """
+INSERT INTO stepwell.record AS known (env, kind, key, revision, at, value, token, shard)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (env, kind, key, shard) DO UPDATE SET token = excluded.token WHERE known.token = excluded.token RETURNING 1
+"""
+_REPLACE_RECORD = """
+UPDATE stepwell.record SET revision = $4, at = $5, value = $6, token = $7
+WHERE env = $1 AND kind = $2 AND key = $3 AND (revision = $4 - 1 OR token = $7) RETURNING 1
+"""
+_REMOVE_RECORD = """
+DELETE FROM stepwell.record WHERE env = $1 AND kind = $2 AND key = $3 AND revision = coalesce($4, revision) RETURNING 1
 """

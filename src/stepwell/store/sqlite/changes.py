@@ -1,4 +1,4 @@
-"""What is written besides transitions: claims of due jobs, leases of nodes, services, credentials.
+"""What is written besides transitions: claims of due jobs, leases of nodes, services, credentials, records.
 
 Each is made on the writer's thread inside a group's transaction, after its transitions.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stepwell.model.function import Service
     from stepwell.model.ids import Instant
     from stepwell.model.job import Claim
-    from stepwell.store.base import Node
+    from stepwell.store.base import Node, Record
     from stepwell.store.sqlite.statements import Statements
 
 FORGET_NODE_MS = 24 * 3_600_000
@@ -108,8 +108,8 @@ def remove_service(on: Statements, env: str, name: str) -> bool:
 def put_credential(on: Statements, credential: Credential, over: Credential | None) -> bool:
     place, body = (credential.env, credential.name), encode(credential)
     if over is not None:
-        sql = "UPDATE credential SET body = ? WHERE env = ? AND name = ? AND body = ?"
-        return on.one("replace credential", sql, (body, *place, encode(over))).rowcount > 0
+        sql = "UPDATE credential SET body = ? WHERE env = ? AND name = ? AND body IN (?, ?)"
+        return on.one("replace credential", sql, (body, *place, encode(over), body)).rowcount > 0
     on.one(
         "put credential",
         "INSERT INTO credential VALUES (?, ?, ?, ?) ON CONFLICT (env, name) DO UPDATE SET body = excluded.body",
@@ -120,3 +120,17 @@ def put_credential(on: Statements, credential: Credential, over: Credential | No
 
 def remove_credential(on: Statements, env: str, name: str) -> bool:
     return on.one("remove credential", "DELETE FROM credential WHERE env = ? AND name = ?", (env, name)).rowcount > 0
+
+
+def put_record(on: Statements, record: Record) -> bool:
+    place, values = (record.env, record.kind, record.key), (record.revision, record.at, record.value)
+    if record.revision == 1:
+        sql = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+        return on.one("put record", sql, (*place, shard_of(record.env, ""), *values)).rowcount > 0
+    sql = "UPDATE record SET revision = ?, at = ?, value = ? WHERE env = ? AND kind = ? AND key = ? AND revision = ?"
+    return on.one("replace record", sql, (*values, *place, record.revision - 1)).rowcount > 0
+
+
+def remove_record(on: Statements, env: str, kind: str, key: str, revision: int | None) -> bool:
+    sql = "DELETE FROM record WHERE env = ? AND kind = ? AND key = ? AND revision = coalesce(?, revision)"
+    return on.one("remove record", sql, (env, kind, key, revision)).rowcount > 0

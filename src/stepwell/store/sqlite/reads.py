@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from stepwell.model.ids import ulid
 from stepwell.model.job import JobKind
-from stepwell.store.base import MOST_COUNTED, Backlog, Node, StoredRun
+from stepwell.store.base import MOST_COUNTED, Backlog, Node, Record, StoredRun
 from stepwell.store.batch import (
     decode_credential,
     decode_entry,
@@ -143,6 +143,30 @@ def services(on: sqlite3.Connection) -> list[Service]:
 def credentials(on: sqlite3.Connection) -> list[Credential]:
     found = on.execute("SELECT body FROM credential ORDER BY env, name").fetchall()
     return [decode_credential(body) for (body,) in found]
+
+
+def record(on: sqlite3.Connection, env: str, kind: str, key: str) -> Record | None:
+    sql = "SELECT value, revision, at FROM record WHERE env = ? AND kind = ? AND key = ?"
+    found = on.execute(sql, (env, kind, key)).fetchone()
+    if found is None:
+        return None
+    value, revision, at = found
+    return Record(env=env, kind=kind, key=key, value=value, revision=revision, at=at)
+
+
+def records(
+    on: sqlite3.Connection, env: str, kind: str, prefix: str, after: str | None, limit: int, descending: bool
+) -> list[Record]:
+    condition, values = "env = ? AND kind = ? AND key >= ? AND key < ?", [env, kind, prefix, prefix + "\U0010ffff"]
+    if after is not None:
+        condition += " AND key < ?" if descending else " AND key > ?"
+        values.append(after)
+    order = "DESC" if descending else "ASC"
+    sql = f"SELECT key, value, revision, at FROM record WHERE {condition} ORDER BY key {order} LIMIT {limit:d}"
+    return [
+        Record(env=env, kind=kind, key=key, value=value, revision=revision, at=at)
+        for key, value, revision, at in on.execute(sql, values).fetchall()
+    ]
 
 
 def run_row(on: sqlite3.Connection, run: RunId) -> RunRow | None:

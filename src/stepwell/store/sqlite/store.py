@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stepwell.model.errors import ConfigurationError
-from stepwell.store.base import Hint, Node, StoreUnavailable, Tidied
+from stepwell.store.base import Hint, Node, StoreUnavailable, Tidied, can_be_key
 from stepwell.store.batch import prepare
 from stepwell.store.clock import WallClock
 from stepwell.store.sqlite import changes, reads, removal
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from stepwell.model.ids import EventKey, Instant, RunId, StepId
     from stepwell.model.job import Claim, Job, RunRow, Wait
     from stepwell.model.payload import Blob
-    from stepwell.store.base import Backlog, EventQuery, Outcome, RunQuery, StoredRun, Transition
+    from stepwell.store.base import Backlog, EventQuery, Outcome, Record, RunQuery, StoredRun, Transition
     from stepwell.store.batch import Prepared
     from stepwell.store.clock import Clock
     from stepwell.store.meters import Histogram
@@ -329,6 +329,38 @@ class SqliteStore:
 
     async def credentials(self) -> list[Credential]:
         return await self._read.ask(reads.credentials)
+
+    # records
+
+    async def put_record(self, record: Record) -> bool:
+        record.check()
+        stored: bool = await self._write.run(lambda on: changes.put_record(on, record))
+        return stored
+
+    async def record(self, env: str, kind: str, key: str) -> Record | None:
+        if not can_be_key(key):
+            return None
+        return await self._read.ask(reads.record, env, kind, key)
+
+    async def records(
+        self,
+        env: str,
+        kind: str,
+        *,
+        prefix: str = "",
+        after: str | None = None,
+        limit: int = 100,
+        descending: bool = False,
+    ) -> list[Record]:
+        if not can_be_key(prefix) or not can_be_key(after or ""):
+            return []
+        return await self._read.ask(reads.records, env, kind, prefix, after, limit, descending)
+
+    async def remove_record(self, env: str, kind: str, key: str, revision: int | None = None) -> bool:
+        if not can_be_key(key):
+            return False
+        removed: bool = await self._write.run(lambda on: changes.remove_record(on, env, kind, key, revision))
+        return removed
 
     # lists
 
