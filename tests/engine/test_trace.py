@@ -462,6 +462,7 @@ def test_every_entry_is_known() -> None:
         journal.OffloadStarted: {"step": step_id("s"), "request": b"{}", "job": JobId("o")},
         journal.OffloadLost: {"step": step_id("s"), "lost": JobId("o")},
         journal.RunFailed: {"error": b"{}"},
+        journal.RunCancelling: {"until": 1},
         journal.Noted: {"kind": "log", "text": "t"},
         journal.StepScheduled: {"step": step_id("s")},
         journal.StepCompleted: {"step": step_id("s")},

@@ -15,6 +15,7 @@ from stepwell.model.job import RunStatus
 from stepwell.model.payload import Blob, canonical
 from stepwell.model.task import TASK_EVENT, TaskRequest, read_request
 from stepwell.node.auditor import audit_run
+from stepwell.node.node import NodeSettings
 from stepwell.store.base import Outcome, Transition
 from stepwell.store.memory import MemoryStore
 from stepwell.testing.node import InMemoryNode
@@ -200,4 +201,78 @@ def test_a_task_that_waits_for_its_time_is_cancelled() -> None:
     assert node.do(node.node.tasks.cancel(DEV_ENV, run)) is True
     assert node.store.run_rows[run].status is RunStatus.CANCELLED
     assert node.do(node.node.tasks.cancel(DEV_ENV, run)) is False
+    check(node, run)
+
+
+# cancelling
+
+
+def cancelling(node: InMemoryNode) -> RunId:
+    """A task whose call has been told to end."""
+    run = begin(node)
+    assert node.do(node.node.tasks.cancel(DEV_ENV, run)) is True
+    assert node.store.run_rows[run].status is RunStatus.RUNNING
+    check(node, run)
+    return run
+
+
+def test_cancelling_tells_the_call_and_waits_for_it() -> None:
+    node = a_node()
+    run = begin(node)
+    (call,) = node.worker.calls
+    assert node.do(node.node.tasks.cancel(DEV_ENV, run)) is True
+    assert node.worker.stopped == [(call.job, "cancelled")]
+    node.pass_time(seconds=3)
+    node.answer(call, message.Returned(call.job, b'"half done"'))
+    row = node.store.run_rows[run]
+    assert (row.status, row.output) == (RunStatus.CANCELLED, None)
+    assert [type(one).__name__ for one in node.journal(run)][2:] == ["RunCancelling", "CallEnded", "RunCancelled"]
+    assert node.store.job_rows == {}
+    check(node, run)
+
+
+def test_a_call_that_never_ends_is_given_up_after_its_grace() -> None:
+    node = a_node()
+    run = cancelling(node)
+    node.pass_time(seconds=11)
+    assert node.store.run_rows[run].status is RunStatus.RUNNING
+    node.pass_time(seconds=2)
+    assert node.store.run_rows[run].status is RunStatus.CANCELLED
+    assert [reason for _, reason in node.worker.stopped] == ["cancelled", "cancelled"]  # the second time it is meant
+    check(node, run)
+
+
+def test_cancelling_twice_is_the_same_and_force_does_not_wait() -> None:
+    node = a_node()
+    run = cancelling(node)
+    before = list(node.journal(run))
+    assert node.do(node.node.tasks.cancel(DEV_ENV, run)) is True
+    node.do(node.node.cancel(run, "an operator"))
+    assert node.journal(run) == before
+    assert node.do(node.node.tasks.cancel(DEV_ENV, run, grace_ms=0)) is True
+    assert node.store.run_rows[run].status is RunStatus.CANCELLED
+
+
+def test_after_a_kill_the_call_is_not_made_again() -> None:
+    """The server is killed while a call is to end: whoever goes on cancels the task, and calls nobody."""
+    node = a_node()
+    run = cancelling(node)
+    other = InMemoryNode(name=node.node.name, epoch=2, store=node.store, scheduler=node.scheduler)
+    other.pass_time(seconds=1)
+    assert other.worker.calls == []
+    assert other.store.run_rows[run].status is RunStatus.CANCELLED
+    check(other, run)
+
+
+def test_another_node_cancels_and_the_call_is_told() -> None:
+    settings = NodeSettings(search_ms=1_000)
+    node = a_node(name="a", settings=settings)
+    other = InMemoryNode(name="b", store=node.store, scheduler=node.scheduler, settings=settings)
+    run = begin(node)
+    (call,) = node.worker.calls
+    assert other.do(other.node.tasks.cancel(DEV_ENV, run)) is True
+    node.pass_time(seconds=1)
+    assert node.worker.stopped == [(call.job, "cancelled")]
+    node.answer(call, message.Raised(call.job, b"{}"))
+    assert node.store.run_rows[run].status is RunStatus.CANCELLED
     check(node, run)

@@ -13,6 +13,9 @@ that may run a step itself, the next is made when it has answered. It may report
 keeps the function in memory (a *live* call): it reports each step as it finishes and is handed results
 as they come; it is called again only after it dropped the function.
 
+A run that is cancelled ends at once, unless its function gives a call under way time to end by itself: then nothing
+more happens to the run until that call is over or its time is, and it ends as cancelled whatever came of the call.
+
 Elsewhere: the fold (`run.py`), which functions an event starts (`match.py`), pauses (`retry.py`).
 """
 
@@ -26,7 +29,18 @@ import msgspec
 from stepwell.engine import expr
 from stepwell.engine.rerun import input_to_give
 from stepwell.engine.retry import retry_delay
-from stepwell.engine.run import WORKER_LOST, Call, Phase, Run, Step, apply, finish_timer, hold_job, start_timer
+from stepwell.engine.run import (
+    WORKER_LOST,
+    Call,
+    Phase,
+    Run,
+    Step,
+    apply,
+    cancel_timer,
+    finish_timer,
+    hold_job,
+    start_timer,
+)
 from stepwell.model import effect, journal, message, op
 from stepwell.model.ids import JobId, StepId, derived_ulid
 from stepwell.model.job import RunStatus
@@ -44,8 +58,11 @@ if TYPE_CHECKING:
 _DAY_MS = 86_400_000
 LONGEST_WAIT_MS = 366 * _DAY_MS
 
-_START, _FINISH = StepId("timeout:start"), StepId("timeout:finish")
+_START, _FINISH, _CANCEL = StepId("timeout:start"), StepId("timeout:finish"), StepId("timeout:cancel")
 """What the timers of a run's timeouts have in place of a step."""
+
+CANCEL_LATE_MS = 2_000
+"""How much later than its time a call may tell that it ended which was told to."""
 
 ASKED_AGAIN = "asked again"
 """Why a function is called whose request cannot be made without credentials that are gone."""
@@ -97,6 +114,7 @@ class Beginning(msgspec.Struct, frozen=True):
     holds: tuple[journal.Limit, ...] = ()
     start_within_ms: int | None = None
     finish_within_ms: int | None = None
+    cancel_grace_ms: int = 0
     again: Again | None = None
 
 
@@ -125,6 +143,7 @@ def begin(beginning: Beginning, now: Instant, *, live: bool, policy: Policy = DE
             holds=beginning.holds,
             start_within_ms=beginning.start_within_ms,
             finish_within_ms=beginning.finish_within_ms,
+            cancel_grace_ms=beginning.cancel_grace_ms,
             origin=again.origin if again is not None else None,
             from_step=again.from_step if again is not None else None,
         )
@@ -165,6 +184,9 @@ def decide(run: Run, msg: Message, now: Instant, *, live: bool, policy: Policy =
         policy: Limits.
     """
     turn = _Turn(run, now, live, policy)
+    if run.cancelling is not None and not run.finished:
+        _on_anything_while_cancelling(turn, msg)
+        return turn.decision()
     match msg:
         case message.Reported():
             _on_report(turn, msg)
@@ -199,7 +221,7 @@ def decide(run: Run, msg: Message, now: Instant, *, live: bool, policy: Policy =
             _on_lost(turn, msg)
         case message.CancelAsked():
             if not run.finished:
-                _cancel(turn, msg.reason, msg.event)
+                _cancel(turn, msg.reason, msg.event, msg.grace_ms)
         case message.Logged():
             _on_logged(turn, msg)
         case _:
@@ -277,6 +299,7 @@ class _Turn:
                 duration_ms=info.duration_ms,
                 worker=info.worker,
                 status=info.status,
+                phases=info.phases,
                 news=news,
             )
         )
@@ -312,9 +335,59 @@ def _complete(turn: _Turn, output: Payload) -> None:
     turn.finish(journal.RunCompleted(at=turn.now, output=output), "finished", output=output)
 
 
-def _cancel(turn: _Turn, reason: str, event: str | None) -> None:
+# somebody cancels it
+
+
+def _cancel(turn: _Turn, reason: str, event: str | None, grace_ms: int | None = None) -> None:
+    run = turn.run
+    call = run.live_call() if run.cancel_grace_ms and not run.open else None
+    if call is None or call.due > turn.now or grace_ms == 0:
+        _end_cancelled(turn, reason, event)
+        return
+    grace_ms = run.cancel_grace_ms if grace_ms is None else min(grace_ms, run.cancel_grace_ms)
+    until = turn.now + grace_ms + CANCEL_LATE_MS
+    for timer in sorted(run.deadlines()):
+        turn.do(effect.DropJob(timer))
+    for listener in run.listeners:
+        turn.do(effect.DropWait(listener.step))
+    turn.record(journal.RunCancelling(at=turn.now, until=until, reason=reason, event=event))
+    turn.do(effect.SetTimer(cancel_timer(run.id), _CANCEL, until))
+    turn.do(effect.StopCall(call.id, "cancelled"))
+
+
+def _end_cancelled(turn: _Turn, reason: str, event: str | None) -> None:
     last = journal.RunCancelled(at=turn.now, reason=reason, event=event)
     turn.finish(last, "cancelled", error=_error("RunCancelled", f"the run was cancelled: {reason}"))
+
+
+def _on_anything_while_cancelling(turn: _Turn, msg: Message) -> None:
+    """The run has no open step, and one call; only its end, its time or somebody's impatience still matter."""
+    run = turn.run
+    asked = run.cancelling
+    assert asked is not None
+    match msg:
+        case message.Returned() | message.Replied():
+            over = turn.end_call(msg.call, "answered", msg.info, version=msg.version) is not None
+        case message.Raised():
+            over = turn.end_call(msg.call, "failed", msg.info, error=msg.error, version=msg.version) is not None
+        case message.Suspended():
+            over = turn.end_call(msg.call, "suspended", msg.info, news=msg.news) is not None
+        case message.CallLost():
+            over = turn.end_call(msg.call, "lost", msg.info, error=msg.error) is not None
+        case message.TimerFired():
+            over = msg.timer == cancel_timer(run.id)
+        case message.CancelAsked():
+            over = msg.grace_ms == 0
+        case message.Reported():
+            over = False
+            turn.do(effect.StopCall(msg.call, "cancelled"))
+        case message.Logged():
+            over = False
+            _on_logged(turn, msg)
+        case _:
+            over = False
+    if over:
+        _end_cancelled(turn, asked.reason, asked.event)
 
 
 # a worker answers

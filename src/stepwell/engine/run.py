@@ -5,7 +5,7 @@ only says what is known:
 
     QUEUED ──first answer──▶ RUNNING ──returned──▶ COMPLETED
        └───────────┬──────────┘   └───raised for good──▶ FAILED
-                   └──cancel──▶ CANCELLED
+                   └──cancel──▶ CANCELLED    a call under way may be given time to end: `cancelling`
 
 A *call* is one request to a worker that has not been answered yet. A *step* is known from the first
 time that a worker names it; its result, once recorded, never changes and has a place in `stack`.
@@ -130,6 +130,8 @@ class Run(msgspec.Struct):
     admitted: bool = True  # it has the slots of a whole run, if it needs any
     start_within_ms: int | None = None
     finish_within_ms: int | None = None
+    cancel_grace_ms: int = 0
+    cancelling: journal.RunCancelling | None = None
     began: bool = False  # it is known that a call was made; said only of a run that has timeouts
     created_at: Instant = 0
     started_at: Instant | None = None
@@ -179,6 +181,8 @@ class Run(msgspec.Struct):
 
     def deadlines(self) -> set[JobId]:
         """The timers that end it, if it has any."""
+        if self.cancelling is not None:
+            return {cancel_timer(self.id)}
         if self.began:
             return {finish_timer(self.id)} if self.finish_within_ms is not None else set()
         return {start_timer(self.id)} if self.start_within_ms is not None else set()
@@ -241,6 +245,10 @@ def start_timer(run: RunId) -> JobId:
 
 def finish_timer(run: RunId) -> JobId:
     return JobId(f"{run}.finish")
+
+
+def cancel_timer(run: RunId) -> JobId:
+    return JobId(f"{run}.cancel")
 
 
 def fold(row: RunRow, entries: Iterable[Entry]) -> Run:
@@ -346,6 +354,9 @@ def apply(run: Run, entry: Entry) -> None:
             run.error = entry.error
             run.error_status = entry.status
             _end(run, RunStatus.FAILED, entry.at)
+        case journal.RunCancelling():
+            run.cancelling, run.listeners = entry, ()
+            _start(run, min((call.due for call in run.calls.values()), default=entry.at))
         case journal.RunCancelled():
             _end(run, RunStatus.CANCELLED, entry.at)
         case journal.RunAdmitted():
@@ -379,6 +390,7 @@ def _create(run: Run, entry: journal.RunStarted) -> None:
     run.admitted = not entry.holds
     run.start_within_ms = entry.start_within_ms
     run.finish_within_ms = entry.finish_within_ms
+    run.cancel_grace_ms = entry.cancel_grace_ms
     run.created_at = entry.at
 
 

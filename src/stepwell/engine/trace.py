@@ -172,6 +172,7 @@ class _Fold:
         self.retried: _Attempt | None = None
         self.notes: list[journal.Noted] = []
         self.edit: journal.InputEdited | None = None
+        self.cancelling: journal.RunCancelling | None = None
 
     def take(self, entry: Entry) -> None:
         match entry:
@@ -210,6 +211,8 @@ class _Fold:
                 self.notes.append(entry)
             case journal.InputEdited():
                 self.edit = entry
+            case journal.RunCancelling():
+                self.cancelling = entry
             case (
                 journal.StepReady()
                 | journal.GroupFound()

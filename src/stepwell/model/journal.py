@@ -13,6 +13,7 @@ import msgspec
 from stepwell.model.ids import EventKey, Instant, JobId, RunId, StepId
 from stepwell.model.offload import FETCH, Exchange
 from stepwell.model.payload import NULL, Payload
+from stepwell.model.task import TaskPhase
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
@@ -39,6 +40,7 @@ class RunStarted(_Entry, frozen=True, kw_only=True):
     holds: tuple[Limit, ...] = ()  # of whole runs: it begins with `RunAdmitted`
     start_within_ms: int | None = None
     finish_within_ms: int | None = None
+    cancel_grace_ms: int = 0  # how long a call under way may take to end by itself when the run is cancelled
     origin: RunId | None = None  # the ended run that this one makes again
     from_step: StepId | None = None  # the step up to whose result everything is kept from there
 
@@ -91,6 +93,7 @@ class CallEnded(_Entry, frozen=True, kw_only=True):
     duration_ms: float = 0.0
     worker: str = ""
     status: int = 0  # HTTP status, when there was one
+    phases: tuple[TaskPhase, ...] = ()  # that a call of an app came through
     news: int | None = None  # of a worker that let go of the function: how many results it had been told of
 
 
@@ -253,6 +256,15 @@ class RunFailed(_Entry, frozen=True, kw_only=True):
     status: int = 0  # HTTP status of the failing answer, when there was one
 
 
+class RunCancelling(_Entry, frozen=True, kw_only=True):
+    """It is to be cancelled: its call was told to end, and has time until `until`. Whatever comes of that call, the
+    run ends as cancelled."""
+
+    until: Instant
+    reason: str = ""
+    event: str | None = None  # internal id of the event that cancelled it
+
+
 class RunCancelled(_Entry, frozen=True, kw_only=True):
     reason: str = ""
     event: str | None = None  # internal id of the event that cancelled it
@@ -290,6 +302,7 @@ Entry: TypeAlias = (
     | OffloadLost
     | RunCompleted
     | RunFailed
+    | RunCancelling
     | RunCancelled
     | Noted
 )

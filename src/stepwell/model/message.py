@@ -14,6 +14,7 @@ from stepwell.model.ids import Instant, JobId, StepId
 from stepwell.model.offload import Exchange
 from stepwell.model.op import Op
 from stepwell.model.payload import Payload
+from stepwell.model.task import TaskPhase
 
 
 class CallInfo(msgspec.Struct, frozen=True):
@@ -23,6 +24,7 @@ class CallInfo(msgspec.Struct, frozen=True):
     duration_ms: float = 0.0
     worker: str = ""
     status: int = 0
+    phases: tuple[TaskPhase, ...] = ()  # that a call of an app came through, in order
 
 
 class Replied(msgspec.Struct, frozen=True):
@@ -136,8 +138,12 @@ class OffloadLost(msgspec.Struct, frozen=True):
 
 
 class CancelAsked(msgspec.Struct, frozen=True):
+    """`grace_ms`: how long a call under way may take to end by itself, if its function gives it any time; None: as
+    long as the function says, which is the longest."""
+
     reason: str
     event: str | None = None
+    grace_ms: int | None = None
 
 
 class LogLine(msgspec.Struct, frozen=True):

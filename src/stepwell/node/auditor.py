@@ -79,6 +79,7 @@ _ABOUT_STEPS = _RESULTS | {
     journal.OffloadLost,
     journal.StepRetried,
 }
+_WHILE_CANCELLING = frozenset({journal.CallEnded, journal.RunCancelled, journal.Noted})
 _TIMED = frozenset({Phase.SLEEPING, Phase.WAITING, Phase.INVOKING, Phase.OFFLOADED})
 _OF_A_RUN = frozenset({JobKind.CALL, JobKind.TIMER, JobKind.OFFLOAD})
 
@@ -108,6 +109,8 @@ class RunAudit:
                 if step is not None and step.finished:
                     what = ONE_RESULT if kind in _RESULTS else NO_GHOST_WORK
                     self._find(what, f"a {kind.__name__} follows the result of step {step.name or step.id!r}")
+            elif run.cancelling is not None and kind not in _WHILE_CANCELLING:
+                self._find(ONE_END, f"a {kind.__name__} of a run that is being cancelled")
             elif isinstance(entry, journal.CallScheduled):
                 self._check_call(entry)
             elif isinstance(entry, journal.CallEnded) and entry.call not in run.calls:
@@ -166,6 +169,8 @@ class RunAudit:
         for timer in run.deadlines():
             if timer not in jobs:
                 self._find(PROGRESS, f"the timer {timer} of its timeout is missing")
+            elif run.cancelling is not None and jobs[timer].due != run.cancelling.until:
+                self._find(TIME, f"the timer {timer} is due at {jobs[timer].due}, not at {run.cancelling.until}")
         listening = {listener.step for listener in run.listeners}
         for step_id in run.open:
             step = run.steps[step_id]

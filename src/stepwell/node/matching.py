@@ -473,6 +473,7 @@ def shared_limits(function: Function, body: dict[str, Any], now: Instant) -> dic
         "holds": holds_of(function, body, now) if function.run_concurrency else (),
         "start_within_ms": function.start_within_ms if function.batch is None else None,
         "finish_within_ms": function.finish_within_ms,
+        "cancel_grace_ms": function.cancel_grace_ms,
     }
 
 

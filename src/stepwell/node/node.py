@@ -435,7 +435,7 @@ class Node:
         return await self.store.remove_service(env, name)
 
     async def cancel(self, run_id: RunId, reason: str, env: str = DEV_ENV) -> None:
-        """Cancel a run; on return it is cancelled, durably.
+        """Cancel a run; on return it is cancelled, durably, or its call has been told to end, after which it will be.
 
         Raises:
             NotFound: No such run.
@@ -451,7 +451,7 @@ class Node:
         await gate.passed()
         ended = await self.store.run_row(run_id)
         status: RunStatus | None = ended.status if ended is not None else None
-        if status is not None and status.value != "CANCELLED":
+        if status is not None and status.final and status.value != "CANCELLED":
             raise Conflict(f"run {run_id} ended as {status.value} before it could be cancelled")
 
     async def rerun(
@@ -651,6 +651,11 @@ class Node:
         if function is None:
             error = {"name": "FunctionNotFound", "message": f"no service serves {run.function!r} any more"}
             lost = message.CallLost(job.id, error=canonical(error), code="function_not_found")
+            self.turns.post(run.id, Envelope(lost, Claim(job.id, job.fence)))
+            return
+        if run.cancelling is not None:
+            error = {"name": "RunCancelled", "message": "the run was cancelled before this call was made"}
+            lost = message.CallLost(job.id, error=canonical(error), free=True)
             self.turns.post(run.id, Envelope(lost, Claim(job.id, job.fence)))
             return
         if run.awaits_beginning:

@@ -88,6 +88,7 @@ class Tasks:
             event_name=TASK_EVENT,
             max_attempts=function.max_attempts,
             start_at=run_at or 0,
+            cancel_grace_ms=function.cancel_grace_ms,
         )
         run, decision = begin(beginning, now, live=True, policy=self._turns.policy)
         plan = Plan(run, 0, blobs=blobs)
@@ -114,8 +115,12 @@ class Tasks:
                 self._turns.let_go(plan)
                 raise StoreUnavailable("the store is restarting; ask again with the same key")
 
-    async def cancel(self, env: str, task: RunId) -> bool:
+    async def cancel(self, env: str, task: RunId, *, grace_ms: int | None = None) -> bool:
         """Cancel a task. On return that is durable: it is cancelled, or its call has been told to end.
+
+        Args:
+            grace_ms: How long the call may take to end by itself; 0 waits for nothing. Not longer than the app's own
+                time, which it has without this.
 
         Returns:
             Whether there was anything to be cancelled; False for a task that has ended.
@@ -127,7 +132,9 @@ class Tasks:
         if row.status.final:
             return False
         gate = self._world.gate()
-        self._turns.post(task, Envelope(message.CancelAsked("somebody asked for it"), done=gate.open))
+        self._turns.post(
+            task, Envelope(message.CancelAsked("somebody asked for it", grace_ms=grace_ms), done=gate.open)
+        )
         await gate.passed()
         return True
 

@@ -95,6 +95,8 @@ class Telling:
             if run is None or known is None:
                 cancelled = run is not None and run.status is RunStatus.CANCELLED
                 over.append((call, "cancelled" if cancelled else "stale"))
+            elif run.cancelling is not None:
+                over.append((call, "cancelled"))
             elif known.live and line.told < run.news:
                 for number in range(line.told, run.news):
                     self._tell_one(line, call, run, run.feed[number], number + 1, set())

@@ -286,9 +286,9 @@ def message_type(transition: Transition, jobs: Mapping[JobId, Job]) -> str:
         if name == "CallEnded":
             outcome: str = entry.outcome  # type: ignore[union-attr]
             if outcome == "answered":
-                return "Returned" if names[-1] == "RunCompleted" else "Replied"
+                return "Returned" if names[-1] in ("RunCompleted", "RunCancelled") else "Replied"
             return {"failed": "Raised", "suspended": "Suspended"}.get(outcome, "CallLost")
-        if name == "RunCancelled":
+        if name in ("RunCancelled", "RunCancelling"):
             return "CancelAsked" if entry.event is None else "EventMatched (cancels)"  # type: ignore[union-attr]
         if name == "StepCompleted" and entry.event is not None:  # type: ignore[union-attr]
             return "EventMatched"

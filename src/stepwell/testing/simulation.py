@@ -175,6 +175,7 @@ class Simulation:
         self.seed = seed
         self.random = random = Random(seed)
         self.limits = Random(seed + 0.5)  # its own source: a seed without limits tells the story that it always told
+        self.graces = Random(seed + 0.25)  # likewise of functions that get time to end when they are cancelled
         self.scheduler = Scheduler(START)
         self.store = MemoryStore(self, touched=self._touched)
         self.ledger = Ledger()
@@ -279,6 +280,7 @@ class Simulation:
                 concurrency=self._limits(),
                 finish_within_ms=10 * DAY_MS if self.limits.random() < 0.15 else None,
                 run_concurrency=(Concurrency(1, "event.data.k"),) if self.limits.random() < 0.15 else (),
+                cancel_grace_ms=self.graces.choice((1_000, 10_000)) if self.graces.random() < 0.3 else 0,
             )
             self.functions[slug] = function
             by_service[service].append(function)
@@ -338,6 +340,9 @@ class Simulation:
             scheduler.at(START + random.randrange(EVENTS_MS), self._stop)
         if random.random() < 0.25:
             scheduler.at(START + random.randrange(EVENTS_MS), self._cancel)
+        if self.graces.random() < 0.3:
+            for _ in range(self.graces.randrange(1, 4)):
+                scheduler.at(START + self.graces.randrange(EVENTS_MS), self._cancel_called)
 
     def _twice(self) -> None:
         """Somebody sends the same event again."""
@@ -422,7 +427,24 @@ class Simulation:
         live = [run for run, row in self.store.run_rows.items() if not row.status.final]
         if machine is None or machine.world is None or not live:
             return
-        run = self.random.choice(live)
+        self._cancel_run(machine, self.random.choice(live))
+
+    def _cancel_called(self, _: object) -> None:
+        """Cancel a run that gives its call time to end; perhaps somebody asks twice, perhaps on another node."""
+        if not self._somebody_waited(self._cancel_called):
+            return
+        machines = [machine for machine in self.machines if machine.usable]
+        graceful = {slug for slug, function in self.functions.items() if function.cancel_grace_ms}
+        rows = [row for row in self.store.run_rows.values() if not row.status.final and row.function in graceful]
+        live = [row.id for row in rows if any(job.live for job in self.store.jobs_by_run.get(row.id, {}).values())]
+        if not machines or not live:
+            return
+        run = self.graces.choice(live)
+        for _ in range(self.graces.choice((1, 1, 2))):
+            self._cancel_run(self.graces.choice(machines), run)
+
+    def _cancel_run(self, machine: Machine, run: RunId) -> None:
+        assert machine.world is not None
         self.watcher.cancelled.add(run)
         machine.world.do(machine.world.spawn, _cancel(machine, run))
 

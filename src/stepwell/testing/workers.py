@@ -213,7 +213,11 @@ class ScriptedWorkers:
 
     def stop(self, call: JobId, reason: str) -> None:
         self._step("stop")
-        self._over(call)
+        live = self.live.get(call)
+        if live is not None and reason == "cancelled" and live.winds_down():
+            live.down(live.on_cancel, None)
+        else:
+            self._over(call)
 
     def ended(self, call: JobId) -> None:
         self._step("ended")
@@ -478,6 +482,7 @@ class LiveCall:
         self._told: dict[StepId, Memo] = {}  # results of steps in a report that is not acknowledged yet
         self._number = 0
         self._over = False
+        self._cancelled = False
         self._up_at = 0
         self._down_at = 0
         self._changes = 0
@@ -573,6 +578,33 @@ class LiveCall:
 
     def on_stop(self, _: object) -> None:
         self._over = True
+
+    def winds_down(self) -> bool:
+        """Whether the function gets time to end; it is told so once."""
+        first, self._cancelled = not self._cancelled, True
+        return first and self._dispatch.function.cancel_grace_ms > 0
+
+    def on_cancel(self, _: object) -> None:
+        """End soon, in one way or another; or never."""
+        if self._over:
+            return
+        self._over = True
+        job, random = self._dispatch.job, self._outside.random
+        last = random.choice(
+            (
+                message.Returned(job, b'"too late"'),
+                message.Raised(job, error=RAISED),
+                message.CallLost(job, error=LOST),
+                message.Suspended(job, self._news),
+                None,
+            )
+        )
+        if last is not None:
+            self._outside.scheduler.after(random.choice((1, 300, 5_000, 15_000)), self._say_last, last)
+
+    def _say_last(self, msg: Any) -> None:
+        self._over = False
+        self._up(msg, last=True)
 
     # the function
 
