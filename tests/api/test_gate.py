@@ -54,6 +54,15 @@ async def test_s10_a_page_of_this_machine_may_send_events_and_nothing_else(plain
     assert (await plain.http.get("/e/key", headers=headers)).status_code == 403
 
 
+async def test_pages_of_an_origin_that_a_setting_names_may_do_everything(start: Start) -> None:
+    api = await start(allowed_origins=("http://localhost:3000/", "https://my.example"))
+    for origin in (NEIGHBOUR, "https://my.example"):
+        headers = {"origin": origin, "sec-fetch-site": "cross-site"}
+        read = await api.http.get("/api/runs", headers=headers)
+        assert (read.status_code, read.headers["access-control-allow-origin"]) == (200, origin)
+    assert (await api.http.get("/api/runs", headers={"origin": "http://localhost:3001"})).status_code == 403
+
+
 async def test_our_own_pages_and_links_to_them_come_in(plain: Api) -> None:
     own = f"http://127.0.0.1:{plain.server.port}"
     assert (await plain.http.get("/api/runs", headers={"origin": own})).status_code == 200

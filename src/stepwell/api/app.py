@@ -10,12 +10,14 @@ pages that may read it.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from starlette.routing import WebSocketRoute
 
 from stepwell.api import compare, credentials, health, metrics, rerun, runs, services, status, stream
 from stepwell.api.answers import JSON, encode
+from stepwell.api.infsh import surface as infsh
 from stepwell.api.inngest import checkpoint, dev, gql, later, register, state
 from stepwell.api.inngest import v1 as inngest_v1
 from stepwell.api.inngest.events import EventIntake
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
     from stepwell.api.gate import Refusal
     from stepwell.api.site import Site
+
+_SLASHES = re.compile("//+")
 
 
 def table(site: Site) -> list[Route]:
@@ -53,6 +57,7 @@ def table(site: Site) -> list[Route]:
         *compare.routes(),
         *services.routes(),
         *credentials.routes(),
+        *infsh.routes(),
         *later.routes(site),
     ]
 
@@ -68,6 +73,9 @@ def application(site: Site) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
         path: str = scope["path"]
+        if "//" in path:  # of a base URL that ends with a slash
+            path = _SLASHES.sub("/", path)
+            scope = {**scope, "path": path}
         if scope["type"] == "websocket":
             refusal = gate.check("GET", path, headers)
             if refusal is None:

@@ -5,7 +5,7 @@ A browser lets any site send requests to this machine. What gives such a request
 attacker's that was pointed here: DNS rebinding). Programs send no `Origin`, so they are not concerned.
 
     Host     a loopback name, the bound address or a configured name      else 403
-    Origin   our own                                                      anything
+    Origin   our own, or one that a setting names                         anything
              another page of this machine                                 may send events, and with a token read
                                                                           the stream of a run
              anything else                                                403, whatever the method
@@ -42,10 +42,19 @@ class Gate:
         open: No key protects the server.
         bound: The address it listens on.
         names: Further names that lead here, such as `stepwell.internal`; ports are ignored.
+        origins: Of pages that may do everything, such as `http://localhost:3000`.
     """
 
-    def __init__(self, *, open: bool = True, bound: str = "127.0.0.1", names: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        open: bool = True,
+        bound: str = "127.0.0.1",
+        names: Iterable[str] = (),
+        origins: Iterable[str] = (),
+    ) -> None:
         self._open = open
+        self._origins = frozenset(origin.rstrip("/").lower() for origin in origins)
         self._names = frozenset(_host(name) for name in names)
         self._bound = _host(bound)
         self._everywhere = self._bound in {"0.0.0.0", "::", ""}
@@ -72,11 +81,15 @@ class Gate:
         return Refusal("site", "a page of another site may not use a server that has no keys")
 
     def _check_origin(self, origin: str, host: str, method: str, path: str) -> Refusal | None:
-        if not is_foreign(origin, host):
+        if not is_foreign(origin, host) or origin.lower() in self._origins:
             return None
         parts = urlsplit(origin)
         if not (parts.scheme in {"http", "https"} and is_loopback(_host(parts.netloc))):
-            return Refusal("origin", f"pages of {origin[:100]!r} may not use a server that has no keys")
+            return Refusal(
+                "origin",
+                f"pages of {origin[:100]!r} may not use a server that has no keys; add them with --allowed-origin if "
+                "they should",
+            )
         if path.startswith("/e/") and method in {"POST", "OPTIONS"}:
             return None
         if path.startswith("/api/runs/") and path.endswith("/stream") and method in {"GET", "OPTIONS"}:
@@ -84,7 +97,7 @@ class Gate:
         return Refusal(
             "origin",
             f"pages of {origin[:100]!r} may send events to a server that has no keys and, with a token, read the "
-            "stream of a run; nothing else",
+            "stream of a run; nothing else, unless --allowed-origin names them",
         )
 
     def cors(self, headers: Mapping[bytes, bytes]) -> Headers:

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from stepwell.node.watch import Watch
 
 
+DEFAULT_NAMESPACE = "local"
+"""Of apps that say of none."""
+
+
 class Connection(Protocol):
     """One worker's connection, without its socket. See `stepwell.workers.connection`."""
 
@@ -102,7 +106,8 @@ class Site:
 
     `kind` is what SDKs are told: `dev` or `cloud`. `connect`, `sync`, `auditor` and `retention` are None in a server
     that is put together without that part, and so is `neighbours` where no other process shares the port. `running`
-    knows the calls that are being answered right now. `refusal` says why one of the URLs may not be called.
+    knows the calls that are being answered right now. Apps that are named without a namespace are in `namespace`, and
+    may have the secrets that `app_secrets` names. `refusal` says why one of the URLs may not be called.
     """
 
     node: Node
@@ -114,6 +119,8 @@ class Site:
     kind: str = "dev"
     version: str = ""
     env: str = DEV_ENV
+    namespace: str = DEFAULT_NAMESPACE
+    app_secrets: frozenset[str] = frozenset()
     limits: Limits = field(default_factory=Limits)
     started_options: Mapping[str, object] = field(default_factory=dict)
     connect: Connect | None = None

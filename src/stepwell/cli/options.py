@@ -169,6 +169,14 @@ def _shared() -> list[Callable[[Any], Any]]:
             help="A further name that leads to this server, for one without keys; repeatable.",
         ),
         option(
+            "--allowed-origin",
+            "allowed_origins",
+            multiple=True,
+            envvar="STEPWELL_ALLOWED_ORIGIN",
+            metavar="ORIGIN",
+            help="An origin of web pages that may use this server, for one without keys; repeatable.",
+        ),
+        option(
             "--keep-runs",
             callback=age,
             envvar="STEPWELL_KEEP_RUNS",

@@ -143,6 +143,7 @@ def _settings(options: dict[str, Any], *, dev: bool, quiet: bool = False) -> Ser
         signing_key=options["signing_key"],
         signing_key_fallback=options["signing_key_fallback"],
         allowed_hosts=_split(options["allowed_hosts"]),
+        allowed_origins=_split(options["allowed_origins"]),
         event_keys=_split(options["event_keys"]),
         keep=Keep(options["keep_runs"], options["keep_events"], options["keep_runs_at_most"]),
         gateway=GatewaySettings(allow_addresses=_split(options["allow_addresses"])),

@@ -246,7 +246,12 @@ class Server:
         site = Site(
             node=node,
             keys=Keys(signing=signing, events=settings.event_keys, events_required=not settings.dev),
-            gate=Gate(open=not signing, bound=settings.host, names=settings.allowed_hosts),
+            gate=Gate(
+                open=not signing,
+                bound=settings.host,
+                names=settings.allowed_hosts,
+                origins=settings.allowed_origins,
+            ),
             watch=watch,
             sweep=Sweep(node),
             streams=streams,

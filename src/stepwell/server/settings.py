@@ -60,6 +60,8 @@ class ServerSettings:
     """Accepted from senders of events; with none, development takes any."""
     allowed_hosts: tuple[str, ...] = ()
     """Further names that lead to this server, for the Host check of a server without keys."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of web pages that may use a server without keys, such as `http://localhost:3000`."""
     secret_key: str | None = field(default=None, repr=False)
     """Seals the credentials that the server keeps: 64 hexadecimal digits. Given to every server of a database."""
     secret_key_fallback: str | None = field(default=None, repr=False)

@@ -27,6 +27,20 @@ def merge_delta(state: dict[str, Any], delta: object) -> None:
             state[name] = value
 
 
+def rest_of(state: dict[str, Any], result: object) -> dict[str, Any] | None:
+    """What is to be merged yet, so that texts in `state` are those of `result`; None: nothing makes them so."""
+    rest: dict[str, Any] = {}
+    if not isinstance(result, dict):
+        return rest
+    for name in _APPENDED & state.keys() & result.keys():
+        have, want = state[name], result[name]
+        if not (isinstance(have, str) and isinstance(want, str) and want.startswith(have)):
+            return None
+        if want != have:
+            rest[name] = want[len(have) :]
+    return rest
+
+
 def _calls(known: list[Any], more: list[Any]) -> list[Any]:
     by_index = {one.get("index", 0): one for one in known if isinstance(one, dict)}
     for one in more:

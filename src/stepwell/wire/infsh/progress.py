@@ -85,6 +85,15 @@ class Progress:
         self._merged: dict[str, Any] = {}
 
     @property
+    def lines(self) -> int:
+        """Of all logs."""
+        return sum(map(len, self.logs.values()))
+
+    def log_texts(self) -> list[tuple[int, str]]:
+        """The logs by their type, each as one text."""
+        return [(kind, "\n".join(lines) + "\n") for kind, lines in sorted(self.logs.items())]
+
+    @property
     def merged(self) -> dict[str, Any] | None:
         """All deltas in one; None if there are none, or not all of them are known."""
         return self._merged if self._merged and self.whole else None
@@ -98,6 +107,15 @@ class Progress:
                 if update is not None:
                     found.append(update)
         return found
+
+    def come_to(self, status: TaskStatus, at: Instant) -> NewStatus | None:
+        """It is known otherwise that the task has come to that status. None: that is nothing new."""
+        if status <= self.status:
+            return None  # it is made again; what was seen once stays true
+        self.status = status
+        change = NewStatus(status, at)
+        self.events.append(change)
+        return change
 
     def missed(self) -> None:
         """Pieces were gone before they could be taken."""
@@ -114,13 +132,7 @@ class Progress:
             self.at = max(self.at, told.at)
         match told.kind:
             case kind if kind == PIECE_STATUS:
-                status = TaskStatus(int(told.text))
-                if status <= self.status:
-                    return None  # it is made again; what was seen once stays true
-                self.status = status
-                change = NewStatus(status, told.at)
-                self.events.append(change)
-                return change
+                return self.come_to(TaskStatus(int(told.text)), told.at)
             case kind if kind == PIECE_OUTPUT:
                 self.output = msgspec.Raw(told.text.encode())
                 return NewOutput(self.output)
