@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 
 from stepwell.engine.decide import Decision, Policy
+from stepwell.engine.run import _APPLIED
 from stepwell.model import effect, journal, message, op
 from stepwell.model.ids import RunId
 from stepwell.model.job import RunStatus
@@ -791,3 +792,7 @@ def test_a_call_of_one_step_that_reports_it_is_still_to_be_answered() -> None:
     story.reply(done("a"), to="a")
     story.reply(done("b"), to="b")
     assert set(story.calls()) == {None}
+
+
+def test_the_fold_knows_every_entry() -> None:
+    assert set(_APPLIED) == set(get_args(journal.Entry))

@@ -13,8 +13,9 @@ time that a worker names it; its result, once recorded, never changes and has a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, assert_never
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -262,117 +263,158 @@ def fold(row: RunRow, entries: Iterable[Entry]) -> Run:
 def apply(run: Run, entry: Entry) -> None:
     """Take one more fact into account."""
     run.seq += 1
-    match entry:
-        case journal.StepCompleted():
-            step = _step(run, entry.step, entry.name, entry.index, entry.kind)
-            step.output = entry.output
-            step.bare = entry.bare
-            _finish_step(run, step, Phase.DONE, entry.at, entry.duration_ms, entry.call)
-            run.state_bytes += size_of(entry.output)
-            if entry.event is not None:
-                run.taken.add(entry.event)
-        case journal.CallScheduled():
-            run.calls[entry.call] = Call(
-                entry.call, entry.target, entry.attempt, entry.live, entry.due, entry.at, run.news, entry.plans
-            )
-            if entry.reason == WORKER_LOST:
-                run.losses += 1
-            if entry.target is None:
-                run.in_memory = entry.live
-                run.covered, run.latest = run.news, entry.call
-        case journal.CallEnded():
-            call = run.calls.pop(entry.call, None)
-            if entry.version is not None and run.version == -1:
-                run.version = entry.version
-            _start(run, entry.started_at or entry.at)
-            run.answered = call
-            if entry.news is not None:
-                run.covered = entry.news
-            if call is not None and call.target is None and not call.live and entry.outcome == "answered":
-                run.seen = call.news
-        case journal.StepScheduled():
-            step = _step(run, entry.step, entry.name, entry.index, entry.kind)
-            _open(run, step, Phase.SCHEDULED, entry.at)
-        case journal.SleepStarted():
-            step = _step(run, entry.step, entry.name, entry.index, "step.sleep")
-            step.timer, step.until = entry.timer, entry.until
-            _open(run, step, Phase.SLEEPING, entry.at)
-        case journal.WaitStarted():
-            step = _step(run, entry.step, entry.name, entry.index, "step.waitForEvent")
-            step.timer, step.until = entry.timer, entry.until
-            _open(run, step, Phase.WAITING, entry.at)
-        case journal.InvokeStarted():
-            step = _step(run, entry.step, entry.name, entry.index, "step.invoke")
-            step.timer, step.until = entry.timer, entry.until
-            _open(run, step, Phase.INVOKING, entry.at)
-        case journal.OffloadStarted():
-            step = _step(run, entry.step, entry.name, entry.index, entry.kind)
-            step.request, step.sealed = entry.request, entry.sealed
-            step.timer, step.until = entry.job, entry.at
-            _open(run, step, Phase.OFFLOADED, entry.at)
-        case journal.OffloadLost():
-            step = run.steps[entry.step]
-            step.timer, step.until = entry.job, entry.at
-            if entry.job is None:
-                step.phase = Phase.ASKING
-                run.feed.append(step.id)
-                step.asked = run.news
-        case journal.StepRetried():
-            step = _step(run, entry.step, entry.name, entry.index, entry.kind)
-            step.attempts = max(step.attempts, entry.attempt + 1)
-            step.tried_at = entry.started_at
-            step.error = entry.error
-            step.timer, step.until = entry.timer, entry.retry_at
-            if entry.exchange is None:
-                _open(run, step, Phase.RETRYING, entry.at)
-            else:
-                step.answered += entry.exchange.status > 0 and not entry.exchange.cut
-        case journal.StepReady():
-            step = run.steps[entry.step]
-            step.phase, step.timer = Phase.READY, None
-            run.open.discard(step.id)
-            run.feed.append(step.id)
-        case journal.StepFailed():
-            step = _step(run, entry.step, entry.name, entry.index, entry.kind)
-            step.error = entry.error
-            step.attempts = entry.attempt + 1
-            _finish_step(run, step, Phase.FAILED, entry.at, entry.duration_ms, entry.call)
-            run.state_bytes += size_of(entry.error)
-        case journal.InputEdited():
-            run.edit = entry
-        case journal.GroupFound():
-            run.planning = True
-            run.pending.update(entry.pending)
-        case journal.GroupClosed():
-            run.planning = False
-        case journal.RunStarted():
-            _create(run, entry)
-        case journal.RunCompleted():
-            run.output = entry.output
-            _end(run, RunStatus.COMPLETED, entry.at)
-        case journal.RunFailed():
-            run.error = entry.error
-            run.error_status = entry.status
-            _end(run, RunStatus.FAILED, entry.at)
-        case journal.RunCancelling():
-            run.cancelling, run.listeners = entry, ()
-            _start(run, min((call.due for call in run.calls.values()), default=entry.at))
-        case journal.RunCancelled():
-            _end(run, RunStatus.CANCELLED, entry.at)
-        case journal.RunAdmitted():
-            run.admitted = True
-        case journal.RunBegan():
-            run.began = True
-            _start(run, entry.at)
-        case journal.Noted():
-            run.notes += 1
-            if entry.about:
-                run.warned.add(entry.about)
-        case _:
-            assert_never(entry)
+    _APPLIED[type(entry)](run, entry)
 
 
-def _create(run: Run, entry: journal.RunStarted) -> None:
+def _step_completed(run: Run, entry: journal.StepCompleted) -> None:
+    step = _step(run, entry.step, entry.name, entry.index, entry.kind)
+    step.output = entry.output
+    step.bare = entry.bare
+    _finish_step(run, step, Phase.DONE, entry.at, entry.duration_ms, entry.call)
+    run.state_bytes += size_of(entry.output)
+    if entry.event is not None:
+        run.taken.add(entry.event)
+
+
+def _step_failed(run: Run, entry: journal.StepFailed) -> None:
+    step = _step(run, entry.step, entry.name, entry.index, entry.kind)
+    step.error = entry.error
+    step.attempts = entry.attempt + 1
+    _finish_step(run, step, Phase.FAILED, entry.at, entry.duration_ms, entry.call)
+    run.state_bytes += size_of(entry.error)
+
+
+def _call_scheduled(run: Run, entry: journal.CallScheduled) -> None:
+    news = len(run.feed)
+    run.calls[entry.call] = Call(
+        entry.call, entry.target, entry.attempt, entry.live, entry.due, entry.at, news, entry.plans
+    )
+    if entry.reason == WORKER_LOST:
+        run.losses += 1
+    if entry.target is None:
+        run.in_memory = entry.live
+        run.covered, run.latest = news, entry.call
+
+
+def _call_ended(run: Run, entry: journal.CallEnded) -> None:
+    call = run.calls.pop(entry.call, None)
+    if entry.version is not None and run.version == -1:
+        run.version = entry.version
+    _start(run, entry.started_at or entry.at)
+    run.answered = call
+    if entry.news is not None:
+        run.covered = entry.news
+    if call is not None and call.target is None and not call.live and entry.outcome == "answered":
+        run.seen = call.news
+
+
+def _step_scheduled(run: Run, entry: journal.StepScheduled) -> None:
+    step = _step(run, entry.step, entry.name, entry.index, entry.kind)
+    _open(run, step, Phase.SCHEDULED, entry.at)
+
+
+def _sleep_started(run: Run, entry: journal.SleepStarted) -> None:
+    step = _step(run, entry.step, entry.name, entry.index, "step.sleep")
+    step.timer, step.until = entry.timer, entry.until
+    _open(run, step, Phase.SLEEPING, entry.at)
+
+
+def _wait_started(run: Run, entry: journal.WaitStarted) -> None:
+    step = _step(run, entry.step, entry.name, entry.index, "step.waitForEvent")
+    step.timer, step.until = entry.timer, entry.until
+    _open(run, step, Phase.WAITING, entry.at)
+
+
+def _invoke_started(run: Run, entry: journal.InvokeStarted) -> None:
+    step = _step(run, entry.step, entry.name, entry.index, "step.invoke")
+    step.timer, step.until = entry.timer, entry.until
+    _open(run, step, Phase.INVOKING, entry.at)
+
+
+def _offload_started(run: Run, entry: journal.OffloadStarted) -> None:
+    step = _step(run, entry.step, entry.name, entry.index, entry.kind)
+    step.request, step.sealed = entry.request, entry.sealed
+    step.timer, step.until = entry.job, entry.at
+    _open(run, step, Phase.OFFLOADED, entry.at)
+
+
+def _offload_lost(run: Run, entry: journal.OffloadLost) -> None:
+    step = run.steps[entry.step]
+    step.timer, step.until = entry.job, entry.at
+    if entry.job is None:
+        step.phase = Phase.ASKING
+        run.feed.append(step.id)
+        step.asked = run.news
+
+
+def _step_retried(run: Run, entry: journal.StepRetried) -> None:
+    step = _step(run, entry.step, entry.name, entry.index, entry.kind)
+    step.attempts = max(step.attempts, entry.attempt + 1)
+    step.tried_at = entry.started_at
+    step.error = entry.error
+    step.timer, step.until = entry.timer, entry.retry_at
+    if entry.exchange is None:
+        _open(run, step, Phase.RETRYING, entry.at)
+    else:
+        step.answered += entry.exchange.status > 0 and not entry.exchange.cut
+
+
+def _step_ready(run: Run, entry: journal.StepReady) -> None:
+    step = run.steps[entry.step]
+    step.phase, step.timer = Phase.READY, None
+    run.open.discard(step.id)
+    run.feed.append(step.id)
+
+
+def _input_edited(run: Run, entry: journal.InputEdited) -> None:
+    run.edit = entry
+
+
+def _group_found(run: Run, entry: journal.GroupFound) -> None:
+    run.planning = True
+    run.pending.update(entry.pending)
+
+
+def _group_closed(run: Run, entry: journal.GroupClosed) -> None:
+    run.planning = False
+
+
+def _run_completed(run: Run, entry: journal.RunCompleted) -> None:
+    run.output = entry.output
+    _end(run, RunStatus.COMPLETED, entry.at)
+
+
+def _run_failed(run: Run, entry: journal.RunFailed) -> None:
+    run.error = entry.error
+    run.error_status = entry.status
+    _end(run, RunStatus.FAILED, entry.at)
+
+
+def _run_cancelling(run: Run, entry: journal.RunCancelling) -> None:
+    run.cancelling, run.listeners = entry, ()
+    _start(run, min((call.due for call in run.calls.values()), default=entry.at))
+
+
+def _run_cancelled(run: Run, entry: journal.RunCancelled) -> None:
+    _end(run, RunStatus.CANCELLED, entry.at)
+
+
+def _run_admitted(run: Run, entry: journal.RunAdmitted) -> None:
+    run.admitted = True
+
+
+def _run_began(run: Run, entry: journal.RunBegan) -> None:
+    run.began = True
+    _start(run, entry.at)
+
+
+def _noted(run: Run, entry: journal.Noted) -> None:
+    run.notes += 1
+    if entry.about:
+        run.warned.add(entry.about)
+
+
+def _run_started(run: Run, entry: journal.RunStarted) -> None:
     run.function = entry.function
     run.service = entry.service
     run.events = entry.events
@@ -414,17 +456,17 @@ def _start(run: Run, at: Instant) -> None:
 
 
 def _finish_step(run: Run, step: Step, phase: Phase, at: Instant, duration_ms: float, call_id: JobId | None) -> None:
+    step_id, feed, recent = step.id, run.feed, run.recent
     run.losses = 0
     since = _at_work_since(run, step, at, duration_ms, call_id)
     step.phase, step.timer = phase, None
-    run.open.discard(step.id)
-    run.pending.discard(step.id)
-    run.stack.append(step.id)
-    run.feed.append(step.id)
-    recent = run.recent
+    run.open.discard(step_id)
+    run.pending.discard(step_id)
+    run.stack.append(step_id)
+    feed.append(step_id)
     while recent and (recent[0].at < at - SLOWEST_REPORT_MS if run.in_memory else recent[0].news <= run.seen):
         del recent[0]
-    recent.append(Result(len(run.feed), at, since))
+    recent.append(Result(len(feed), at, since))
     call = run.calls.get(call_id) if call_id is not None else None
     if call is not None:
         # The function got further in this very call: whatever fails next has its own attempts.
@@ -454,3 +496,31 @@ def _end(run: Run, status: RunStatus, at: Instant) -> None:
     run.calls.clear()
     run.open.clear()
     run.pending.clear()
+
+
+_APPLIED: dict[type, Callable[[Run, Any], None]] = {
+    journal.RunStarted: _run_started,
+    journal.RunAdmitted: _run_admitted,
+    journal.RunBegan: _run_began,
+    journal.CallScheduled: _call_scheduled,
+    journal.CallEnded: _call_ended,
+    journal.GroupFound: _group_found,
+    journal.GroupClosed: _group_closed,
+    journal.StepScheduled: _step_scheduled,
+    journal.StepCompleted: _step_completed,
+    journal.StepRetried: _step_retried,
+    journal.StepReady: _step_ready,
+    journal.StepFailed: _step_failed,
+    journal.InputEdited: _input_edited,
+    journal.SleepStarted: _sleep_started,
+    journal.WaitStarted: _wait_started,
+    journal.InvokeStarted: _invoke_started,
+    journal.OffloadStarted: _offload_started,
+    journal.OffloadLost: _offload_lost,
+    journal.RunCompleted: _run_completed,
+    journal.RunFailed: _run_failed,
+    journal.RunCancelling: _run_cancelling,
+    journal.RunCancelled: _run_cancelled,
+    journal.Noted: _noted,
+}
+"""What each entry changes. A table, since a run that is loaded is folded entry by entry, however many there are."""

@@ -18,7 +18,7 @@ from stepwell.store.base import Committed, StoreFull, StoreUnavailable
 from stepwell.testing.world import Crashed, Task, VirtualWorld, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
     from random import Random
 
     from stepwell.model.event import Event
@@ -164,88 +164,104 @@ class FaultyStore:
         self._world.scheduler.after(int(self._random.random() * 4), task.resume, outcome)
 
     async def claim_due(self, node: Node, now: Instant, limit: int, routes: Collection[str] | None = None) -> list[Job]:
-        await self._call(write=True)
+        if late := self._call(write=True):
+            await late
         jobs = self._inner.claim(node, self._inner.clock.now(), limit, routes)
         if jobs and self._random.random() < self._trouble.crash:
             raise Crashed("after a claim")
         return jobs
 
     async def heartbeat(self, node: Node) -> bool:
-        await self._call(write=True)
+        if late := self._call(write=True):
+            await late
         return self._inner.renew(node)
 
     async def release_lost(self, now: Instant) -> int:
-        await self._call(write=True)
+        if late := self._call(write=True):
+            await late
         return self._say(self._inner.free_lost, self._inner.clock.now())
 
     async def release(self, claims: Sequence[Claim]) -> None:
-        await self._call(write=True)
+        if late := self._call(write=True):
+            await late
         self._say(self._inner.give_back, claims)
 
     async def put_service(self, service: Service) -> None:
-        await self._call(write=True)
+        if late := self._call(write=True):
+            await late
         await self._inner.put_service(service)
 
     # reads
 
     async def now(self) -> Instant:
-        await self._call()
+        if late := self._call():
+            await late
         return self._inner.clock.now()
 
     async def load_run(self, run: RunId, after_seq: int = 0) -> StoredRun | None:
-        await self._call()
+        if late := self._call():
+            await late
         return await self._inner.load_run(run, after_seq)
 
     async def read_blobs(self, blobs: Sequence[Blob]) -> list[bytes]:
-        await self._call()
+        if late := self._call():
+            await late
         return await self._inner.read_blobs(blobs)
 
     async def next_due(self, routes: Collection[str] | None = None) -> Instant | None:
-        await self._call()
+        if late := self._call():
+            await late
         return self._inner.first_due(routes)
 
     async def read_events(self, keys: Sequence[EventKey]) -> list[Event]:
-        await self._call()
+        if late := self._call():
+            await late
         return await self._inner.read_events(keys)
 
     async def events_since(self, env: str, name: str, since: Instant, limit: int) -> list[Event]:
-        await self._call()
+        if late := self._call():
+            await late
         return await self._inner.events_since(env, name, since, limit)
 
     async def wait_paths(self, env: str, event: str) -> list[str | None]:
-        await self._call()
+        if late := self._call():
+            await late
         return await self._inner.wait_paths(env, event)
 
     async def waits_for(
         self, env: str, event: str, path: str | None, value: str | None, after: tuple[RunId, StepId] | None, limit: int
     ) -> list[Wait]:
-        await self._call()
+        if late := self._call():
+            await late
         return await self._inner.waits_for(env, event, path, value, after, limit)
 
     async def waits_of(self, run: RunId) -> list[Wait]:
-        await self._call()
+        if late := self._call():
+            await late
         return await self._inner.waits_of(run)
 
     async def run_row(self, run: RunId) -> RunRow | None:
-        await self._call()
+        if late := self._call():
+            await late
         return await self._inner.run_row(run)
 
     async def services(self) -> list[Service]:
-        await self._call()
+        if late := self._call():
+            await late
         return await self._inner.services()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)  # what only surfaces and auditors ask for
 
-    async def _call(self, *, write: bool = False) -> None:
+    def _call(self, *, write: bool = False) -> Coroutine[Any, Any, None] | None:
+        """What to wait for before the answer, if anything. May refuse the call."""
         trouble = self._trouble
         if trouble.down or (write and trouble.full):
             self._refuse()
         chance = self._random.random()
         if chance < trouble.refused:
             raise StoreUnavailable("the store is restarting")
-        if chance > 1 - trouble.slow / 4:
-            await self._world.sleep(int(self._random.random() * 4))
+        return self._world.sleep(int(self._random.random() * 4)) if chance > 1 - trouble.slow / 4 else None
 
     def _refuse(self) -> None:
         if self._trouble.down:

@@ -484,12 +484,13 @@ class Simulation:
         return any(machine.world is not None and machine.world.errors for machine in self.machines)
 
     def _is_over(self) -> bool:
-        store = self.store
-        if self.watcher.violation is not None:
+        watcher, store = self.watcher, self.store
+        if watcher.violation is not None:
             return True
-        if len(store.nodes) < len(self.machines):
-            return False  # one died at its start, and has yet to live
-        return self.clockwork.over and not (store.job_rows or store.waits_by_run or self.watcher.live or self.unsent)
+        if watcher.live or self.unsent or store.job_rows or store.waits_by_run:
+            return False
+        # One that died at its start has yet to live.
+        return len(store.nodes) == len(self.machines) and self.clockwork.over
 
     def _leftovers(self) -> str:
         store = self.store

@@ -6,7 +6,7 @@ journals with the programs, with the ledger of what really ran, and with the eve
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, Any
 
 from stepwell.model import journal
@@ -16,10 +16,12 @@ from stepwell.model.job import RunStatus
 from stepwell.model.payload import NULL, decode
 from stepwell.node.auditor import LIMITS, NO_GHOST_WORK, ONE_END, ONE_RESULT, PROGRESS, RunAudit, audit_run
 from stepwell.testing.clockwork import EACH_OCCURRENCE
-from stepwell.testing.programs import Kind, Leaf, look
+from stepwell.testing.programs import Kind, Leaf, Program, look
 from stepwell.testing.reruns import AS_RECORDED, is_rerun
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from stepwell.model.ids import JobId
     from stepwell.model.job import Job, RunRow
     from stepwell.model.journal import Entry
@@ -67,18 +69,20 @@ class Watcher:
         self._store = store
         self._scheduler = scheduler
         self._audits: dict[RunId, RunAudit] = {}
-        self._tail: deque[tuple[int, str, tuple[Any, ...]]] = deque(maxlen=None if story else TAIL)
+        self._tail: deque[tuple[int, str | Transition, Any]] = deque(maxlen=None if story else TAIL)
         self._begun = scheduler.now
         self._suspect: RunId | None = None
         self._job_ids: set[JobId] = set()
-        self._sound: dict[RunId, tuple[RunRow, int]] = {}  # ended runs that were audited, and how many entries they had
 
     def tell(self, text: str, *values: Any) -> None:
         """Something worth reading if this seed fails."""
         self._tail.append((self._scheduler.now, text, values))
 
     def tail(self) -> list[str]:
-        return [f"{(at - self._begun) / 1000:8.3f} {text % values}" for at, text, values in self._tail]
+        return [
+            f"{(at - self._begun) / 1000:8.3f} {what % more if isinstance(what, str) else _told(what, more)}"
+            for at, what, more in self._tail
+        ]
 
     def fail(self, invariant: str, text: str, run: RunId | None = None) -> None:
         if self.violation is None:
@@ -101,7 +105,7 @@ class Watcher:
             if job.id in self._job_ids:
                 self.fail(NO_GHOST_WORK, f"job id {job.id} is used a second time", job.run)
             self._job_ids.add(job.id)
-        self._tail.append((self._scheduler.now, "%s", (_Told(transition, removed),)))
+        self._tail.append((self._scheduler.now, transition, removed))  # in words only if somebody reads it
         write = transition.run
         if write is None:
             for job in (*transition.jobs, *removed):
@@ -122,7 +126,7 @@ class Watcher:
             if gate.held > gate.limit:
                 self.fail(LIMITS, f"{gate.held} jobs hold a slot of {key}, and {gate.limit} may")
         if self.transitions % WHOLE_STORE_EVERY == 0:
-            self.check_everything()
+            self._check_all_stored()
 
     def _check_stored(self, run: RunId, audit: RunAudit) -> None:
         """The row, the jobs and the waits of a run are what its journal says."""
@@ -154,22 +158,22 @@ class Watcher:
         known = audit.run.steps.get(step) if audit is not None else None
         return known is not None and (known.finished or known.attempts > 0)
 
+    def _check_all_stored(self) -> None:
+        """All rows, also those that the last transition did not touch."""
+        for text in self._store.wrong_slots():
+            self.fail(LIMITS, text)
+        for run, audit in self._audits.items():
+            self._check_stored(run, audit)
+
     def check_everything(self) -> None:
-        """The whole store, from scratch; of a run that was sound at its end, that nothing was added to it since."""
+        """The whole store, from scratch."""
         store = self._store
         for text in store.wrong_slots():
             self.fail(LIMITS, text)
         for run, row in store.run_rows.items():
-            journal = store.journals[run]
             jobs, waits = store.jobs_by_run.get(run, {}), store.waits_by_run.get(run, {})
-            ended = row.status.final and not jobs and not waits
-            if ended and self._sound.get(run) == (row, len(journal)):
-                continue
-            findings = audit_run(row, journal, jobs.values(), waits.values())
-            for finding in findings:
+            for finding in audit_run(row, store.journals[run], jobs.values(), waits.values()):
                 self.fail(finding.invariant, str(finding), run)
-            if ended and not findings:
-                self._sound[run] = (row, len(journal))
 
 
 def _source(entry: Any) -> JobId | None:
@@ -179,23 +183,16 @@ def _source(entry: Any) -> JobId | None:
     return source
 
 
-class _Told:
-    """One transition in words, put together only if somebody reads it."""
-
-    def __init__(self, transition: Transition, removed: list[Job]) -> None:
-        self._transition = transition
-        self._removed = removed
-
-    def __str__(self) -> str:
-        transition = self._transition
-        words = []
-        if (write := transition.run) is not None:
-            entries = "; ".join(map(_in_words, write.entries))
-            words.append(f"{write.row.function} {write.row.id[-6:]} @{write.expected_seq}: {entries}")
-        words += [f"event {event.name} {event.key[-6:]}" for event in transition.events]
-        words += [f"+{job.kind}({_short(job)})" for job in transition.jobs]
-        words += [f"-{job.kind}({_short(job)})" for job in self._removed]
-        return " ".join(words)
+def _told(transition: Transition, removed: list[Job]) -> str:
+    """One transition in words."""
+    words = []
+    if (write := transition.run) is not None:
+        entries = "; ".join(map(_in_words, write.entries))
+        words.append(f"{write.row.function} {write.row.id[-6:]} @{write.expected_seq}: {entries}")
+    words += [f"event {event.name} {event.key[-6:]}" for event in transition.events]
+    words += [f"+{job.kind}({_short(job)})" for job in transition.jobs]
+    words += [f"-{job.kind}({_short(job)})" for job in removed]
+    return " ".join(words)
 
 
 def _short(job: Job) -> str:
@@ -306,20 +303,22 @@ class Verdict:
         program = simulation.outside.programs[row.function]
         memos: dict[StepId, Memo] = {}
         order: dict[StepId, int] = {}
-        opened: dict[StepId, Any] = {}
+        found: defaultdict[type, list[Any]] = defaultdict(list)  # entries by type
         for entry in entries:
-            if isinstance(entry, journal.StepCompleted):
+            found[type(entry)].append(entry)
+            if type(entry) is journal.StepCompleted:
                 order[entry.step] = len(order)
                 memos[entry.step] = Memo(entry.step, "data", self._text(entry.output))
-                if entry.origin is None:
-                    self._check_result(run, program.leaves[entry.step], entry, opened.get(entry.step))
-            elif isinstance(entry, journal.StepFailed):
+            elif type(entry) is journal.StepFailed:
                 order[entry.step] = len(order)
                 memos[entry.step] = Memo(entry.step, "error", self._text(entry.error))
-            elif isinstance(entry, _WAITS):
-                opened[entry.step] = entry
+        opened = {entry.step: entry for kind in _WAITS for entry in found[kind]}
+        for entry in found[journal.StepCompleted]:
+            if entry.origin is None:
+                self._check_result(run, program.leaves[entry.step], entry, opened.get(entry.step))
         self._check_end(row, entries, look(program, memos, order))
-        self._check_ledger(run, row, entries)
+        self._check_requests(run, found)
+        self._check_ledger(run, program, found, entries[-2])
 
     def _check_end(self, row: RunRow, entries: list[Entry], progress: Any) -> None:
         end = entries[-1]
@@ -384,39 +383,30 @@ class Verdict:
             if decode(mine)["data"].get("k") != decode(got)["data"].get("k"):
                 self._fail(ONE_RESULT, f"run {run}: {leaf.name} got somebody else's event")
 
-    def _check_ledger(self, run: RunId, row: RunRow, entries: list[Entry]) -> None:
-        """Each execution is the recorded one, or something that is recorded explains it."""
-        simulation = self._simulation
-        recorded: dict[tuple[StepId, JobId], int] = {}
-        outcomes: dict[JobId, str] = {}
-        scheduled: set[JobId] = set()
-        for entry in entries:
-            if isinstance(entry, (journal.StepCompleted, journal.StepFailed, journal.StepRetried)):
-                if entry.call is not None:
-                    recorded[entry.step, entry.call] = recorded.get((entry.step, entry.call), 0) + 1
-            elif isinstance(entry, journal.CallScheduled):
-                scheduled.add(entry.call)
-            elif isinstance(entry, journal.CallEnded):
-                outcomes[entry.call] = entry.outcome
-        program = simulation.outside.programs[row.function]
-        self._check_requests(run, entries)
+    def _check_ledger(self, run: RunId, program: Program, found: Mapping[type, list[Any]], end: Entry) -> None:
+        """Each execution is the recorded one, or something that is recorded explains it; `end` is the last entry but
+        one."""
+        executions = self._simulation.ledger.executions
+        recorded = Counter((entry.step, entry.call) for kind in _SAID for entry in found[kind])
+        outcomes = {entry.call: entry.outcome for entry in found[journal.CallEnded]}
+        scheduled = {entry.call for entry in found[journal.CallScheduled]}
         for leaf in program.leaves.values():
             if leaf.kind is not Kind.STEP:
                 continue
             seen: dict[JobId, int] = {}
-            for execution in simulation.ledger.executions.get((run, leaf.id), ()):
+            for execution in executions.get((run, leaf.id), ()):
                 seen[execution.call] = seen.get(execution.call, 0) + 1
-                self._explain(leaf, execution, scheduled, recorded, outcomes, seen[execution.call], entries)
+                self._explain(leaf, execution, scheduled, recorded, outcomes, seen[execution.call], end)
 
-    def _check_requests(self, run: RunId, entries: list[Entry]) -> None:
+    def _check_requests(self, run: RunId, found: Mapping[type, list[Any]]) -> None:
         """Each job made its request at most once, and as often as an answer was not the result there is a new key."""
         keys: dict[StepId, int] = {}
         jobs: set[JobId | None] = set()
-        for entry in entries:
-            if isinstance(entry, (journal.OffloadStarted, journal.OffloadLost)):
-                jobs.add(entry.job)
-                keys.setdefault(entry.step, 1)
-            elif isinstance(entry, journal.StepRetried) and entry.exchange is not None:
+        for entry in (*found[journal.OffloadStarted], *found[journal.OffloadLost]):
+            jobs.add(entry.job)
+            keys[entry.step] = 1
+        for entry in found[journal.StepRetried]:
+            if entry.exchange is not None:
                 jobs.add(entry.timer)
                 keys[entry.step] += entry.exchange.status > 0
         for step, allowed in keys.items():
@@ -432,19 +422,18 @@ class Verdict:
         leaf: Leaf,
         execution: Execution,
         scheduled: set[JobId],
-        recorded: dict[tuple[StepId, JobId], int],
-        outcomes: dict[JobId, str],
+        recorded: Counter[tuple[StepId, JobId]],
+        outcomes: Mapping[JobId, str],
         times: int,
-        entries: list[Entry],
+        end: Entry,
     ) -> None:
         call = execution.call
         outcome = outcomes.get(call)
-        end = entries[-2]
         # What was still running when the call was lost, or when the function returned: the loser of a race.
         unfinished = outcome in ("lost", "declined", "failed", "superseded", None) or (
             isinstance(end, journal.CallEnded) and end.call == call
         )
         if call not in scheduled:
             self._fail("no ghost work", f"{leaf.name} ran in call {call}, which was never scheduled")
-        elif call not in self._simulation.ledger.doubled and times > recorded.get((leaf.id, call), 0) + unfinished:
+        elif call not in self._simulation.ledger.doubled and times > recorded[leaf.id, call] + unfinished:
             self._fail("no ghost work", f"{leaf.name} ran {times} times in call {call}, and nothing explains that")

@@ -71,18 +71,18 @@ class Scheduler:
     def run_until(self, until: Instant, *, over: Callable[[], bool] | None = None) -> bool:
         """Let time pass up to `until`. Stops before when nothing is left, or as soon as `over` says so, which is
         asked each time before the clock moves. Returns whether `over` said so."""
-        ready, heap = self._ready, self._heap
+        ready, heap, next_ready, pop = self._ready, self._heap, self._ready.popleft, heappop
         while True:
             while ready:
-                what, argument = ready.popleft()
+                what, argument = next_ready()
                 what(argument)
-            if over is not None and over():
-                return True
-            if not heap or heap[0][0] > until:
-                break
-            when, _, what, argument = heappop(heap)
-            if when > self.now:
-                self.now = when
+            if not heap or heap[0][0] > self.now:
+                if over is not None and over():
+                    return True
+                if not heap or heap[0][0] > until:
+                    break
+                self.now = heap[0][0]
+            _, _, what, argument = pop(heap)
             what(argument)
         if until > self.now and not heap:
             self.now = until
