@@ -149,8 +149,8 @@ class TaskStream(Response):
         """Everything so far, for those who have not seen it. Whether the task has ended."""
         after, known = self._after, False
         if after is not None:
-            known = await self._find(reader, after)
             self._progress = Progress(TaskStatus(min(after.status, TaskStatus.UPLOADING)))
+            known = await self._find(reader, after)
             self._lines = after.lines if known else 0
         if not known:
             for _ in self._read(reader):
