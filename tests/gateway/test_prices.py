@@ -6,8 +6,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from genai_prices.data_snapshot import get_snapshot
 
-from stepwell.gateway.prices import Prices
+from stepwell.gateway.prices import Prices, _address
 from stepwell.testing.provider import say
 from stepwell.wire.models.dialect import Usage
 from tests.wire.models.cases import FORMATS, URLS, USED, read_plain, read_stream, written
@@ -86,3 +87,32 @@ def test_the_list_is_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_key_in_the_address_is_not_looked_at() -> None:
     keyed = URLS["gemini"].replace("https://", "https://user:pass@") + "?key=secret"
     assert usd("google", keyed, "gemini-2.5-flash", USED) == usd("google", URLS["gemini"], "gemini-2.5-flash", USED)
+
+
+def test_rates_that_were_kept_give_what_the_list_gives_to_the_last_digit() -> None:
+    providers = get_snapshot().providers
+    models = [(provider.id, model.id) for provider in providers for model in provider.models]
+    prices, kept = Prices(), 0
+    for number, (provider, model) in enumerate(models):
+        usages = [
+            Usage(input_tokens=10 + number, output_tokens=7, reasoning_tokens=number % 7),
+            Usage(input_tokens=1 + 97 * number, output_tokens=3 + number, reasoning_tokens=number % 2),
+            Usage(input_tokens=1 + 97 * number, output_tokens=3 + number, cached_read_tokens=number % 50),
+        ]
+        costs = [prices.cost(provider, LOCAL, model, usage, at=AT) for usage in usages]
+        fresh = [Prices().cost(provider, LOCAL, model, usage, at=AT) for usage in usages]
+        assert costs == fresh
+        assert [str(cost and cost.usd) for cost in costs] == [str(cost and cost.usd) for cost in fresh]
+        kept += (provider, _address(LOCAL), model) in prices._rates
+    assert kept > len(models) // 3
+
+
+def test_rates_are_kept_for_the_minute_for_which_they_hold() -> None:
+    prices, usage = Prices(), Usage(input_tokens=1_000_000, output_tokens=1_000_000)
+
+    def cost(hour: int, minute: int) -> str:
+        at = datetime(2025, 6, 1, hour, minute, tzinfo=UTC)  # by night it cost less then
+        return str(prices.cost("deepseek", LOCAL, "deepseek-chat", usage, at=at))
+
+    assert cost(16, 29) == cost(16, 28) == cost(12, 0)
+    assert cost(16, 30) == cost(17, 0) != cost(16, 29)

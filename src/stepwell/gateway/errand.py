@@ -169,7 +169,7 @@ class Doing:
 
     async def _read(self, incoming: Incoming, dialect: Dialect | None) -> bytes:
         """The body of the answer to a fetch. A model's that comes as a stream, as its library asked for, is live."""
-        content_type = _content_type(incoming.headers)
+        content_type = incoming.content_type
         if dialect is None or not content_type.startswith("text/event-stream"):
             return await incoming.read(self.max_answer_bytes, self.room)
         self._go_live()
@@ -180,8 +180,7 @@ class Doing:
 
     async def _read_as_model(self, dialect: Dialect, answer: FetchAnswer) -> None:
         """Take note of what a model used that was asked by a plain request, as libraries do."""
-        prompt = dialect.prompt(self.request.url, self.request.body or b"")
-        self._note(provider=dialect.provider, model=prompt.model)
+        self._note(provider=dialect.provider, model=dialect.model(self.request.url, self.request.body or b""))
         reader = dialect.reader(_content_type(answer.headers), limit_bytes=self.max_answer_bytes)
         try:
             await beside(len(answer.body), reader.feed, answer.body)
@@ -219,8 +218,7 @@ class Doing:
             credentials=credentials,
             stream=stream,
         )
-        prompt = dialect.prompt(request.url, asked.body)
-        self._note(provider=dialect.provider, model=prompt.model)
+        self._note(provider=dialect.provider, model=dialect.model(request.url, asked.body))
         key = self.errand.key if stream else f"{self.errand.key}-plain"  # the request with a stream had its answer
         limit = self.max_redirects
         outgoing = self._outgoing("POST", asked.url, asked.headers, asked.body, dialect, key=key, max_redirects=limit)
@@ -235,7 +233,7 @@ class Doing:
             return await self._answered(dialect, incoming)
 
     async def _answered(self, dialect: Dialect, incoming: Incoming) -> Outcome:
-        reader = dialect.reader(_content_type(incoming.headers), limit_bytes=self.max_answer_bytes)
+        reader = dialect.reader(incoming.content_type, limit_bytes=self.max_answer_bytes)
         self._reading = dialect, reader
         live = self.live
         try:
@@ -270,7 +268,7 @@ class Doing:
 
     def _told_exactly(self, body: bytes, answer: Answer) -> bytes:
         """The answer with what was read from it, so that nobody has to know the dialect."""
-        exchange, hide = self.exchange, self.scrub.clean
+        exchange = self.exchange
         told = {
             "text": answer.text,
             "model": exchange.model,
@@ -289,8 +287,9 @@ class Doing:
                 "reasoning_tokens": answer.usage.reasoning_tokens,
             },
             "cost_usd": exchange.cost_usd,
+            "response": msgspec.json.decode(body),
         }
-        return canonical({**msgspec.json.decode(hide(canonical(told))), "response": msgspec.json.decode(body)})
+        return self.scrub.clean(canonical(told))
 
     async def _account(self, dialect: Dialect, answer: Answer) -> None:
         """Take note of what was used, and what it costs."""

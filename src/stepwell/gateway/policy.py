@@ -16,6 +16,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+import time
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ class Target:
     refusal: str = ""
     """Why no socket was opened: every address of the host was refused."""
     opened: bool = False
+    connected_at: float | None = None
+    """When a new connection was ready for the request, by the monotonic clock. None: one that was kept is used."""
 
 
 _target: ContextVar[Target] = ContextVar("stepwell_gateway_target")
@@ -127,6 +130,12 @@ class Policy:
             f"{named} is not a public address ({what}); whoever runs the server can allow it: "
             f"--allow-address {f'[{host}]' if ':' in host else host}:{port}"
         )
+
+    def connected(self) -> None:
+        """A connection for what this task has aimed at is ready."""
+        target = _target.get()
+        if target.opened and target.connected_at is None:
+            target.connected_at = time.monotonic()
 
     def socket(self, info: tuple[Any, ...]) -> socket.socket:
         """Open a socket for one address, as `aiohttp.TCPConnector(socket_factory=...)` asks for it.

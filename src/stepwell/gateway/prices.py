@@ -3,11 +3,13 @@
 The list is a file of that package and is never fetched, so the same version gives the same cost everywhere, and each
 cost names its version. A model that the list does not know has no cost: unknown is not free.
 
-Reading the list takes half a second; `Prices.load` can be called in a thread before it is first needed.
+Reading the list takes half a second; `Prices.load` can be called in a thread before it is first needed. The rates of a
+model for plain text are kept for the minute: to look them up costs as much as to read a short answer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -37,8 +39,36 @@ class Cost:
     version: str
 
 
+_PER = 1_000_000  # tokens
+_MOST_RATES = 1000
+_LONGEST_NAME = 1000  # of an address and a model, for their rates to be kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """What a model costs in one minute, per million tokens, for calls of which nothing has a price of its own.
+
+    `others` are of what such a call has none of. They add nothing but digits: a cost has as many as the list gives it.
+    """
+
+    minute: datetime
+    found: Cost
+    input: Decimal
+    output: Decimal
+    others: tuple[Decimal, ...]
+
+    def cost(self, usage: Usage) -> Cost:
+        asked, told = self.input * usage.input_tokens / _PER, self.output * usage.output_tokens / _PER
+        total = sum((price * 0 / _PER for price in self.others), asked + told)
+        found = self.found
+        return Cost(total, asked, told, found.provider, found.model, found.version)
+
+
 class Prices:
     """The price list."""
+
+    def __init__(self) -> None:
+        self._rates: dict[tuple[str, str, str], _Rates] = {}
 
     def load(self) -> None:
         """Read the list and index it: half a second the first time, nothing later."""
@@ -59,12 +89,18 @@ class Prices:
         """
         if usage is None or not model:
             return None
-        found = self._calculated(usage, model, at, provider_api_url=_address(url))
+        address = _address(url)
+        minute = at.replace(second=0, microsecond=0)
+        plain = _is_plain(usage) and len(model) + len(address) <= _LONGEST_NAME
+        rates = self._rates.get((provider, address, model)) if plain else None
+        if rates is not None and rates.minute == minute:
+            return rates.cost(usage)
+        found = self._calculated(usage, model, at, provider_api_url=address)
         if found is None and provider:
             found = self._calculated(usage, model, at, provider_id=provider)
         if found is None:
             return None
-        return Cost(
+        cost = Cost(
             usd=found.total_price,
             input_usd=found.input_price,
             output_usd=found.output_price,
@@ -72,6 +108,11 @@ class Prices:
             model=found.model.id,
             version=f"genai-prices {_version()}",
         )
+        if plain and (rates := _rates(minute, cost, vars(found.model_price))) is not None:
+            if len(self._rates) >= _MOST_RATES:
+                self._rates.clear()
+            self._rates[provider, address, model] = rates
+        return cost
 
     def _calculated(self, usage: Usage, model: str, at: datetime, **whose: str) -> Any:
         import genai_prices
@@ -92,6 +133,34 @@ class Prices:
             return genai_prices.calc_price(counted, model, genai_request_timestamp=at, **whose)  # type: ignore[call-overload]
         except (LookupError, ValueError):  # not in the list, or counts that contradict one another
             return None
+
+
+def _is_plain(usage: Usage) -> bool:
+    """Whether a call was text for text and nothing else. Reasoning is a part of the output."""
+    return (
+        usage.input_tokens > 0
+        and usage.output_tokens > 0
+        and 0 <= usage.reasoning_tokens <= usage.output_tokens
+        and not usage.cached_read_tokens
+        and not usage.cached_write_tokens
+        and not usage.cached_write_long_tokens
+        and not usage.input_audio_tokens
+        and not usage.output_audio_tokens
+        and not usage.web_searches
+    )
+
+
+def _rates(minute: datetime, found: Cost, prices: Mapping[str, object]) -> _Rates | None:
+    """What can be reckoned with by itself. None where a price depends on how much is used, is not by the token, or is
+    another one for reasoning."""
+    given = {name: price for name, price in prices.items() if price is not None}
+    if "output_reasoning_mtok" in given or not given.keys() >= {"input_mtok", "output_mtok"}:
+        return None
+    known = {name: price for name, price in given.items() if isinstance(price, Decimal) and name.endswith("_mtok")}
+    if len(known) < len(given):
+        return None
+    asked, told = known.pop("input_mtok"), known.pop("output_mtok")
+    return _Rates(minute, found, asked, told, tuple(known.values()))
 
 
 @cache

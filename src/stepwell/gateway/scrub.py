@@ -18,6 +18,7 @@ from urllib.parse import quote, quote_plus
 SHORTEST = 6
 """Shorter values are not looked for: they would take ordinary words out of a text."""
 _SHORTEST_IN_BASE64 = 8  # of a shorter one too little is left that does not depend on its neighbours
+_EVERYWHERE_ALIKE = re.compile("[A-Za-z0-9_.~-]+")  # letters that nobody writes in another way
 _OF_ADDRESSES = str.maketrans("+/", "-_")
 
 
@@ -83,22 +84,15 @@ class Stream:
         self._scrubber = scrubber
         self._forms = forms
         self._held = b""
-        self._longest = len(forms[0]) if forms else 0
-        firsts, seconds = (b"".join({re.escape(form[at : at + 1]) for form in forms}) for at in (0, 1))
-        self._begins = re.compile(b"[%b](?=[%b]|\\Z)" % (firsts, seconds)) if forms else None
 
     def feed(self, piece: bytes) -> bytes:
         """What of the text is known to be clean by now."""
-        if self._begins is None:
+        if not self._forms:
             return piece
-        text = self._scrubber.clean(self._held + piece)
-        for begun in self._begins.finditer(text, max(0, len(text) - self._longest + 1)):
-            end = text[begun.start() :]
-            if any(form.startswith(end) for form in self._forms):
-                self._held = end
-                return text[: begun.start()]
-        self._held = b""
-        return text
+        text = self._scrubber.clean(self._held + piece if self._held else piece)
+        begun = min(_begun(text, form) for form in self._forms)
+        self._held = text[begun:]
+        return text[:begun] if self._held else text
 
     def finish(self) -> bytes:
         """What was held back: the text is over, so it is no credential."""
@@ -106,18 +100,33 @@ class Stream:
         return held
 
 
+def _begun(text: bytes, form: bytes) -> int:
+    """Where the longest end of the text begins that the form begins with; the end of the text if there is none."""
+    two, end = form[:2], len(text)
+    at = text.find(two, max(0, end - len(form) + 1))
+    while at >= 0:
+        if form.startswith(text[at:]):
+            return at
+        at = text.find(two, at + 1)
+    return end - 1 if text.endswith(two[:1]) else end
+
+
 def _forms(value: str) -> set[bytes]:
     """A value as it may stand in a text."""
     raw = value.encode("utf-8", "surrogateescape")
-    plain = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-    plain |= {form.replace("/", "\\/") for form in plain}
-    plain |= {json.dumps(form)[1:-1] for form in plain}  # JSON within a text of JSON
-    for written in (quote(raw), quote(raw, safe=""), quote_plus(raw)):
-        plain |= {written, re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), written)}
+    plain = {value}
+    if not _EVERYWHERE_ALIKE.fullmatch(value):
+        plain |= {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+        plain |= {form.replace("/", "\\/") for form in plain}
+        plain |= {json.dumps(form)[1:-1] for form in plain}  # JSON within a text of JSON
+        for written in (quote(raw), quote(raw, safe=""), quote_plus(raw)):
+            plain |= {written, re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), written)}
     if len(raw) >= _SHORTEST_IN_BASE64:
         for within in _in_base64(raw):
-            for form in (within, within.translate(_OF_ADDRESSES)):
-                plain |= {form, form.replace("/", "\\/"), quote(form, safe="")}
+            plain.add(within)
+            if not within.isalnum():
+                for form in (within, within.translate(_OF_ADDRESSES)):
+                    plain |= {form, form.replace("/", "\\/"), quote(form, safe="")}
     return {form.encode("utf-8", "surrogateescape") for form in plain}
 
 

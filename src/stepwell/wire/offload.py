@@ -25,6 +25,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from stepwell.model.offload import Sealed
 from stepwell.model.payload import decode
 from stepwell.wire.inngest.text import size, write
@@ -210,6 +212,13 @@ def split(url: str, headers: Mapping[str, str], auth_key: str) -> tuple[str, dic
     return shown_url, shown, Credentials(auth_key, tuple(secret.items()), found.query, found.user)
 
 
+class _Body(msgspec.Struct):
+    body: msgspec.Raw
+
+
+_body = msgspec.json.Decoder(_Body)
+
+
 def read_request(text: bytes) -> Request:
     """What `fetch_request` and `infer_request` wrote, and what a worker of another version may have written.
 
@@ -226,7 +235,7 @@ def read_request(text: bytes) -> Request:
     elif fetch and body is None:
         raw = _unpacked(members.get("body_base64"))
     elif not fetch and isinstance(body, dict):
-        raw = write(body)
+        raw = bytes(_body.decode(text).body)  # as it was written
     else:
         raise InvalidRequest(f"`body` must be {'text' if fetch else 'an object'}")
     headers = members.get("headers") or {}

@@ -63,7 +63,7 @@ class Anthropic(Dialect):
         system = asked.get("system")
         first = (Message("system", _content(system)),) if system else ()
         return Prompt(
-            model=text(asked.get("model")),
+            model=self.model(url, body),
             messages=first + tuple(_message(each) for each in objects(asked.get("messages"))),
             tools=tuple(text(each.get("name")) or text(each.get("type")) for each in objects(asked.get("tools"))),
             parameters=parameters(asked, leave_out=("model", "stream", "system")),

@@ -13,7 +13,6 @@ import re
 from typing import ClassVar
 from urllib.parse import unquote
 
-from stepwell.wire.models.dialect import Prompt
 from stepwell.wire.models.openai_chat import OpenAIChat
 
 _ENTRA_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+$")
@@ -26,12 +25,9 @@ class AzureOpenAI(OpenAIChat):
     name: ClassVar[str] = "azure-openai"
     provider: ClassVar[str] = "azure"
 
-    def prompt(self, url: str, body: bytes) -> Prompt:
-        asked = super().prompt(url, body)
+    def model(self, url: str, body: bytes) -> str:
         deployment = _DEPLOYMENT.search(url)
-        if asked.model or deployment is None:
-            return asked
-        return Prompt(unquote(deployment[1]), asked.messages, asked.tools, asked.parameters)
+        return super().model(url, body) or (unquote(deployment[1]) if deployment is not None else "")
 
     def authentication(self, auth_key: str) -> dict[str, str]:
         if _ENTRA_TOKEN.match(auth_key):

@@ -148,7 +148,8 @@ def take_out(url: str, headers: Mapping[str, str], *, auth_key: str = "") -> tup
         return HIDDEN
 
     user = _USER.match(url)
-    shown_url = _with_parameters(_USER.sub(rf"\g<1>{HIDDEN}@", url), hide_parameter)
+    shown_url = url if user is None else _USER.sub(rf"\g<1>{HIDDEN}@", url)
+    shown_url = _with_parameters(shown_url, hide_parameter)
     hidden = tuple((name, value) for name, value in headers.items() if value and is_credential_header(name))
     names = {name for name, _ in hidden}
     shown_headers = {name: HIDDEN if name in names else value for name, value in headers.items()}

@@ -23,7 +23,7 @@ import msgspec
 
 from stepwell.model.ids import Instant
 from stepwell.wire.models.credentials import Credentials
-from stepwell.wire.models.document import Document, paired
+from stepwell.wire.models.document import Document, asked_model, paired
 from stepwell.wire.models.errors import AnswerMalformed, AnswerTooLarge, StreamCut
 from stepwell.wire.models.failure import Failure
 from stepwell.wire.models.sse import EventStream
@@ -283,6 +283,10 @@ class Dialect(ABC):
     def prompt(self, url: str, body: bytes) -> Prompt:
         """What the request asks, for the trace. Never raises: what cannot be read is left out."""
 
+    def model(self, url: str, body: bytes) -> str:
+        """The model that the request asks for, as `prompt` has it, without the rest."""
+        return asked_model(body)
+
     # the answer
 
     def reader(self, content_type: str, *, limit_bytes: int) -> AnswerReader:
@@ -399,8 +403,13 @@ class AnswerReader:
             raise StreamCut(f"the provider's stream ended in the middle of an event ({self._bytes} bytes)") from err
         if not self._assembler.complete:
             raise StreamCut(f"the provider's stream ended after {self._bytes} bytes, before its answer was complete")
-        document = paired(self._assembler.document())
-        return Answered(msgspec.json.encode(document), self._dialect.answer(document))
+        document = self._assembler.document()
+        try:
+            body = msgspec.json.encode(document)
+        except UnicodeEncodeError:  # halves of UTF-16 pairs
+            document = paired(document)
+            body = msgspec.json.encode(document)
+        return Answered(body, self._dialect.answer(document))
 
     def answer_so_far(self) -> Answer:
         """What is known of an answer that will not be completed; its usage may be only a part."""
@@ -419,11 +428,12 @@ class AnswerReader:
         for name, data in events:
             if self._assembler.ended:
                 break
-            if data.strip():
+            if data and not data.isspace():
                 deltas += self._assembler.feed(name, data)
-        return [
-            each if each.text.isascii() else msgspec.structs.replace(each, text=paired(each.text)) for each in deltas
-        ]
+        for at, each in enumerate(deltas):
+            if not each.text.isascii():
+                deltas[at] = msgspec.structs.replace(each, text=paired(each.text))
+        return deltas
 
     def _check_plain(self) -> None:
         if len(self._plain) > self._limit_bytes:

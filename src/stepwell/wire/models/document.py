@@ -86,6 +86,21 @@ def body_document(body: bytes) -> Document:
         return {}
 
 
+class _Asked(msgspec.Struct):
+    model: Any = None
+
+
+_asked = msgspec.json.Decoder(_Asked)
+
+
+def asked_model(body: bytes) -> str:
+    """The member `model` of the JSON object in `body`; of the rest nothing is made."""
+    try:
+        return text(_asked.decode(body).model)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
 def parameters(asked: Document, *, leave_out: tuple[str, ...] = ()) -> Document:
     """The members of a request that are single, short values: its settings."""
     return {name: value for name, value in asked.items() if name not in leave_out and _is_setting(value)}

@@ -58,7 +58,6 @@ class Gemini(Dialect):
 
     def prompt(self, url: str, body: bytes) -> Prompt:
         asked = body_document(body)
-        model = _MODEL.search(url)
         system = asked.get("systemInstruction", asked.get("system_instruction"))
         first = (Message("system", _shown(_parts(members(system)))),) if system else ()
         contents = asked.get("contents")
@@ -66,11 +65,15 @@ class Gemini(Dialect):
         declared = [tool for each in objects(asked.get("tools")) for tool in _declarations(each)]
         settings = members(asked.get("generationConfig", asked.get("generation_config")))
         return Prompt(
-            model=unquote(model[1]) if model else text(asked.get("model")).removeprefix("models/"),
+            model=self.model(url, body),
             messages=first + tuple(_message(each) for each in listed),
             tools=tuple(declared),
             parameters=parameters(settings),
         )
+
+    def model(self, url: str, body: bytes) -> str:
+        named = _MODEL.search(url)
+        return unquote(named[1]) if named else super().model(url, body).removeprefix("models/")
 
     def assembler(self, budget: Budget) -> Assembler:
         return _Chunks(budget)

@@ -45,6 +45,7 @@ from stepwell.wire.models.document import (
 )
 from stepwell.wire.models.errors import StreamFailed
 from stepwell.wire.models.failure import Failure, failed
+from stepwell.wire.models.repeated import Repeated
 
 _TRUE = msgspec.Raw(b"true")
 
@@ -56,7 +57,7 @@ class OpenAIChat(Dialect):
     def prompt(self, url: str, body: bytes) -> Prompt:
         asked = body_document(body)
         return Prompt(
-            model=text(asked.get("model")),
+            model=self.model(url, body),
             messages=tuple(_message(each) for each in objects(asked.get("messages"))),
             tools=tuple(_tool_name(each) for each in objects(asked.get("tools"))),
             parameters=parameters(asked, leave_out=("model", "stream")),
@@ -187,8 +188,15 @@ class _Chunks(Assembler):
         self._usage: Document | None = None
         self._choices: dict[int, _Choice] = {}
         self._done = False
+        self._repeated = Repeated("content")
+        self._grown: tuple[Text, int] | None = None  # what grew by the event that is repeated, and its index
 
     def feed(self, name: str, data: bytes) -> list[Delta]:
+        if self._grown is not None and (same := self._repeated.text(data)) is not None:
+            grown, index = self._grown
+            grown.add(same)
+            return [Delta(DeltaKind.TEXT, same, index)] if same else []
+        self._grown = None
         if data.strip() == b"[DONE]":
             self._done = True
             return []
@@ -206,7 +214,25 @@ class _Chunks(Assembler):
         deltas: list[Delta] = []
         for piece in objects(chunk.get("choices")):
             self._grow_choice(piece, deltas)
+        self._learn(chunk, data)
         return deltas
+
+    def _learn(self, chunk: Document, data: bytes) -> None:
+        """Remember an event by which nothing but one text grew: the others of an answer are like it."""
+        choices = chunk.get("choices")
+        if not isinstance(choices, list) or len(choices) != 1:
+            return
+        piece = members(choices[0])
+        delta = members(piece.get("delta"))
+        if piece.get("finish_reason") or piece.get("logprobs") or not isinstance(delta.get("content"), str):
+            return
+        if any(value is not None and name not in ("content", "role", "obfuscation") for name, value in delta.items()):
+            return
+        index = number(piece.get("index"))
+        grown = self._choices[index].message.get("content")
+        if isinstance(grown, Text):
+            self._grown = grown, index
+            self._repeated.learn(data)
 
     @property
     def ended(self) -> bool:

@@ -68,7 +68,7 @@ class OpenAIResponses(Dialect):
             messages.append(Message("user", given))
         messages += [_message(item) for item in objects(given)]
         return Prompt(
-            model=text(asked.get("model")),
+            model=self.model(url, body),
             messages=tuple(messages),
             tools=tuple(text(tool.get("name")) or text(tool.get("type")) for tool in objects(asked.get("tools"))),
             parameters=parameters(asked, leave_out=("model", "stream", "input", "instructions")),

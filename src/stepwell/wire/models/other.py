@@ -9,7 +9,7 @@ import msgspec
 
 from stepwell.model.ids import Instant
 from stepwell.wire.models.dialect import Answer, Assembler, Budget, Dialect, Prompt
-from stepwell.wire.models.document import Document, body_document, parameters, text
+from stepwell.wire.models.document import Document, body_document, parameters
 from stepwell.wire.models.failure import Failure
 from stepwell.wire.models.openai_chat import openai_failure
 
@@ -21,7 +21,7 @@ class Other(Dialect):
 
     def prompt(self, url: str, body: bytes) -> Prompt:
         asked = body_document(body)
-        return Prompt(model=text(asked.get("model")), parameters=parameters(asked, leave_out=("model",)))
+        return Prompt(model=self.model(url, body), parameters=parameters(asked, leave_out=("model",)))
 
     def assembler(self, budget: Budget) -> Assembler:
         raise TypeError("answers of an unknown format are not put together")

@@ -51,7 +51,34 @@ class EventStream:
         if self._after_cr:
             chunk = chunk.removeprefix(b"\n")
         self._after_cr = chunk.endswith(b"\r")
-        lines = chunk.split(b"\n") if b"\r" not in chunk else _END_OF_LINE.split(chunk)
+        if b"\r" not in chunk:
+            if self._at_start and not self._rest:
+                self._at_start = chunk.startswith(_BOM[:1])
+            if not (self._rest or self._data or self._name or self._at_start):
+                return self._feed_whole(chunk)
+            lines = chunk.split(b"\n")
+        else:
+            lines = _END_OF_LINE.split(chunk)
+        return self._feed_lines(lines)
+
+    def _feed_whole(self, chunk: bytes) -> list[ServerSentEvent]:
+        """The same of a chunk at the beginning of an event. Nearly all have one line of data, perhaps behind one with a
+        name, and come whole."""
+        events: list[ServerSentEvent] = []
+        blocks = chunk.split(b"\n\n")
+        rest = blocks.pop()
+        for at, block in enumerate(blocks):
+            name, line = "", block
+            if block.startswith(b"event: "):
+                first, _, line = block.partition(b"\n")
+                name = first[7:].decode("utf-8", "replace")
+            if not line.startswith(b"data: ") or b"\n" in line or len(line) > self._limit_bytes:
+                rest = b"\n\n".join([*blocks[at:], rest])
+                break
+            events.append(ServerSentEvent(name, line[6:]))
+        return [*events, *self._feed_lines(rest.split(b"\n"))] if rest else events
+
+    def _feed_lines(self, lines: list[bytes]) -> list[ServerSentEvent]:
         self._rest += lines[0]
         if len(lines) == 1:
             self._check(len(self._rest))
