@@ -65,6 +65,7 @@ ALLOWED_LIBRARIES: dict[str, dict[str, tuple[str, ...]]] = {
         "pynvml": (ANYWHERE,),
         "ray": ("apps/ray*",),
         "msgpack": ("apps/harness/*",),  # a program that runs in the environments of apps
+        "annotationlib": ("apps/harness/*",),  # of the standard library from Python 3.14 on
     },
     "streams": {},
     "node": {"msgspec": (ANYWHERE,)},

@@ -69,9 +69,13 @@ class Harness:
         data = msgspec.msgpack.encode(frame)
         self.socket.sendall(struct.pack(">I", len(data)) + data)
 
-    def receive(self) -> wire.FromProcess:
-        (size,) = struct.unpack(">I", self._exactly(4))
-        return self._decoder.decode(self._exactly(size))
+    def receive(self, within_s: float = PATIENCE_S) -> wire.FromProcess:
+        (size,) = struct.unpack(">I", self._exactly(4, within_s))
+        data = self._exactly(size)
+        frame = self._decoder.decode(data)
+        unknown = msgspec.msgpack.decode(data).keys() - {"type", *frame.__struct_fields__}
+        assert not unknown, f"{frame} came with {unknown}"
+        return frame
 
     def expect(self, kind: type[_Frame]) -> _Frame:
         frame = self.receive()
@@ -111,10 +115,10 @@ class Harness:
     def ended(self) -> int:
         return self.process.wait(PATIENCE_S)
 
-    def _exactly(self, size: int) -> bytes:
+    def _exactly(self, size: int, within_s: float = PATIENCE_S) -> bytes:
         received = b""
         while len(received) < size:
-            assert select.select([self.socket], [], [], PATIENCE_S)[0], f"no frame came:\n{self.printed()}"
+            assert select.select([self.socket], [], [], within_s)[0], f"no frame came:\n{self.printed()}"
             piece = self.socket.recv(size - len(received))
             assert piece, f"the process ended:\n{self.printed()}"
             received += piece

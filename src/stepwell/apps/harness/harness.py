@@ -199,7 +199,7 @@ def function_of(app: type, name: str, method: Any) -> Function | None:
     function = Function(
         name,
         input=taken if is_model(taken) else None,
-        output=returned if len(outputs) > 1 else next(iter(outputs), None),
+        output=typing.Union[tuple(outputs)] if outputs else None,  # noqa: UP007
         metadata=next((one for one in others if is_metadata(one, hints)), ""),
         batch=None if batch is None else (int(batch[0]), float(batch[1])),
         live=any(one in SOCKETS for one in others),
@@ -256,10 +256,20 @@ def parameters_of(method: Any) -> list[str]:
 def hints_of(app: type, method: Any) -> dict[str, Any]:
     """Annotations, with those read that are written as text; models within the class are found, too."""
     inside = {name: value for owner in reversed(app.__mro__) for name, value in vars(owner).items()}
-    try:
-        return typing.get_type_hints(inspect.unwrap(method), localns=inside)
-    except (NameError, TypeError, AttributeError):  # one cannot be read, for instance imported for type checkers only
-        return {name: value for name, value in getattr(method, "__annotations__", {}).items() if inspect.isclass(value)}
+    function = inspect.unwrap(method)
+    with contextlib.suppress(NameError, TypeError, AttributeError):
+        return typing.get_type_hints(function, localns=inside)
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        written = annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF)
+    else:
+        written = function.__annotations__
+    found = {}
+    for name, value in written.items():  # one cannot be read, for instance because it is there for type checkers only
+        with contextlib.suppress(NameError, TypeError, AttributeError):
+            found[name] = eval(value, function.__globals__, inside) if isinstance(value, str) else value
+    return found
 
 
 def yielded(annotation: Any) -> Any:
@@ -548,12 +558,12 @@ class Host:
                 function = self._function(frame)
                 value = await self._input(function, frame.get("input"))
                 async with contextlib.aclosing(self._answers(function, value)) as answers:
-                    async for kind, answer in answers:
-                        if kind == "delta":
+                    async for how, answer in answers:
+                        if how == "delta":
                             self._channel.send("delta", call=call, value=answer)
                             continue
                         last = result(answer)
-                        if kind == "output":
+                        if how == "output":
                             self._channel.send("output", call=call, value=last["value"], files=last["files"])
                             if self._pending[call]:
                                 break  # it is at a place where it can be ended

@@ -1,0 +1,5 @@
+from .deeper import SPACE
+
+
+def join(words: list[str]) -> str:
+    return SPACE.join(words)
