@@ -70,3 +70,10 @@ class ConfigurationError(StepwellError):
     """The program was started in a way that cannot work; the message says what to change."""
 
     code = "CONFIGURATION"
+
+
+class BuildFailed(StepwellError):
+    """What an app runs in cannot be made; the message ends with the last lines of what the tools said."""
+
+    code = "BUILD_FAILED"
+    http_status = 422
