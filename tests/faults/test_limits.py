@@ -14,6 +14,7 @@ from stepwell.model.event import DEV_ENV
 from stepwell.store.base import EventQuery
 from tests.faults.harness import CEILING_BYTES, ENDED, MIB, Server, WorkerProgram, connected, timed
 from tests.faults.scripted import HEADERS, Call, Scripted, done, ops, response, result
+from tests.fleet import nodes_wanted
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("runs", "seconds"),
-    [pytest.param(20, 120, id="F75-fifth"), pytest.param(100, 500, id="F75", marks=pytest.mark.long)],
+    [
+        pytest.param(8 if nodes_wanted() else 20, 120, id="F75-fifth"),
+        pytest.param(100, 500, id="F75", marks=pytest.mark.long),
+    ],
 )
 @pytest.mark.parametrize("over", ["connection", "http"])
 async def test_many_runs_with_large_results_are_delayed_and_do_not_fail(

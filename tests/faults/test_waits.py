@@ -19,6 +19,7 @@ from stepwell.model.op import Op, WaitForEvent
 from tests.faults.backlog import Backlog
 from tests.faults.harness import CEILING_BYTES, ENDED, MIB, Server, connected, gathered, reconnected, until
 from tests.faults.scripted import Call, Scripted, done, ops, result, wait
+from tests.fleet import nodes_wanted
 
 pytestmark = pytest.mark.slow
 
@@ -162,7 +163,11 @@ async def test_one_of_two_events_ends_a_wait_and_both_start_their_functions(serv
 
 
 @pytest.mark.parametrize(
-    "waits", [pytest.param(5_000, id="F26-tenth"), pytest.param(50_000, id="F26", marks=pytest.mark.long)]
+    "waits",
+    [
+        pytest.param(1_000 if nodes_wanted() else 5_000, id="F26-tenth"),
+        pytest.param(50_000, id="F26", marks=pytest.mark.long),
+    ],
 )
 async def test_one_event_for_very_many_waits_is_accepted_at_once_and_resumes_those_that_match(
     unstarted: Server, waits: int

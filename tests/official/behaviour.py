@@ -75,12 +75,13 @@ class OfficialSdk:
         assert service.ran(run.id) == [f"step-{i}" for i in range(count)]
         assert server.trace(run.id).steps == [f"step-{i}" for i in range(count)]
 
-    def test_a_thousand_sequential_steps_run_once_each(self, server: Server, service: Service) -> None:
-        run = server.completed(server.send(service.event("steps"), {"count": 1000}), seconds=270)
+    def test_very_many_sequential_steps_run_once_each(self, server: Server, service: Service) -> None:
+        count = 200 if nodes_wanted() else 1000  # the most that a run may have
+        run = server.completed(server.send(service.event("steps"), {"count": count}), seconds=270)
 
-        assert run.output == sum(range(1000))
-        assert service.ran(run.id) == [f"step-{i}" for i in range(1000)]
-        assert len(server.trace(run.id).steps) == 1000
+        assert run.output == sum(range(count))
+        assert service.ran(run.id) == [f"step-{i}" for i in range(count)]
+        assert len(server.trace(run.id).steps) == count
 
     # Waiting.
 

@@ -59,13 +59,16 @@ def test_a_function_starts_at_each_occurrence_once_across_a_kill(kind: Kind, tmp
         assert times == sorted(times)
         assert all(time.microsecond == 0 for time in times)
         assert [event["id"] for event in events[: len(before)]] == [event["id"] for event in before]
+        made_twice = 0
         for event in events[:-1]:
             run = server.completed(event["internal_id"])
             assert run.output == {"name": TICK, **event["data"]}
             assert event["data"].keys() == {"cron", "scheduledAt", "fireAt"}
             assert (event["data"]["cron"], event["data"]["scheduledAt"]) == ("@every 1s", event["id"])
-            assert service.ran(run.id) == ["tick"]
+            assert set(service.ran(run.id)) == {"tick"}
+            made_twice += len(service.ran(run.id)) - 1
             assert server.trace(run.id).steps == ["tick"]
+        assert made_twice <= 1, "only a step that ran when the server was killed runs again"
 
 
 @pytest.mark.parametrize("kind", KINDS)

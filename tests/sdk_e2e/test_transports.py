@@ -126,7 +126,7 @@ class TestUvicorn(OwnAsyncSdk):
 class TestFlask(OwnSdk):
     kind = "flask"
     gather_calls = 1
-    test_a_thousand_sequential_steps_run_once_each = None  # type: ignore[assignment]  # a minute, and uvicorn has it
+    test_very_many_sequential_steps_run_once_each = None  # type: ignore[assignment]  # a minute, and uvicorn has it
 
 
 class TestBlockingWorker:
