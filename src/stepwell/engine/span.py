@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stepwell.model.job import RunStatus
     from stepwell.model.offload import Exchange
     from stepwell.model.payload import Payload
+    from stepwell.model.task import TaskPhase
 
 
 class SpanStatus(StrEnum):
@@ -39,6 +40,7 @@ class SpanKind(StrEnum):
     ATTEMPT = "attempt"
     EXECUTION = "execution"
     FINALIZATION = "finalization"
+    PHASE = "phase"  # of a call of an app
 
 
 class StepOp(StrEnum):
@@ -188,6 +190,7 @@ class Request:
     worker: str = ""
     status: int = 0
     steps: tuple[str, ...] = ()  # names of the steps whose attempts it made
+    phases: tuple[TaskPhase, ...] = ()  # that a call of an app came through
 
     @property
     def open(self) -> bool:
@@ -228,6 +231,7 @@ class InFlight:
     started_at: Instant
     worker: str = ""
     steps: tuple[RunningStep, ...] = ()
+    phases: tuple[TaskPhase, ...] = ()  # that a call of an app has come through
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +247,7 @@ class Trace:
     parent: RunId | None = None
     reason: str = ""  # why it was cancelled
     cancel_event: str | None = None  # internal id
+    cancelling_at: Instant | None = None  # when its call was told to end
     lacks: tuple[str, ...] = ()  # the limits of which a call of it waits for a slot, in words
     origin: RunId | None = None  # the run that this one makes again
     from_step: str = ""  # the name of the step from which on it does so; empty: from the beginning

@@ -7,6 +7,8 @@
     ├─ nap                          sleeps, waits and invocations, with what they wait for
     ├─ Execution                    the function itself failed between steps and was tried again
     └─ Finalization                 the function after its last step
+       ├─ Setting up                what a call of an app came through, if it is one
+       └─ Running
 
 Beside the tree stand the *requests*: every call of a worker that was made or is to be made. What is going on at
 this moment is not in the journal; who knows it passes it in as `InFlight`.
@@ -39,18 +41,29 @@ from stepwell.model import journal
 from stepwell.model.ids import EventKey
 from stepwell.model.job import RunStatus
 from stepwell.model.payload import decode
+from stepwell.model.task import TaskStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from stepwell.model.ids import Instant, JobId, RunId, StepId
     from stepwell.model.journal import Entry
     from stepwell.model.offload import Exchange
     from stepwell.model.payload import Payload
+    from stepwell.model.task import TaskPhase
 
 INVOKE_TIMEOUT = "InngestInvokeTimeoutError"
 EXECUTION = "Execution"
 FINALIZATION = "Finalization"
+PHASES = {
+    TaskStatus.QUEUED: "Queued",
+    TaskStatus.PREPARING: "Preparing",
+    TaskStatus.SERVING: "Serving",
+    TaskStatus.SETTING_UP: "Setting up",
+    TaskStatus.RUNNING: "Running",
+    TaskStatus.UPLOADING: "Uploading",
+}
+"""Names of the phases of a call that have a span."""
 
 
 def trace_of(
@@ -140,6 +153,7 @@ class _Call:
     error: Payload | None = None
     worker: str = ""
     status: int = 0
+    phases: tuple[TaskPhase, ...] = ()
     last_step_at: Instant = 0
 
     @property
@@ -265,6 +279,7 @@ class _Fold:
             return
         call.ended_at, call.outcome, call.error = entry.at, entry.outcome, entry.error
         call.worker, call.status, call.duration_ms = entry.worker, entry.status, entry.duration_ms
+        call.phases = entry.phases or call.phases
         call.started_at = entry.started_at or call.started_at
         self._begin(entry.started_at or entry.at)
         if entry.outcome == "superseded":
@@ -460,6 +475,7 @@ class _Fold:
         if call is None or call.outcome or self.end is not None:
             return
         call.started_at, call.worker = flight.started_at, flight.worker or call.worker
+        call.phases = flight.phases
         self._begin(flight.started_at)
         attempts = [(step.id, attempt) for step in self.steps.values() for attempt in step.attempts.values()]
         began = {one.step: one.started_at for one in flight.steps}
@@ -477,11 +493,13 @@ class _Fold:
         started = self.started
         assert started is not None, "a journal begins with the start of its run"
         end = self.end
+        asked = end if isinstance(end, journal.RunCancelled) else self.cancelling
         output = end.output if isinstance(end, journal.RunCompleted) else None
         error = end.error if isinstance(end, journal.RunFailed) else None
         spans = tuple(
             self._step_span(one) if isinstance(one, _Step) else self._function_span(one) for one in self.order
         )
+        spans = (*self._calls_of_apps(), *spans)
         root = Span(
             ref=Ref(self.run, SpanKind.RUN),
             name="Run",
@@ -506,8 +524,9 @@ class _Fold:
             notes=tuple(map(self._note, self.notes)),
             start_at=started.start_at,
             parent=started.parent,
-            reason=end.reason if isinstance(end, journal.RunCancelled) else "",
-            cancel_event=end.event if isinstance(end, journal.RunCancelled) else None,
+            reason=asked.reason if asked is not None else "",
+            cancel_event=asked.event if asked is not None else None,
+            cancelling_at=self.cancelling.at if self.cancelling is not None else None,
             origin=started.origin,
             from_step=self._from_step(started),
         )
@@ -588,7 +607,51 @@ class _Fold:
             output=last.output,
             error=last.error if final else None,
             call=last.call,
-            children=tuple(self._attempt_span(ref, one) for one in shown),
+            children=tuple(self._attempt_span(ref, one) for one in shown) or self._phase_spans(last.call),
+        )
+
+    def _calls_of_apps(self) -> Iterator[Span]:
+        """The calls of an app that no span of the function tells of: lost, told to end, or under way."""
+        told = {attempt.call for one in self.order if isinstance(one, _Function) for attempt in one.attempts}
+        for call in self.calls.values():
+            request = call.request
+            if not call.phases or request.call in told:
+                continue
+            ended = call.ended_at or (self.end.at if self.end is not None else None)
+            broken = SpanStatus.FAILED if call.outcome in _BROKEN else SpanStatus.CANCELLED
+            yield Span(
+                ref=Ref(self.run, SpanKind.EXECUTION, f"call {request.number}"),
+                name=EXECUTION,
+                kind=SpanKind.EXECUTION,
+                status=SpanStatus.RUNNING if ended is None else broken,
+                queued_at=request.scheduled_at,
+                started_at=call.began,
+                ended_at=ended,
+                error=call.error,
+                call=request.call,
+                children=self._phase_spans(request.call),
+            )
+
+    def _phase_spans(self, call_id: JobId | None) -> tuple[Span, ...]:
+        """What a call of an app came through. A phase lasts until the next one begins."""
+        call = self.calls.get(call_id) if call_id is not None else None
+        if call is None or not call.phases:
+            return ()
+        over = call.ended_at or (self.end.at if self.end is not None else None)
+        ends = [*(following.at for following in call.phases[1:]), over]
+        return tuple(
+            Span(
+                ref=Ref(self.run, SpanKind.PHASE, f"{call.request.number}.{phase.status.name.lower()}"),
+                name=PHASES[phase.status],
+                kind=SpanKind.PHASE,
+                status=SpanStatus.RUNNING if end is None else SpanStatus.COMPLETED,
+                queued_at=phase.at,
+                started_at=phase.at,
+                ended_at=end,
+                call=call_id,
+            )
+            for phase, end in zip(call.phases, ends, strict=True)
+            if phase.status in PHASES
         )
 
     def _attempt_span(self, parent: Ref, attempt: _Attempt) -> Span:
@@ -606,6 +669,7 @@ class _Fold:
             error=attempt.error,
             call=attempt.call,
             exchange=attempt.exchange,
+            children=self._phase_spans(attempt.call),
         )
 
     def _request(self, call: _Call) -> Request:
@@ -629,6 +693,7 @@ class _Fold:
             worker=call.worker,
             status=call.status,
             steps=tuple(call.steps),
+            phases=call.phases,
         )
 
 

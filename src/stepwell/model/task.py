@@ -59,6 +59,16 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     batch: str = ""  # set by `map` of our client, for display
 
 
+def is_task(event_name: str, function: str) -> bool:
+    """Whether a run is a task: one that a request began, or that of an app which another run invoked.
+
+    Args:
+        event_name: Of the event that it began with.
+        function: Its slug.
+    """
+    return event_name == TASK_EVENT or (event_name == INVOKED and "/" in function and "@" in function)
+
+
 class _Begun(msgspec.Struct):
     """The event that a task began with, as far as it matters."""
 
@@ -83,6 +93,10 @@ def read_request(event: bytes, app: str) -> TaskRequest:
     return TaskRequest(app=app, function="", input=data)
 
 
+LOG_TYPES = {"build": 0, "run": 1, "serve": 2, "setup": 3, "task": 4}
+"""The level of a line that an app logged, as it is recorded, and its number on the wire."""
+
+
 class TaskPhase(msgspec.Struct, frozen=True, array_like=True):
     """The task had come to `status` at `at`."""
 
@@ -96,3 +110,56 @@ PIECE_STATUS = "status"  # text: the number of the status; `more`: {"at": Instan
 PIECE_OUTPUT = "output"  # text: JSON of the whole output so far
 PIECE_DELTA = "delta"  # text: JSON of what is to be merged into what came before
 PIECE_LOG = "log"  # text: one line; `more`: {"at": Instant, "log_type": int}
+
+
+class _Item(msgspec.Struct):
+    """What an app says of one thing that it took or made. Tokens and cents."""
+
+    tokens: float | None = None
+    cached_tokens: float | None = None
+    cost: float | None = None
+
+
+class _Meta(msgspec.Struct):
+    inputs: list[_Item] = []
+    outputs: list[_Item] = []
+
+
+class TaskResult(msgspec.Struct):
+    """The result of a run of an app: what callers get, and what the app said of it (`output_meta`)."""
+
+    output: msgspec.Raw = msgspec.Raw(b"null")
+    meta: Any = None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a call took, as the app said it. None: it said nothing of that."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    cost_usd: float | None = None
+
+
+def usage_of(meta: object) -> Usage:
+    """The sums over all that an app said of its inputs and outputs; what cannot be read counts for nothing."""
+    try:
+        said = msgspec.convert(meta or {}, _Meta)
+    except msgspec.ValidationError:
+        return Usage()
+
+    def total(numbers: list[float | None]) -> float | None:
+        known = [one for one in numbers if one is not None]
+        return sum(known) if known else None
+
+    def count(numbers: list[float | None]) -> int | None:
+        found = total(numbers)
+        return None if found is None else round(found)
+
+    cents = total([one.cost for one in (*said.inputs, *said.outputs)])
+    return Usage(
+        count([one.tokens for one in said.inputs]),
+        count([one.tokens for one in said.outputs]),
+        count([one.cached_tokens for one in said.inputs]),
+        None if cents is None else cents / 100,
+    )

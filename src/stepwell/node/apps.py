@@ -19,7 +19,6 @@ import msgspec
 from stepwell.model.app import App, AppVersion, Reference, read_reference
 from stepwell.model.errors import Conflict, NotFound
 from stepwell.model.function import Function, Service, Transport
-from stepwell.model.job import RunStatus
 from stepwell.store.base import Record, RunQuery
 
 if TYPE_CHECKING:
@@ -259,12 +258,11 @@ class Apps:
                 return
 
     async def _retire(self, env: str, name: str) -> None:
-        """No app needs the service any more; its functions stay, archived, while there are runs under way."""
+        """No app needs the service any more; its functions stay, archived, while there are runs of them."""
         known = self._registry.service(env, name)
         if known is None:
             return
-        query = RunQuery(env=env, services=(name,), statuses=(RunStatus.QUEUED, RunStatus.RUNNING))
-        if await self._store.count_runs(query):
+        if await self._store.runs(RunQuery(env=env, services=(name,), limit=1)):
             await self._register(msgspec.structs.replace(known, functions=()))
         else:
             await self._forget(env, name)

@@ -92,6 +92,11 @@ class Registry:
         found = self._services.get((env, service))
         return found is not None and found.transport is Transport.APP
 
+    def apps(self, env: str) -> tuple[str, ...]:
+        """The names of the services that are apps of this server, also of those that are gone and had tasks."""
+        found = [one.name for one in self._services.values() if one.env == env and one.transport is Transport.APP]
+        return tuple(sorted(found))
+
     def is_connected(self, env: str, service: str) -> bool:
         """Whether only workers that dialled in to some node can take calls of the service."""
         return (env, service) in self._connected

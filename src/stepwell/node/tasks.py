@@ -19,7 +19,7 @@ from stepwell.model import message
 from stepwell.model.errors import Conflict, NotFound
 from stepwell.model.ids import EventKey, RunId, shard_of
 from stepwell.model.payload import canonical
-from stepwell.model.task import TASK_EVENT
+from stepwell.model.task import TASK_EVENT, is_task
 from stepwell.node.endings import body
 from stepwell.node.large import stored
 from stepwell.node.turns import Envelope, Plan, Turns
@@ -153,10 +153,6 @@ class Tasks:
     async def row(self, env: str, task: RunId) -> RunRow:
         """What lists know of a task. Raises `NotFound`."""
         row = await self._store.run_row(task)
-        if row is None or row.env != env or not self.is_task(row):
+        if row is None or row.env != env or not is_task(row.event_name, row.function):
             raise NotFound(f"no task {task}")
         return row
-
-    def is_task(self, row: RunRow) -> bool:
-        """Whether a run is a task: one that a request began, or one that another run invoked."""
-        return row.event_name == TASK_EVENT or self._registry.is_app(row.env, row.service)

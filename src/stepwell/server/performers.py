@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stepwell.engine.span import InFlight, RunningStep
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from stepwell.model.function import Function
     from stepwell.model.ids import Instant, JobId, RunId, StepId
     from stepwell.model.message import Message
+    from stepwell.model.task import TaskPhase
     from stepwell.node.notes import Notes
     from stepwell.store.base import Store
 
@@ -153,7 +155,14 @@ class Performers:
         flight = self._runs.get(run, {}).get(call)
         if flight is not None and step is not None:
             steps = (*(one for one in flight.steps if one.step != step), RunningStep(step, text, at))
-            self._runs[run][call] = InFlight(flight.call, flight.started_at, flight.worker, steps)
+            self._runs[run][call] = replace(flight, steps=steps)
+
+    def on_phase(self, run: RunId, call: JobId, phase: TaskPhase, worker: str = "", /) -> None:
+        """A call of an app has come to another phase."""
+        flight = self._runs.get(run, {}).get(call)
+        if flight is not None:
+            phases = (*flight.phases, phase)
+            self._runs[run][call] = replace(flight, worker=worker or flight.worker, phases=phases)
 
     def _over(self, job: JobId) -> None:
         run = self._calls.pop(job, None)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from stepwell.engine.span import InvokeInfo, SleepInfo, SpanKind, SpanStatus, WaitInfo
 from stepwell.model.job import RunStatus
 from stepwell.model.payload import decode
+from stepwell.model.task import usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +63,7 @@ _MARKS = {
     SpanStatus.FAILED: Piece(Role.BAD, "✖"),
     SpanStatus.CANCELLED: Piece(Role.IDLE, "⊘"),
 }
+_COLD = frozenset({"Preparing", "Serving", "Setting up"})
 _OUTCOMES = {
     "answered": Role.GOOD,
     "suspended": Role.GOOD,
@@ -108,6 +110,8 @@ def _heading(trace: Trace, now: Instant) -> Iterator[Line]:
         taken = duration_text((root.ended_at or now) - root.started_at)
         facts.append(f"took {taken}" if root.ended_at is not None else f"running for {taken}")
     facts += [f"waits for a slot of {limit}" for limit in trace.lacks]
+    if trace.cancelling_at is not None and root.ended_at is None:
+        facts.append(f"being cancelled for {duration_text(max(0, now - trace.cancelling_at))}")
     steps = sum(span.kind is SpanKind.STEP for span in root.children)
     facts += [_count(steps, "step"), _count(len(trace.requests), "request")]
     yield (Piece(Role.DETAIL, "  " + " · ".join(facts)),)
@@ -187,6 +191,9 @@ def _details(span: Span) -> str:
         case None:
             if span.kind is SpanKind.STEP and span.step_kind not in ("", "step.run"):
                 facts.append(span.step_kind.removeprefix("step."))
+    phases = [child for child in span.children if child.kind is SpanKind.PHASE]
+    if phases:
+        facts += _called(span, phases)
     if span.origin is not None:
         facts.append(f"kept from run {span.origin}")
     if span.edited:
@@ -198,6 +205,22 @@ def _details(span: Span) -> str:
     if span.queue_ms is not None and span.queue_ms >= 1000 and span.kind is not SpanKind.RUN:
         facts.append(f"queued {duration_text(span.queue_ms)}")
     return "".join(f"  {fact}" if number == 0 else f" · {fact}" for number, fact in enumerate(facts))
+
+
+def _called(span: Span, phases: list[Span]) -> Iterator[str]:
+    """What a call of an app came to: whether it found a warm worker, and what the app says that it took."""
+    cold = [one for one in phases if one.name in _COLD and one.duration_ms is not None]
+    if cold:
+        yield f"cold start {duration_text(sum(one.duration_ms or 0 for one in cold))}"
+    if not isinstance(span.output, bytes):
+        return
+    result = decode(span.output)
+    usage = usage_of(result.get("meta") if isinstance(result, dict) else None)
+    if usage.input_tokens is not None or usage.output_tokens is not None:
+        cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
+        yield f"{usage.input_tokens or 0}{cached} → {usage.output_tokens or 0} tokens"
+    if usage.cost_usd is not None:
+        yield f"${usage.cost_usd:.6f}".rstrip("0").rstrip(".")
 
 
 def _exchanged(exchange: Exchange) -> Iterator[str]:
