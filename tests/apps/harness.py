@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -17,7 +20,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from stepwell.wire import app as wire
-from tests.libraries.environments import python_of
+from tests.libraries.environments import ENVIRONMENTS, python_of
 
 HARNESS = Path(wire.__file__).parents[1] / "apps" / "harness"
 APPS = Path(__file__).parent / "apps"
@@ -123,6 +126,29 @@ class Harness:
             assert piece, f"the process ended:\n{self.printed()}"
             received += piece
         return received
+
+
+def node_app(name: str) -> Path:
+    """A copy of the app `name` with the packages that its lock names, made again when anything of it changes."""
+    source, folder = APPS / name, ENVIRONMENTS / f"node-{name}"
+    files = [path for path in sorted(source.rglob("*")) if path.is_file()]
+    wanted = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+    ENVIRONMENTS.mkdir(exist_ok=True)
+    with (ENVIRONMENTS / f"node-{name}.lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        stamp = folder / ".installed"
+        if not stamp.exists() or stamp.read_text() != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(source, folder)
+            npm = ["npm", "ci", "--prefix", str(folder), "--no-audit", "--no-fund", "--loglevel=error"]
+            done = subprocess.run(npm, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+            stamp.write_text(wanted)
+    return folder
+
+
+def node_harness(**env: str) -> Harness:
+    return Harness("node", HARNESS / "harness.mjs", env=env)
 
 
 def python_harness(**env: str) -> Harness:
