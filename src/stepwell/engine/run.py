@@ -52,6 +52,10 @@ class Phase(Enum):
     FAILED = "failed"
 
 
+# Looked up once: it takes as long as a call, and a fold is made of little else.
+_READY, _DONE, _FAILED, _INVOKING, _SCHEDULED = Phase.READY, Phase.DONE, Phase.FAILED, Phase.INVOKING, Phase.SCHEDULED
+_RUNNING = RunStatus.RUNNING
+
 SLOWEST_REPORT_MS = 30_000
 """How long a report of a function in memory may be on its way before it is too late for an event to be found."""
 
@@ -82,7 +86,7 @@ class Step(msgspec.Struct):
 
     @property
     def finished(self) -> bool:
-        return self.phase is Phase.DONE or self.phase is Phase.FAILED
+        return self.phase is _DONE or self.phase is _FAILED
 
 
 class Call(msgspec.Struct):
@@ -270,7 +274,7 @@ def _step_completed(run: Run, entry: journal.StepCompleted) -> None:
     step = _step(run, entry.step, entry.name, entry.index, entry.kind)
     step.output = entry.output
     step.bare = entry.bare
-    _finish_step(run, step, Phase.DONE, entry.at, entry.duration_ms, entry.call)
+    _finish_step(run, step, _DONE, entry.at, entry.duration_ms, entry.call)
     run.state_bytes += size_of(entry.output)
     if entry.event is not None:
         run.taken.add(entry.event)
@@ -280,7 +284,7 @@ def _step_failed(run: Run, entry: journal.StepFailed) -> None:
     step = _step(run, entry.step, entry.name, entry.index, entry.kind)
     step.error = entry.error
     step.attempts = entry.attempt + 1
-    _finish_step(run, step, Phase.FAILED, entry.at, entry.duration_ms, entry.call)
+    _finish_step(run, step, _FAILED, entry.at, entry.duration_ms, entry.call)
     run.state_bytes += size_of(entry.error)
 
 
@@ -310,7 +314,7 @@ def _call_ended(run: Run, entry: journal.CallEnded) -> None:
 
 def _step_scheduled(run: Run, entry: journal.StepScheduled) -> None:
     step = _step(run, entry.step, entry.name, entry.index, entry.kind)
-    _open(run, step, Phase.SCHEDULED, entry.at)
+    _open(run, step, _SCHEDULED, entry.at)
 
 
 def _sleep_started(run: Run, entry: journal.SleepStarted) -> None:
@@ -328,7 +332,7 @@ def _wait_started(run: Run, entry: journal.WaitStarted) -> None:
 def _invoke_started(run: Run, entry: journal.InvokeStarted) -> None:
     step = _step(run, entry.step, entry.name, entry.index, "step.invoke")
     step.timer, step.until = entry.timer, entry.until
-    _open(run, step, Phase.INVOKING, entry.at)
+    _open(run, step, _INVOKING, entry.at)
 
 
 def _offload_started(run: Run, entry: journal.OffloadStarted) -> None:
@@ -361,7 +365,7 @@ def _step_retried(run: Run, entry: journal.StepRetried) -> None:
 
 def _step_ready(run: Run, entry: journal.StepReady) -> None:
     step = run.steps[entry.step]
-    step.phase, step.timer = Phase.READY, None
+    step.phase, step.timer = _READY, None
     run.open.discard(step.id)
     run.feed.append(step.id)
 
@@ -439,7 +443,7 @@ def _run_started(run: Run, entry: journal.RunStarted) -> None:
 def _step(run: Run, step_id: StepId, name: str, index: int, kind: str) -> Step:
     step = run.steps.get(step_id)
     if step is None:
-        step = run.steps[step_id] = Step(step_id, Phase.READY, name, index, kind)
+        step = run.steps[step_id] = Step(step_id, _READY, name, index, kind)
     return step
 
 
@@ -452,7 +456,7 @@ def _open(run: Run, step: Step, phase: Phase, at: Instant) -> None:
 def _start(run: Run, at: Instant) -> None:
     if run.started_at is None:
         run.started_at = at
-        run.status = RunStatus.RUNNING
+        run.status = _RUNNING
 
 
 def _finish_step(run: Run, step: Step, phase: Phase, at: Instant, duration_ms: float, call_id: JobId | None) -> None:
@@ -478,7 +482,7 @@ def _finish_step(run: Run, step: Step, phase: Phase, at: Instant, duration_ms: f
 
 def _at_work_since(run: Run, step: Step, at: Instant, duration_ms: float, call_id: JobId | None) -> Instant:
     """From when on the step may have caused an event. Judged by our own clock only, so rather too early."""
-    if step.phase is Phase.INVOKING or step.request is not None:
+    if step.phase is _INVOKING or step.request is not None:
         return step.opened_at
     if call_id is None:
         return at

@@ -81,7 +81,8 @@ _ABOUT_STEPS = _RESULTS | {
 }
 _WHILE_CANCELLING = frozenset({journal.CallEnded, journal.RunCancelled, journal.Noted})
 _TIMED = frozenset({Phase.SLEEPING, Phase.WAITING, Phase.INVOKING, Phase.OFFLOADED})
-_OF_A_RUN = frozenset({JobKind.CALL, JobKind.TIMER, JobKind.OFFLOAD})
+_CALL, _TIMER, _OFFLOAD, _WAITING = JobKind.CALL, JobKind.TIMER, JobKind.OFFLOAD, Phase.WAITING
+_OF_A_RUN = (_CALL, _TIMER, _OFFLOAD)
 
 
 class RunAudit:
@@ -111,9 +112,9 @@ class RunAudit:
                     self._find(what, f"a {kind.__name__} follows the result of step {step.name or step.id!r}")
             elif run.cancelling is not None and kind not in _WHILE_CANCELLING:
                 self._find(ONE_END, f"a {kind.__name__} of a run that is being cancelled")
-            elif isinstance(entry, journal.CallScheduled):
+            elif type(entry) is journal.CallScheduled:
                 self._check_call(entry)
-            elif isinstance(entry, journal.CallEnded) and entry.call not in run.calls:
+            elif type(entry) is journal.CallEnded and entry.call not in run.calls:
                 self._find(ONE_RESULT, f"call {entry.call} ends a second time")
             apply(run, entry)
 
@@ -155,18 +156,19 @@ class RunAudit:
             self._find(PROGRESS, "it lives and nothing will ever happen to it")
         elif run.admitted and not run.calls and not run.pending and run.news > run.covered:
             self._find(PROGRESS, f"nobody tells the function of its last {run.news - run.covered} results")
-        needed = set(run.calls) | run.deadlines()
+        deadlines = run.deadlines()
+        needed = deadlines.union(run.calls)
         for call in run.calls.values():
             job = jobs.get(call.id)
             if job is None:
                 self._find(PROGRESS, f"the job of call {call.id} is missing")
-            elif job.kind is not JobKind.CALL or job.step != call.target or job.live != call.live:
+            elif job.kind is not _CALL or job.step != call.target or job.live != call.live:
                 self._find(PROGRESS, f"the job {job.id} is not that of its call")
             if call.target is not None:
                 step = run.steps.get(call.target)
                 if step is not None and step.finished:
                     self._find(NO_GHOST_WORK, f"step {step.name or step.id!r} has its result and will be called")
-        for timer in run.deadlines():
+        for timer in deadlines:
             if timer not in jobs:
                 self._find(PROGRESS, f"the timer {timer} of its timeout is missing")
             elif run.cancelling is not None and jobs[timer].due != run.cancelling.until:
@@ -177,7 +179,7 @@ class RunAudit:
             if step.timer is not None:
                 needed.add(step.timer)
                 job = jobs.get(step.timer)
-                kind = JobKind.TIMER if step.request is None else JobKind.OFFLOAD
+                kind = _TIMER if step.request is None else _OFFLOAD
                 if job is None or job.kind is not kind:
                     self._find(PROGRESS, f"the timer of step {step.name!r} is missing")
                 elif job.due != step.until:
@@ -188,7 +190,7 @@ class RunAudit:
                 pass  # a function that dropped it goes on with the others
             elif not any(call.target == step_id or call.target is None for call in run.calls.values()):
                 self._find(PROGRESS, f"nobody will call step {step.name!r}")
-            if step.phase is Phase.WAITING:
+            if step.phase is _WAITING:
                 listening.add(step_id)
         for step_id in run.pending:
             if step_id not in run.open:

@@ -107,7 +107,7 @@ class StoreTime:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.monotonic = world.monotonic
+        self.monotonic, self.spawn, self.sleep, self.gate = world.monotonic, world.spawn, world.sleep, world.gate
         self._ahead = world.now() - world.monotonic()
         self._bounds: tuple[int, int] | None = None  # between which it is ahead of the clock that does not jump
 
@@ -135,17 +135,8 @@ class StoreTime:
     def now(self) -> Instant:
         return self.monotonic() + self._ahead
 
-    def spawn(self, task: Coroutine[Any, Any, None]) -> None:
-        self._world.spawn(task)
-
     def call_at(self, at: Instant, callback: Callable[[], None]) -> Alarm:
         return self._world.call_at(self._world.now() + at - self.now(), callback)
-
-    async def sleep(self, milliseconds: int) -> None:
-        await self._world.sleep(milliseconds)
-
-    def gate(self) -> Gate:
-        return self._world.gate()
 
 
 class _AsyncioGate:

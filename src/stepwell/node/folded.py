@@ -47,6 +47,9 @@ class Folded:
 
     def keep(self, run: Run) -> None:
         """As it is now: it may have got a call since it was kept, or have none any more."""
+        if run.calls and self._called.get(run.id) is run and run.id not in self._queued:
+            self._called.move_to_end(run.id)  # as after most turns
+            return
         self.forget(run.id)
         if not run.calls or _begins_later(run):
             self._waiting[run.id] = run

@@ -22,6 +22,8 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     op.Completed: ("output",),
 }
 
+_WITH_TEXTS = frozenset({message.Reported, message.Replied, message.Returned, message.Raised, message.OffloadEnded})
+
 AnyOp = TypeVar("AnyOp", bound=msgspec.Struct)
 
 
@@ -36,6 +38,8 @@ def stored(text: bytes, blobs: dict[Blob, bytes]) -> Payload:
 
 def interned(msg: Message, blobs: dict[Blob, bytes]) -> Message:
     """The same message with large texts replaced by references."""
+    if type(msg) not in _WITH_TEXTS:
+        return msg
     match msg:
         case message.Reported() | message.Replied() if not any(map(_is_large, msg.ops)):
             return msg

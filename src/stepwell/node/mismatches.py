@@ -27,6 +27,7 @@ REMEMBERED = 1000  # pairs of expression and reason
 LINES = 100  # a minute
 _MINUTE_MS = 60_000
 _SHOWN = 200  # characters of an expression
+_NONE = {kind.value: 0 for kind in MismatchKind}
 
 
 class Mismatches:
@@ -37,7 +38,7 @@ class Mismatches:
     """
 
     def __init__(self) -> None:
-        self.counts: dict[str, int] = {kind.value: 0 for kind in MismatchKind}
+        self.counts: dict[str, int] = dict(_NONE)
         self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._asked: OrderedDict[Hashable, Instant] = OrderedDict()
         self._minute = 0

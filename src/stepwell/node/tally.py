@@ -30,7 +30,7 @@ class Tally:
         counts = self.entries
         for entry in entries:
             counts[type(entry)] += 1
-            if isinstance(entry, journal.StepCompleted) and entry.duration_ms:
+            if type(entry) is journal.StepCompleted and entry.duration_ms:
                 self.step_seconds.add(entry.duration_ms / 1000)
 
     def of(self, kind: type) -> int:

@@ -118,9 +118,7 @@ class Telling:
             return
         if line.told < what.news:
             # Not those that failed: whether an attempt was the last one is for the server to say.
-            known = {
-                entry.step for entry in recorded if isinstance(entry, journal.StepCompleted) and entry.call == call
-            }
+            known = {entry.step for entry in recorded if type(entry) is journal.StepCompleted and entry.call == call}
             for number in range(line.told, what.news):
                 self._tell_one(line, call, run, run.feed[number], number + 1, known)
             line.told = what.news

@@ -61,7 +61,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("stepwell.node")
 
 CACHED_RUNS = 10_000
-_LIMITED = frozenset({JobKind.CALL, JobKind.OFFLOAD, JobKind.HOLD})
+_CALL, _OFFLOAD, _HOLD = JobKind.CALL, JobKind.OFFLOAD, JobKind.HOLD  # looked up once, as it takes as long as a call
+_LIMITED = (_CALL, _OFFLOAD, _HOLD)
+_HINTS = frozenset({effect.Acknowledge, effect.Deliver, effect.DeliverRetry, effect.StopCall, effect.StopOffload})
 
 
 class Verdict(Enum):
@@ -198,11 +200,11 @@ class Turns:
         while box := self._boxes[run_id]:
             self._boxes[run_id] = []
             try:
-                if any(one.message is None for one in box):
+                told = [one for one in box if one.message is not None]
+                if len(told) < len(box):
                     await patiently(self._world, lambda: self._catch_up(run_id))
-                    box = [one for one in box if one.message is not None]
-                if box:
-                    await self._turn(run_id, box)
+                if told:
+                    await self._turn(run_id, told)
             except Exception:
                 # Nothing was stored and the claims are still ours: the messages are not lost but a bug keeps us
                 # from deciding on them. The jobs stay visible to the auditor.
@@ -412,22 +414,24 @@ class Turns:
         plan.effects.extend(decision.effects)
         run = plan.run
         for one in decision.effects:
+            if type(one) in _HINTS:
+                continue  # given once the commit is through
             match one:
                 case effect.CallWorker():
-                    self._add_job(plan, one.call, JobKind.CALL, one.due, now, one.target, one.attempt, live=one.live)
-                case effect.HoldRun():
-                    self._add_job(plan, one.job, JobKind.HOLD, one.due, now, None)
-                case effect.SetTimer():
-                    self._add_job(plan, one.timer, JobKind.TIMER, one.due, now, one.step)
-                case effect.DropJob():
-                    if plan.jobs.pop(one.job, None) is None:
-                        plan.drop_jobs.append(one.job)
+                    self._add_job(plan, one.call, _CALL, one.due, now, one.target, one.attempt, live=one.live)
                 case effect.EndCall():
                     claim = plan.holds.get(one.call)
                     if claim is not None:
                         plan.ends[one.call] = claim
                     else:
                         plan.drop_jobs.append(one.call)
+                case effect.HoldRun():
+                    self._add_job(plan, one.job, _HOLD, one.due, now, None)
+                case effect.SetTimer():
+                    self._add_job(plan, one.timer, JobKind.TIMER, one.due, now, one.step)
+                case effect.DropJob():
+                    if plan.jobs.pop(one.job, None) is None:
+                        plan.drop_jobs.append(one.job)
                 case effect.AddWait():
                     await self._add_wait(plan, one, now)
                 case effect.DropWait():
@@ -437,7 +441,7 @@ class Turns:
                     await self._add_invoke(plan, one, now)
                 case effect.StartOffload():
                     sealed = self._gateway.seal(run.id, one.step, one.sealed) if self._gateway is not None else None
-                    self._add_job(plan, one.job, JobKind.OFFLOAD, one.due, now, one.step, one.attempt, sealed=sealed)
+                    self._add_job(plan, one.job, _OFFLOAD, one.due, now, one.step, one.attempt, sealed=sealed)
                 case effect.WakeParent():
                     plan.jobs[one.job] = Job(
                         id=one.job,
@@ -454,8 +458,6 @@ class Turns:
                     )
                 case effect.AnnounceEnd():
                     await self._add_end(plan, now)
-                case _:
-                    pass  # hints, given once the commit is through
 
     def _add_job(
         self,
@@ -474,35 +476,34 @@ class Turns:
         ours = due <= now
         route: str | None = None
         slots: tuple[Slot, ...] = ()
-        if kind in (JobKind.CALL, JobKind.OFFLOAD):
+        run = plan.run
+        if kind is _CALL or kind is _OFFLOAD:
             ours = ours and self._may_call()
-        limits = plan.run.holds if kind is JobKind.HOLD else plan.run.limits
+        limits = run.holds if kind is _HOLD else run.limits
         if limits and kind in _LIMITED:
-            function = self._registry.function(plan.run.env, plan.run.function)
+            function = self._registry.function(run.env, run.function)
             if function is not None:
-                present = function.run_concurrency if kind is JobKind.HOLD else function.concurrency
+                present = function.run_concurrency if kind is _HOLD else function.concurrency
                 slots = slots_of(limits, present)
-        if kind is JobKind.CALL:
-            run = plan.run
-            if self._routes is not None and self._registry.is_connected(run.env, run.service):
-                route = route_of(run.env, run.function)
-                ours = ours and self._routes.keep(job_id, run.env, run.service, run.function)
-                if ours:
-                    plan.kept.append(job_id)
+        if kind is _CALL and self._routes is not None and self._registry.is_connected(run.env, run.service):
+            route = route_of(run.env, run.function)
+            ours = ours and self._routes.keep(job_id, run.env, run.service, run.function)
+            if ours:
+                plan.kept.append(job_id)
         plan.jobs[job_id] = Job(
             id=job_id,
             kind=kind,
             due=due,
-            env=plan.run.env,
-            shard=plan.run.shard,
-            run=plan.run.id,
+            env=run.env,
+            shard=run.shard,
+            run=run.id,
             step=step,
             attempt=attempt,
             live=live,
             since=since,
             route=route,
             slots=slots,
-            rank=plan.run.created_at - plan.run.priority_s * 1000 if slots else 0,
+            rank=run.created_at - run.priority_s * 1000 if slots else 0,
             later=bool(slots) and due > now,
             sealed=sealed,
             owner=self._node if ours else None,
@@ -616,7 +617,7 @@ class Turns:
                 self.watch(run, plan.entries)
         if self._gateway is not None:
             for one in plan.effects:
-                if isinstance(one, effect.StartOffload) and one.sealed is not None:
+                if type(one) is effect.StartOffload and one.sealed is not None:
                     self._gateway.keep(run.id, one.step, one.sealed)
         for job in plan.jobs.values():
             if job.id in parked:
@@ -630,11 +631,13 @@ class Turns:
                 self._alarm(job.due)
         for one in plan.effects:
             match one:
-                case effect.Acknowledge() | effect.Deliver() | effect.DeliverRetry():
-                    self.telling.tell(one, run, plan.entries)
+                case effect.CallWorker():
+                    pass  # its job was performed
                 case effect.EndCall():
                     self.telling.over(one.call)
                     performer.ended(one.call)
+                case effect.Acknowledge() | effect.Deliver() | effect.DeliverRetry():
+                    self.telling.tell(one, run, plan.entries)
                 case effect.StopOffload():
                     if self._gateway is not None:
                         self._gateway.stop(run.id, one.step)

@@ -143,7 +143,7 @@ class MemoryStore:
                 entering.append(job)
         entering += transition.enter
         parked: tuple[JobId, ...] = ()
-        if entering or removed:
+        if entering or (removed and book.places):
             parked = self._settle(removed or (), entering)
         for wait in transition.waits:
             self._add_wait(wait)
@@ -157,7 +157,8 @@ class MemoryStore:
             touched(transition, removed)
         if self.listeners:
             now = self.clock.now()
-            routes = tuple({job.route for job in transition.jobs if job.owner is None and job.due <= now})
+            left = [job.route for job in transition.jobs if job.owner is None and job.due <= now]
+            routes = tuple(set(left)) if left else ()
             if write is not None or routes:
                 self._tell(Hint(runs=() if write is None else (write.row.id,), routes=routes))
         return Committed(parked) if parked else COMMITTED
