@@ -30,32 +30,20 @@ def make_wheel(
     return path
 
 
-def repack(folder: Path, *names: str) -> None:
-    """Wheels of packages as they are installed here, with all that they require."""
+def repack(folder: Path, python: Path) -> None:
+    """Wheels of all packages that an interpreter's environment has, to make environments of without an index."""
     folder.mkdir(exist_ok=True)
-    waiting, done = [*names], set[str]()
-    while waiting:
-        name = waiting.pop()
-        if name in done:
-            continue
-        done.add(name)
-        distribution = importlib.metadata.distribution(name)
-        waiting += [
-            requirement.split(";")[0].split("[")[0].strip("<>=!~.,0123456789() ")
-            for requirement in distribution.requires or ()
-            if "extra ==" not in requirement
-        ]
+    (site,) = python.parents[1].glob("lib/python3.*/site-packages")
+    for distribution in importlib.metadata.distributions(path=[str(site)]):
         contents = {
             str(file): Path(str(file.locate())).read_bytes()
             for file in distribution.files or ()
-            if ".." not in file.parts
-            and file.suffix != ".pyc"
-            and file.name not in ("RECORD", "INSTALLER", "direct_url.json")
+            if ".." not in file.parts and file.suffix != ".pyc" and file.name not in ("RECORD", "INSTALLER")
         }
         (info,) = {name.split("/")[0] for name in contents if ".dist-info/" in name}
-        tags = [line[5:] for line in contents[f"{info}/WHEEL"].decode().splitlines() if line.startswith("Tag: ")]
-        plain = info.removesuffix(".dist-info").replace("-", "_", info.count("-") - 1)
-        _write(folder / f"{plain}-{tags[0]}.whl", info, contents)
+        lines = contents[f"{info}/WHEEL"].decode().splitlines()
+        tag = next(line for line in lines if line.startswith("Tag: ")).removeprefix("Tag: ")
+        _write(folder / f"{info.removesuffix('.dist-info')}-{tag}.whl", info, contents)
 
 
 def _write(path: Path, info: str, contents: Mapping[str, bytes]) -> None:

@@ -43,6 +43,7 @@ Progress: TypeAlias = Callable[[str], None]
 """Gets a line of text whenever something happened."""
 
 READY = "ready.json"
+_HARNESS = Path(__file__).with_name("harness")
 HARNESS_NEEDS = ("msgpack",)
 OLDEST_PYTHON = (3, 10)
 _FORMAT = 1
@@ -90,6 +91,14 @@ class Environment:
     """Of Python or Node: `3.11.7`."""
     warnings: tuple[str, ...] = ()
     """What the app asks for and this machine has not: sentences for people."""
+    read: tuple[Path, ...] = ()
+    """Folders that its processes read: this one, those of the interpreter and of the harness."""
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What runs the app: the harness, which wants the number of its socket."""
+        program = "harness.mjs" if self.executable.name.startswith("node") else "harness.py"
+        return str(self.executable), str(_HARNESS / program)
 
     def hold(self) -> IO[bytes]:
         """Keep it from being removed, until the file that is returned is closed. Never waits long: what is being
@@ -180,7 +189,11 @@ class Environments:
             programs, executable = directory / "node_modules" / ".bin", plan.interpreter
         else:
             programs, executable = directory / "bin", directory / "bin" / "python"
-        return Environment(plan.key, directory, executable, programs, plan.version, warnings)
+        sources = [
+            Path(line[3:].removeprefix("file://")) for stage in plan.stages for line in stage if line[:3] == "-e "
+        ]
+        read = (directory, executable.resolve().parents[1], _HARNESS, *(path for path in sources if path.is_absolute()))
+        return Environment(plan.key, directory, executable, programs, plan.version, warnings, read)
 
     def kept(self) -> list[KeptEnvironment]:
         """The finished ones, the least recently used first. Reads every folder for its size."""
