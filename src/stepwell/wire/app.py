@@ -150,3 +150,55 @@ class Failed(_Frame, frozen=True, kw_only=True):
 
 ToProcess: TypeAlias = Load | Setup | Run | RunMany | Cancel | Snapshot | Restore | Unload
 FromProcess: TypeAlias = Loaded | Ready | Output | Delta | Done | State | Failed
+
+
+# bytes
+
+HEADER_BYTES = 4
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(FromProcess).decode
+
+
+def encode(frame: ToProcess) -> bytes:
+    """A frame with its length.
+
+    Raises:
+        ValueError: It is longer than `MAX_FRAME_BYTES`, or holds something that no frame can.
+    """
+    try:
+        data = _encode(frame)
+    except (TypeError, OverflowError, msgspec.MsgspecError) as err:
+        raise ValueError(f"cannot be sent to the process of an app: {err}") from err
+    if len(data) > MAX_FRAME_BYTES:
+        raise ValueError(
+            f"{len(data)} bytes are more than the process of an app takes at a time, {MAX_FRAME_BYTES}; "
+            "give large values as a file"
+        )
+    return len(data).to_bytes(HEADER_BYTES) + data
+
+
+def read_frames(received: bytearray) -> list[FromProcess]:
+    """Take the frames that have come completely out of what was received.
+
+    Raises:
+        ValueError: There is something else, or a frame that is too long.
+    """
+    frames: list[FromProcess] = []
+    start = 0
+    try:
+        while len(received) - start >= HEADER_BYTES:
+            begin = start + HEADER_BYTES
+            size = int.from_bytes(received[start:begin])
+            if size > MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {size} bytes is longer than {MAX_FRAME_BYTES}")
+            if len(received) < begin + size:
+                break
+            start = begin + size
+            with memoryview(received) as view:
+                frames.append(_decode(view[begin:start]))
+    except msgspec.MsgspecError as err:
+        raise ValueError(f"a frame cannot be read: {err}") from err
+    finally:
+        del received[:start]
+    return frames
