@@ -354,7 +354,7 @@ class Environments:
             raise BuildFailed("the app has a package.json, and npm is not installed on this machine; install it")
         locked = {"package-lock.json", "npm-shrinkwrap.json"} & set(plan.files)
         command = [npm, "ci" if locked else "install", "--omit=dev", "--no-audit", "--no-fund", "--no-progress"]
-        command += ["--offline"] if self._settings.offline else []
+        command.append("--offline" if self._settings.offline else "--prefer-offline")
         path = f"{plan.interpreter.parent}:{os.environ.get('PATH', '')}"
         await _run(
             command, directory, tell, what="npm cannot install the packages", lock=lock,
