@@ -404,6 +404,12 @@ class _Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.access_log = False
+        self.logger.addFilter(_meant)
+
+
+def _meant(record: logging.LogRecord) -> bool:
+    """Leaves out that an answer was broken off: who reads a stream to its end is told that way that it has none."""
+    return "without completing response" not in str(record.msg)
 
 
 class _Web(uvicorn.Server):

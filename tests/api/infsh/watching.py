@@ -28,7 +28,7 @@ from stepwell.model.task import (
 from stepwell.node.watch import Watch
 from stepwell.streams.streams import Streams
 from stepwell.wire.infsh.framing import Framing
-from stepwell.wire.infsh.progress import Progress
+from stepwell.wire.infsh.progress import Progress, log_texts
 from stepwell.wire.infsh.task import TaskView
 
 TASK = RunId("01JTASK")
@@ -67,7 +67,7 @@ class Source:
             updated_at=2_000,
             output=output,
             error=self.error,
-            logs=dict(progress.log_texts()),
+            logs=log_texts(progress.logs),
         )
 
     def publish(self, kind: str, text: str, **more: Any) -> None:

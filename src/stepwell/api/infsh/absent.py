@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
     from stepwell.api.routes import Handler
 
+_THAT = "that"
 _AREAS = {
     "agent-runs": "agents",
     "agents": "agents",
+    "apps": _THAT,
     "apikeys": "API keys of its own (it has a signing key, which is a setting)",
     "artifacts": "artifacts",
     "chats": "agents",
     "credentials": "credentials of users (apps get the secrets that the server was given)",
     "engines": "engines (its own workers run apps)",
+    "files": _THAT,
     "flowruns": "flows (functions with steps do what they do)",
     "flows": "flows (functions with steps do what they do)",
     "integrations": "credentials of users (apps get the secrets that the server was given)",
@@ -34,10 +37,12 @@ _AREAS = {
     "mcps": "MCP servers",
     "projects": "projects",
     "search": "search",
+    "sessions": _THAT,
     "skills": "skills",
     "sockets": "live sockets",
     "store": "an app store",
     "suggest": "search",
+    "tasks": _THAT,
     "teams": "teams (it has one user)",
     "tools": "agents",
 }
@@ -49,12 +54,10 @@ def routes() -> list[Route]:
     found = [Route("GET", "/teams", _nothing)]
     for area, what in _AREAS.items():
         handler = _refusal(what)
-        found += [
-            Route("POST", f"/{area}/list", _empty),
-            Route("POST", f"/{area}/{{id}}/versions/list", _empty),
-            *(Route(method, f"/{area}/{{rest:path}}", handler) for method in _METHODS),
-        ]
-        found += [Route(method, f"/{area}", handler) for method in _METHODS if (method, area) != ("GET", "teams")]
+        if what != _THAT:
+            found += [Route("POST", f"/{area}/list", _empty), Route("POST", f"/{area}/{{id}}/versions/list", _empty)]
+            found += [Route(method, f"/{area}", handler) for method in _METHODS if (method, area) != ("GET", "teams")]
+        found += [Route(method, f"/{area}/{{rest:path}}", handler) for method in _METHODS]
     return found
 
 

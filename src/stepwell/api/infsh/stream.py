@@ -32,7 +32,7 @@ from stepwell.model.task import TaskStatus
 from stepwell.streams.log import Place
 from stepwell.wire.infsh import task as dto
 from stepwell.wire.infsh.delta import merge_delta, rest_of
-from stepwell.wire.infsh.progress import NewDelta, NewLog, NewOutput, NewStatus, Progress, Void
+from stepwell.wire.infsh.progress import NewDelta, NewLog, NewOutput, NewStatus, Progress, Void, log_texts
 from stepwell.wire.infsh.text import instant
 
 if TYPE_CHECKING:
@@ -157,6 +157,9 @@ class TaskStream(Response):
                 pass
         view = await self._load(self._progress)
         if view.status.final:
+            if known:
+                for update in self._read(reader):
+                    self._tell(update)
             self._end(view)
             return True
         change = self._progress.come_to(view.status, view.updated_at)
@@ -256,7 +259,7 @@ class TaskStream(Response):
         self._lines = progress.lines
         self._logs_at = now + max(_LOGS_S, progress.log_bytes / _LOG_BYTES_S)
         at = progress.at or self._site.node.world.now()
-        logs = [dto.log_entry(self._task, kind, text, at) for kind, text in progress.log_texts()]
+        logs = [dto.log_entry(self._task, kind, text, at) for kind, text in log_texts(progress.logs).items()]
         self._put(
             self._framing.part({"id": self._task, "status": progress.status, "logs": logs}, ("logs",), self._at())
         )

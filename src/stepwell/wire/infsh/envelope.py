@@ -29,6 +29,7 @@ _KEPT = frozenset(
         "SESSION_EXPIRED",
         "SESSION_ENDED",
         "WORKER_LEASED",
+        "WORKER_LOST",
         "APP_MISMATCH",
         "VERSION_MISMATCH",
     }

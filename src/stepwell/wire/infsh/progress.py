@@ -9,6 +9,7 @@ of the final output. So a fold that does not know the beginning tells nobody of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import msgspec
@@ -89,10 +90,6 @@ class Progress:
         """Of all logs."""
         return sum(map(len, self.logs.values()))
 
-    def log_texts(self) -> list[tuple[int, str]]:
-        """The logs by their type, each as one text."""
-        return [(kind, "\n".join(lines) + "\n") for kind, lines in sorted(self.logs.items())]
-
     @property
     def merged(self) -> dict[str, Any] | None:
         """All deltas in one; None if there are none, or not all of them are known."""
@@ -149,3 +146,8 @@ class Progress:
                 return NewLog(told.text, told.log_type, told.at)
             case _:
                 return None
+
+
+def log_texts(logs: Mapping[int, list[str]]) -> dict[int, str]:
+    """Logs by their type, each as one text."""
+    return {kind: "\n".join(lines) + "\n" for kind, lines in sorted(logs.items())}
