@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
-import msgspec
 import pytest
 
 from stepwell.wire import app as wire
@@ -251,6 +253,139 @@ def test_async_functions_share_one_loop_and_others_one_thread(write_app: WriteAp
         harness.load(write_app(MODELS + body))
         harness.setup()
         assert [harness.run(name)["text"] for name in ("run", "run", "other", "other")] == ["True"] * 4
+
+
+@pytest.mark.parametrize(
+    ("line", "session"),
+    [
+        ("session = 'rebuild'", "rebuild"),
+        ("session: str = 'snapshot'", "snapshot"),
+        ("session: ClassVar[str] = 'rebuild'", "rebuild"),
+        ("session: Any = None", ""),
+        ("session: str = 'mine'", ""),
+        ("pass", ""),
+    ],
+)
+@pytest.mark.parametrize("base", ["BaseApp", "object"])
+def test_an_app_says_what_becomes_of_its_sessions(write_app: WriteApp, base: str, line: str, session: str) -> None:
+    if (base, line) == ("BaseApp", "session = 'rebuild'"):
+        line = "session: ClassVar = 'rebuild'"  # which pydantic demands
+    body = f"""
+    from typing import Any, ClassVar
+
+    class App({base}):
+        {line}
+
+        def run(self, given: In) -> Out:
+            return Out(text="")
+    """
+    with python_harness() as harness:
+        assert harness.load(write_app(MODELS + body)).session == session
+
+
+def test_files_are_found_wherever_they_are(write_app: WriteApp) -> None:
+    body = """
+    import dataclasses
+    from typing import Any
+    from inferencesh import File
+    from pydantic import BaseModel, RootModel
+
+    class Files(RootModel[list[File]]):
+        pass
+
+    class Holder(BaseModel):
+        root: File
+
+    @dataclasses.dataclass
+    class Pair:
+        first: File
+        second: str
+
+    class Found(BaseAppOutput):
+        model_config = {"extra": "allow"}
+        several: Files
+        holder: Holder
+        pair: Any
+        nothing: File | None = None
+
+    class App(BaseApp):
+        def run(self, given: In) -> Found:
+            file = File(path=__file__)
+            several, pair = Files([file, file]), Pair(file, "x")
+            return Found(several=several, holder=Holder(root=file), pair=pair, more=[{"deep": file}])
+
+        def alone(self, given: In) -> Found:
+            return File(path=__file__)
+    """
+    with python_harness() as harness:
+        harness.load(write_app(MODELS + body))
+        harness.setup()
+        harness.send(wire.Run(call="c1", function="run", input={}))
+        done = harness.expect(wire.Done)
+        assert sorted(map(str, done.files)) == sorted(
+            map(str, [["several", 0], ["several", 1], ["holder", "root"], ["pair", "first"], ["more", 0, "deep"]])
+        )
+        assert done.value["holder"]["root"]["filename"] == "inference.py"
+        harness.send(wire.Run(call="c1", function="alone", input={}))
+        done = harness.expect(wire.Done)
+        assert done.files == [[]]
+        assert done.value["filename"] == "inference.py"
+
+
+def test_the_loop_goes_on_while_an_input_is_fetched(write_app: WriteApp) -> None:
+    class Serve(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            time.sleep(0.5)
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    body = """
+    import asyncio
+    from inferencesh import File
+
+    class Picture(BaseAppInput):
+        file: File
+
+    class App(BaseApp):
+        async def setup(self):
+            self.ticks = 0
+            self.ticking = asyncio.create_task(self.tick())
+
+        async def tick(self):
+            while True:
+                self.ticks += 1
+                await asyncio.sleep(0.01)
+
+        async def run(self, given: Picture) -> Out:
+            return Out(text=str(self.ticks))
+    """
+    with ThreadingHTTPServer(("127.0.0.1", 0), Serve) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with python_harness() as harness:
+            harness.load(write_app(MODELS + body))
+            harness.setup()
+            ticks = harness.run(input={"file": f"http://127.0.0.1:{server.server_port}/a.txt"})
+            assert int(ticks["text"]) >= 10
+        server.shutdown()
+
+
+def test_the_given_logger_writes_though_nothing_was_arranged(write_app: WriteApp) -> None:
+    body = """
+    class App(BaseApp):
+        async def run(self, given: In) -> Out:
+            self.logger.info("by the given logger")
+            return Out(text="")
+    """
+    with python_harness() as harness:
+        harness.load(write_app(MODELS + body))
+        harness.setup()
+        harness.run()
+        assert harness.printed() == "by the given logger\n"
 
 
 # Cancelling
@@ -583,8 +718,12 @@ def test_it_says_what_it_needs_where_messagepack_is_missing() -> None:
     assert done.returncode == 1
 
 
-def test_frames_are_small_structs() -> None:
-    """Tags are the names of the classes in small letters, which is what the harness writes."""
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(wire.RunMany(calls=[], function="f", inputs=[])))["type"] == (
-        "runmany"
-    )
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+def test_every_python_that_apps_may_ask_for_understands_it(tmp_path: Path, version: str) -> None:
+    python = shutil.which(f"python{version}")
+    if python is None or subprocess.run([python, "-c", ""], capture_output=True).returncode != 0:
+        pytest.skip(f"Python {version} is not installed")
+    (tmp_path / "msgpack.py").touch()
+    start = f"import sys; sys.path[:0] = [{str(HARNESS)!r}, {str(tmp_path)!r}]; import harness"
+    done = subprocess.run([python, "-W", "error", "-c", start], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -364,10 +364,10 @@ def files_in(value: Any, dumped: Any, place: tuple[str | int, ...] = ()) -> Iter
         return
     inside = value
     if is_model(type(value)):
-        inside = {**value.__dict__, **(value.model_extra or {})}
-        if list(inside) == ["root"]:
-            yield from files_in(inside["root"], dumped, place)
+        if named(type(value), "RootModel"):
+            yield from files_in(value.root, dumped, place)
             return
+        inside = {**value.__dict__, **(value.model_extra or {})}
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         inside = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(inside, dict) and isinstance(dumped, dict):
@@ -722,20 +722,14 @@ class Host:
         self._channel.send(kind, **fields)
 
 
-class _UntilConfigured(logging.StreamHandler[Any]):
-    """Writes what the app logs as long as it has not arranged for that itself."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not logging.getLogger().handlers:
-            super().emit(record)
-
-
 def logger() -> logging.Logger:
-    """The logger that apps find as `self.logger`."""
+    """The logger that apps find as `self.logger`. It writes by itself as long as the app arranges for nothing else."""
     found = logging.getLogger("app")
     if not found.handlers:
         found.setLevel(logging.INFO)
-        found.addHandler(_UntilConfigured())
+        handler = logging.StreamHandler()
+        handler.addFilter(lambda _: not logging.getLogger().handlers)
+        found.addHandler(handler)
     return found
 
 
