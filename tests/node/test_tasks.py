@@ -101,7 +101,7 @@ def test_a_task_is_two_commits_and_no_read() -> None:
 
 def test_the_call_has_the_whole_request() -> None:
     node = a_node()
-    asked = request(session="s1", opens=True, setup={"model": "small"}, metadata={"a": 1})
+    asked = request(workers=("w1",), webhook="https://a.example", setup={"model": "small"}, metadata={"a": 1})
     run = begin(node, request=asked)
     (call,) = node.worker.calls
     assert (call.run, call.live, call.max_attempts, call.function.slug) == (run, True, 1, APP)

@@ -31,6 +31,11 @@ def shown(node: InMemoryNode, run: RunId, *flights: InFlight) -> Task:
     return task
 
 
+def open_session(node: InMemoryNode) -> str:
+    _, app = node.do(node.node.apps.find(DEV_ENV, APP))
+    return node.node.sessions.open(app).id
+
+
 def statuses(task: Task) -> list[str]:
     return [one.status.name for one in task.phases]
 
@@ -54,10 +59,11 @@ def answer(node: InMemoryNode, output: Any = None, meta: Any = None, info: CallI
 
 def test_a_task_from_its_beginning_to_its_end() -> None:
     node = a_node()
-    run = begin(node, request=request(session="s1", metadata={"a": 1}))
+    session = open_session(node)
+    run = begin(node, request=request(session=session, opens=True))
     task = shown(node, run)
     assert (task.status, statuses(task)) == (S.QUEUED, ["RECEIVED", "QUEUED"])
-    assert (task.request.input, task.request.session, task.output) == ({"text": "hi"}, "s1", None)
+    assert (task.request.input, task.request.session, task.output) == ({"text": "hi"}, session, None)
     node.pass_time(seconds=1)
     (call,) = node.worker.calls
     flight = InFlight(call.job, node.now(), "w1", (), phases(node, *COLD[:3]).phases)
@@ -168,12 +174,13 @@ def test_lists_are_narrowed() -> None:
     node = a_node()
     node.do(node.node.apps.add(version("two2")))
     node.do(node.node.apps.add(version("x", app="draw")))
-    done = begin(node, request=request(session="s1"))
+    session = open_session(node)
+    done = begin(node, request=request(session=session, opens=True))
     returned(node)
     waiting = begin(node)
     later = begin(node, run_at=node.now() + 60_000)
     other = begin(node, request=TaskRequest(app="acme/stitch@two2", function="run"))
-    draw = begin(node, request=TaskRequest(app="acme/draw@x", function="run", session="s2"))
+    draw = begin(node, request=TaskRequest(app="acme/draw@x", function="run"))
 
     def ids(**how: Any) -> set[RunId]:
         return {one.id for one in listed(node, TaskFilter(**how)).tasks}
@@ -186,7 +193,7 @@ def test_lists_are_narrowed() -> None:
     assert ids(statuses=(S.COMPLETED,)) == {done}
     assert ids(statuses=(S.RECEIVED,)) == {later}
     assert ids(statuses=(S.QUEUED, S.COMPLETED)) == {done, waiting, other, draw}
-    assert ids(session="s1") == {done}
+    assert ids(session=session) == {done}
     assert ids(env="other") == set()
     node.do(node.node.apps.remove(DEV_ENV, "acme/draw"))
     assert draw in ids()  # what is gone has tasks all the same

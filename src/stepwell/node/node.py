@@ -37,6 +37,7 @@ from stepwell.node.registry import Registry, check_expressions, merged
 from stepwell.node.rerun import Rerun, Reruns
 from stepwell.node.routes import Routes
 from stepwell.node.schedules import Schedules
+from stepwell.node.sessions import SESSION_ROUTES, Sessions, session_route
 from stepwell.node.tasks import Tasks
 from stepwell.node.turns import Envelope, Turns, Verdict
 from stepwell.store.base import Committed, StoreFull, StoreUnavailable, Transition
@@ -73,6 +74,7 @@ JUST_LOST_MS = 60_000
 """A node whose lease ran out longer ago was lost before, and told then."""
 FOLLOW_MS = 5_000
 """How often runs that somebody follows are read anew in case a hint got lost."""
+TIDY_SESSIONS_MS = 30_000
 _FAR = 1 << 62
 
 
@@ -121,6 +123,7 @@ class Node:
         self._proved_until = 0  # by the monotonic clock; nobody else has taken our jobs before that
         self._cut_off = False
         self._renewing = False
+        self._tidied_at = 0
         self._told_lost: set[tuple[str, int]] = set()
         self._held: list[Job] = []  # calls that were to be made while we could not prove our lease
         self.draining = False
@@ -154,11 +157,21 @@ class Node:
             shared=self.shared,
         )
         self.reruns = Reruns(store=store, world=world, registry=self.registry, turns=self.turns)
+        self.sessions = Sessions(
+            node=name,
+            epoch=lambda: self._epoch,
+            store=store,
+            world=world,
+            new_key=self.new_key,
+            shared=self.shared,
+        )
+        self.turns.on_task_end = self.sessions.ended
         self.tasks = Tasks(
             store=store,
             world=world,
             registry=self.registry,
             turns=self.turns,
+            sessions=self.sessions,
             new_key=self.new_key,
             shared=self.shared,
         )
@@ -191,6 +204,7 @@ class Node:
         await self._renew()
         await self.store.release_lost(self.world.now())
         await self.schedules.mend()
+        await self.sessions.start(self.registry.envs_with_apps())
         self.world.spawn(self._beat())
         if self.shared:
             self.world.spawn(self._poll())
@@ -262,6 +276,7 @@ class Node:
                     await self.registry.refresh(self.store, self.world.now())
                     await self.credentials.refresh()
                 self.schedules.mend_soon()
+                await self._tidy_sessions()
             except (StoreFull, StoreUnavailable) as err:
                 if told is None or begun - told >= TELL_AGAIN_MS:
                     told = begun
@@ -272,6 +287,20 @@ class Node:
             if self.cut_off and not self._cut_off:
                 self._cut_off = True
                 log.warning("node %s can no longer prove its lease; it makes no calls until it can", self.name)
+
+    async def _tidy_sessions(self) -> None:
+        """Once in a while, forget sessions that are over; those of nodes that are gone are lost."""
+        envs, now = self.registry.envs_with_apps(), self.world.now()
+        if not envs or now < self._tidied_at + TIDY_SESSIONS_MS:
+            return
+        self._tidied_at = now
+        dead = await self._dead_nodes() if self.shared else set()
+        for env in envs:
+            await self.sessions.tidy(env, dead)
+
+    async def _dead_nodes(self) -> set[str]:
+        known, now = await self.store.known_nodes(), self.world.now()
+        return {one.name for one in known} - {one.name for one in known if one.lease_until > now}
 
     async def _tell_lost(self, freed: int) -> None:
         """Log whose jobs were freed a moment ago; a node that left by itself has no lease that ran out."""
@@ -351,6 +380,9 @@ class Node:
         """Claim calls that were to go to connected workers of services that are reached by HTTP now."""
         known = self.registry.functions() if self._routes is not None else ()
         routes = [route_of(one.env, one.slug) for one in known if not self.registry.is_connected(one.env, one.service)]
+        if self._routes is not None and self.registry.envs_with_apps():
+            # Whoever makes the calls of a session whose worker is gone says so.
+            routes += map(session_route, await self._dead_nodes())
         if routes:
             self._do(await self.store.claim_due(self._row(), self.world.now(), CLAIM_LIMIT, routes))
 
@@ -378,7 +410,7 @@ class Node:
     def _serves(self, routes: Sequence[str | None]) -> bool:
         named = {route for route in routes if route is not None}
         ours = self._routes.heard(named) if named and self._routes is not None else bool(named)
-        return ours or None in routes
+        return ours or None in routes or session_route(self.name) in named
 
     async def _know_services(self) -> None:
         try:
@@ -539,15 +571,16 @@ class Node:
                 routes: list[str] | None = None
             else:
                 openings = self._routes.openings()
-                routes = [route for opening, _ in openings for route in opening.routes]
+                own = (session_route(self.name),) if self.sessions.any else ()
+                routes = [*own, *(route for opening, _ in openings for route in opening.routes)]
                 for opening, places in openings:
                     limit = min(places, CLAIM_LIMIT)
                     jobs = await self.store.claim_due(self._row(), self.world.now(), limit, opening.routes)
                     self._routes.claimed(opening, jobs, limit)
                     whole = whole or len(jobs) == limit
                     self._do(jobs)
-                if not openings:
-                    jobs = await self.store.claim_due(self._row(), self.world.now(), CLAIM_LIMIT, ())
+                if own or not openings:
+                    jobs = await self.store.claim_due(self._row(), self.world.now(), CLAIM_LIMIT, own)
                     whole = len(jobs) == CLAIM_LIMIT
                     self._do(jobs)
             if whole or self._claim_again:
@@ -662,4 +695,6 @@ class Node:
             self.turns.post(run.id, Envelope(message.Began(), Claim(job.id, job.fence)))
         if job.live or self.shared:
             self.turns.telling.called(job.id, run.id, run.news)
+        if job.route is not None and job.route.startswith(SESSION_ROUTES):
+            self.sessions.came(run.env, run.id, events[0])
         self._performer.perform(dispatch_of(run, job, function, events, self.turns.texts))

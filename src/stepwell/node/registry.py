@@ -30,6 +30,7 @@ class Registry:
         self._scheduled: tuple[tuple[Function, Trigger], ...] = ()
         self._live: set[tuple[str, str]] = set()
         self._connected: set[tuple[str, str]] = set()
+        self._envs_with_apps: tuple[str, ...] = ()
         self._changes = 0
         self.refreshed_at: Instant = 0
 
@@ -97,6 +98,10 @@ class Registry:
         found = [one.name for one in self._services.values() if one.env == env and one.transport is Transport.APP]
         return tuple(sorted(found))
 
+    def envs_with_apps(self) -> tuple[str, ...]:
+        """The environments that have apps of this server."""
+        return self._envs_with_apps
+
     def is_connected(self, env: str, service: str) -> bool:
         """Whether only workers that dialled in to some node can take calls of the service."""
         return (env, service) in self._connected
@@ -127,6 +132,7 @@ class Registry:
         apps = {key for key, service in self._services.items() if service.transport is Transport.APP}
         self._connected = {key for key, service in self._services.items() if service.transport is Transport.SOCKET}
         self._live = self._connected | apps
+        self._envs_with_apps = tuple(sorted({env for env, _ in apps}))
 
 
 def check_expressions(service: Service) -> None:

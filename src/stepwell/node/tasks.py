@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from stepwell.model.task import TaskRequest
     from stepwell.node.clock import World
     from stepwell.node.registry import Registry
+    from stepwell.node.sessions import Sessions
     from stepwell.store.base import Store
 
 KEY_MS = 86_400_000
@@ -44,12 +45,21 @@ class Tasks:
     """The part of a node that begins tasks. `new_key` draws ids."""
 
     def __init__(
-        self, *, store: Store, world: World, registry: Registry, turns: Turns, new_key: Callable[[], str], shared: bool
+        self,
+        *,
+        store: Store,
+        world: World,
+        registry: Registry,
+        turns: Turns,
+        sessions: Sessions,
+        new_key: Callable[[], str],
+        shared: bool,
     ) -> None:
         self._store = store
         self._world = world
         self._registry = registry
         self._turns = turns
+        self._sessions = sessions
         self._new_key = new_key
         self._shared = shared
 
@@ -57,6 +67,7 @@ class Tasks:
         """Store a task and begin with it; on return it is durable.
 
         Args:
+            request: A session that it names is active, or was just opened for it.
             run_at: When it is to begin, in ms since 1970; at once if that has passed or is not given.
             key: Names the request for a day; empty if it has no name.
 
@@ -65,6 +76,7 @@ class Tasks:
 
         Raises:
             NotFound: No such version of an app.
+            SessionNotFound, SessionExpired, SessionEnded, SessionLost: Its session cannot be called.
             StoreUnavailable: Nothing is known to be stored; with a key the request may be repeated.
         """
         now = self._world.now()
@@ -92,8 +104,15 @@ class Tasks:
         )
         run, decision = begin(beginning, now, live=True, policy=self._turns.policy)
         plan = Plan(run, 0, blobs=blobs)
+        route: str | None = None
+        if request.session:
+            route = await self._sessions.enter(env, request.session, run_id, opens=request.opens)
         try:
             await self._turns.add(plan, decision, now)
+            if route is not None:
+                plan.jobs = {
+                    job.id: msgspec.structs.replace(job, route=route, owner=None, fence=0) for job in plan.jobs.values()
+                }
             transition = plan.transition()
             assert transition is not None, "a new run has entries"
             if key:
@@ -102,17 +121,18 @@ class Tasks:
             outcome = await self._store.commit(transition)
         except BaseException:
             self._turns.let_go(plan)
+            self._sessions.left(run_id)
             raise
+        if isinstance(outcome, Committed):
+            self._turns.perform(plan, outcome.parked)
+            return run_id
+        self._turns.let_go(plan)
+        self._sessions.left(run_id)
         match outcome:
-            case Committed(parked):
-                self._turns.perform(plan, parked)
-                return run_id
             case Duplicate(_, first):
-                self._turns.let_go(plan)
                 return RunId(first)
             case _:
                 # A commit whose answer was lost may have been applied, and was made once more.
-                self._turns.let_go(plan)
                 raise StoreUnavailable("the store is restarting; ask again with the same key")
 
     async def cancel(self, env: str, task: RunId, *, grace_ms: int | None = None) -> bool:

@@ -28,6 +28,7 @@ from stepwell.model.job import Claim, Job, JobKind, Slot, Wait, route_of
 from stepwell.model.message import OffloadEnded, Replied, Reported
 from stepwell.model.op import Offload
 from stepwell.model.payload import Blob, Payload, canonical, decode
+from stepwell.model.task import TASK_EVENT
 from stepwell.node.endings import end_events
 from stepwell.node.folded import Folded
 from stepwell.node.large import interned, stored
@@ -162,6 +163,7 @@ class Turns:
         self._folded = Folded(cached_runs)
         self._boxes: dict[RunId, list[Envelope]] = {}
         self.watch: Callable[[Run, Sequence[Entry]], None] | None = None  # told of each commit of a run
+        self.on_task_end: Callable[[Run], None] | None = None  # told of each task that ended, durably
         self.tally = Tally()
         self.refused = 0  # commits that came too late; each was decided again or proved unneeded
         self.dropped = 0  # answers whose claim somebody else has by now
@@ -641,6 +643,8 @@ class Turns:
                 case effect.StopOffload():
                     if self._gateway is not None:
                         self._gateway.stop(run.id, one.step)
+                case effect.AnnounceEnd() if run.event_name == TASK_EVENT and self.on_task_end is not None:
+                    self.on_task_end(run)
                 case effect.StopCall():
                     self.telling.over(one.call)
                     performer.stop(one.call, one.reason)
