@@ -21,6 +21,7 @@ COMMANDS = {
     "run": "stepwell.cli.runs:run",
     "credential": "stepwell.cli.credential:credential",
     "rerun": "stepwell.cli.rerun:rerun",
+    "app": "stepwell.cli.app:app",
     "status": "stepwell.cli.status:status",
     "audit": "stepwell.cli.upkeep:audit",
     "backup": "stepwell.cli.upkeep:backup",

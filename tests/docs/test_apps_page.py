@@ -1,0 +1,59 @@
+"""The app on its page is imported and called, and gives what the page says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stepwell.apps import manifest
+from stepwell.apps.environment import Environments, EnvironmentSettings
+from stepwell.apps.importing import Importer, example_input
+from stepwell.apps.package import Packages
+from stepwell.wire import app as wire
+from tests.apps.harness import Harness, python
+from tests.apps.wheels import repack
+from tests.docs.pages import DOCS, read_page
+
+PAGE = read_page(DOCS / "apps.md")
+
+
+@pytest.mark.slow
+async def test_the_app_on_the_page_gives_what_the_page_says(tmp_path: Path) -> None:
+    folder = tmp_path / "summary"
+    folder.mkdir()
+    for block in PAGE.blocks:
+        if block.title and block.title != "output":
+            (folder / block.title).write_text(block.text)
+    repack(tmp_path / "wheels", python())
+    settings = EnvironmentSettings(find_links=(str(tmp_path / "wheels"),), offline=True)
+    packages, environments = Packages(tmp_path / "packages"), Environments(tmp_path / "environments", settings)
+    told: list[str] = []
+    importer = Importer(tmp_path, packages=packages, environments=environments)
+    version = await importer.import_directory(folder, progress=told.append)
+    assert version.app == "acme/summary"
+    assert {name: function.description for name, function in version.functions.items()} == {
+        "run": "Keep the first sentences of a text.",
+        "words": "The text, word by word.",
+    }
+    assert not [line for line in told if line.startswith("warning")]
+    package = packages.find(version.checksum)
+    assert package is not None
+    environment = await environments.prepare(package, version.kernel)
+    given = example_input(package)
+    with Harness(*environment.command) as harness:
+        harness.load(package)
+        harness.setup({"ending": "!"})
+        assert harness.run("run", given) == json.loads(PAGE.titled("output").text)
+        harness.send(wire.Run(call="c2", function="words", input=given))
+        *outputs, done = harness.until_ended()
+        assert len(outputs) > 3
+        assert isinstance(done, wire.Done)
+
+
+def test_the_page_has_every_key_of_the_manifest() -> None:
+    text = (DOCS / "apps.md").read_text(encoding="utf-8")
+    table = text[text.index("| key of `inf.yml` |") :].split("\n\n")[0]
+    first = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert {key.strip(" `") for cell in first for key in cell.split(",")} == manifest._KEYS
