@@ -400,7 +400,7 @@ def _on_reply(turn: _Turn, msg: message.Replied) -> None:
     run = turn.run
     joining = bool(run.pending)
     missed = call.target is None and run.news > run.covered
-    steps = [o for o in msg.ops if not isinstance(o, (op.Discover, op.Completed, op.Unknown))]
+    steps = [o for o in msg.ops if type(o) not in _ABOUT_NO_STEP]
     if len(steps) > 1:
         planned = any(isinstance(o, op.StepPlanned) for o in steps)
         joined = planned and run.version >= 2 and not any(o.race for o in steps)
@@ -440,7 +440,7 @@ def _take_ops(turn: _Turn, call: Call, ops: Sequence[op.Op]) -> tuple[bool | Non
     saved: bool | None = None
     called = False
     run = turn.run
-    for one in sorted(ops, key=_is_no_wait):
+    for one in sorted(ops, key=_is_no_wait) if len(ops) > 1 else ops:
         if run.finished:
             break
         known = run.steps.get(one.step)
@@ -480,6 +480,9 @@ def _take_ops(turn: _Turn, call: Call, ops: Sequence[op.Op]) -> tuple[bool | Non
                 assert_never(one)
         _check_limits(turn)
     return saved, called
+
+
+_ABOUT_NO_STEP = frozenset({op.Discover, op.Completed, op.Unknown})
 
 
 def _is_no_wait(one: op.Op) -> bool:

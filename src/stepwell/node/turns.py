@@ -238,11 +238,16 @@ class Turns:
             plan: Plan | None = None
             try:
                 known = self._folded.get(run_id)
-                run = await self.run(run_id)
+                run = known if known is not None else await self.run(run_id)
                 if run is None:
                     await self._give_up(batch)
                     return
-                plan = await self._plan(run, batch)
+                plan = Plan(run, run.seq)
+                try:
+                    await self._decide_on(plan, run, batch)
+                except BaseException:
+                    self.let_go(plan)
+                    raise
                 if not plan.entries and run is known and not await self._is_current(run):
                     continue  # what changes nothing in a run that we remember may do so in the run as it is now
                 transition = plan.transition()
@@ -363,15 +368,6 @@ class Turns:
         return [found[one] if isinstance(one, Blob) else one for one in wanted]
 
     # deciding
-
-    async def _plan(self, run: Run, batch: list[Envelope]) -> Plan:
-        plan = Plan(run, run.seq)
-        try:
-            await self._decide_on(plan, run, batch)
-        except BaseException:
-            self.let_go(plan)
-            raise
-        return plan
 
     async def _decide_on(self, plan: Plan, run: Run, batch: list[Envelope]) -> None:
         now = self._world.now()
