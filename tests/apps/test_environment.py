@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def environments(tmp_path: Path, wheels: Path) -> Environments:
 
 def says(environment: Environment, code: str) -> str:
     """What the interpreter of an environment prints."""
-    done = subprocess.run([str(environment.executable), "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([str(environment.executable), "-B", "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
@@ -131,6 +132,25 @@ async def test_what_a_killed_build_left_is_made_again(app: Path, environments: E
     again = await environments.prepare(app, KERNEL)
     assert again == environment
     assert not (again.directory / "half").exists()
+
+
+async def test_what_other_killed_builds_left_goes_with_the_next_one(
+    app: Path, tmp_path: Path, environments: Environments
+) -> None:
+    folder = tmp_path / "environments"
+    for key in ("a" * 32, "b" * 32):
+        (folder / key / "lib").mkdir(parents=True)
+    with (folder / f"{'b' * 32}.lock").open("ab") as building:
+        fcntl.flock(building, fcntl.LOCK_EX)
+        environment = await environments.prepare(app, KERNEL)
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {environment.key, "b" * 32}
+
+
+async def test_packages_are_compiled_once(app: Path, environments: Environments) -> None:
+    """Processes of apps may not write into their environment."""
+    (app / "requirements.txt").write_text("tea")
+    environment = await environments.prepare(app, KERNEL)
+    assert Path(says(environment, "import tea; print(tea.__cached__)")).exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import os
@@ -216,6 +217,17 @@ def test_an_archive_is_the_same_bytes_and_the_same_package(app: Path, packages: 
     assert packages.add_archive(plain).checksum == package.checksum
 
 
+def test_a_package_of_another_server_is_the_one_that_was_expected(
+    app: Path, packages: Packages, tmp_path: Path
+) -> None:
+    package = packages.add(fill(app, {"a": "1"}))
+    other = Packages(tmp_path / "elsewhere")
+    with pytest.raises(InvalidInput, match=r"holds other files than package 000000000000…"):
+        other.add_archive(archived(app), expected="0" * 64)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert other.add_archive(archived(app), expected=package.checksum).checksum == package.checksum
+
+
 def test_a_zip_is_an_archive_too(app: Path, packages: Packages) -> None:
     fill(app, {"inf.yml": "name: a", "lib/x.py": "1"})
     made = a_zip(("inf.yml", b"name: a"), ("lib/", b""), ("lib/x.py", b"1"))
@@ -323,6 +335,20 @@ def test_headers_one_within_another_are_refused(tmp_path: Path) -> None:
     record = b"13 path=abcd\n".ljust(512, b"\0")
     with pytest.raises(InvalidInput):
         Packages(tmp_path).add_archive(io.BytesIO((entry.tobuf() + record) * 3000))
+
+
+def test_what_a_killed_process_left_goes_with_the_next_package(app: Path, packages: Packages) -> None:
+    folder = app.parent / "packages"
+    for name in ("one", "two"):
+        fill(folder / f".unfinished-{name}" / "package", {"large": "x"})
+    (folder / ".unfinished-one" / "package").chmod(0o555)
+    busy = os.open(folder / ".unfinished-two", os.O_RDONLY)
+    fcntl.flock(busy, fcntl.LOCK_EX)
+    package = packages.add(fill(app, {"a": "1"}))
+    assert {path.name for path in folder.iterdir()} == {package.checksum, ".unfinished-two"}
+    os.close(busy)
+    packages.add(app)
+    assert [path.name for path in folder.iterdir()] == [package.checksum]
 
 
 def test_a_removed_package_is_gone(app: Path, packages: Packages) -> None:

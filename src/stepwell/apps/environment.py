@@ -221,6 +221,12 @@ class Environments:
             _remove(directory)
             return True
 
+    def _remove_remains(self) -> None:
+        """Remove what builds left that were killed, unless their tools still work."""
+        for directory in self._folder.iterdir():
+            if directory.is_dir() and not (directory / READY).exists():
+                self.remove(directory.name)
+
     async def _python_plan(self, package: Path, kernel: str, tell: Progress) -> tuple[_Plan, tuple[str, ...]]:
         interpreter, version = await self._python(kernel.partition("-")[2], tell)
         first = next((name for name in ("requirements.lock", "requirements.txt") if (package / name).is_file()), "")
@@ -308,7 +314,8 @@ class Environments:
         async with guard, _alone(self._folder / f"{plan.key}.lock") as lock:
             if _is_ready(directory, plan.kernel == "node"):
                 return
-            await asyncio.to_thread(_remove, directory)  # what a build left that was killed
+            await asyncio.to_thread(self._remove_remains)
+            await asyncio.to_thread(_remove, directory)
             tell(f"making an environment with {plan.kernel.capitalize()} {plan.version}")
             try:
                 if plan.kernel == "node":
@@ -328,7 +335,8 @@ class Environments:
         uv = partial(self._uv, tell=tell, lock=lock)
         what = "the environment cannot be made"
         await uv(["venv", "-q", "--no-project", "--python", str(plan.interpreter), str(directory)], what=what)
-        install = ["pip", "install", "--python", str(directory / "bin" / "python"), *options]
+        # compiled once: processes of apps may not write here, and would compile everything at each start
+        install = ["pip", "install", "--compile-bytecode", "--python", str(directory / "bin" / "python"), *options]
         first, *second = plan.stages
         await uv([*install, "-r", "-"], what="the requirements cannot be installed", given="\n".join(first))
         for stage in second:  # packages that are built with what the first ones are

@@ -12,6 +12,7 @@ apps share helpers that way; an archive from elsewhere may hold none.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import hashlib
 import io
@@ -81,10 +82,17 @@ class Packages:
             InvalidInput: It holds what cannot be packed: a link to nothing, a socket, names that are no text.
             TooLarge: There is too much of it.
         """
+        return self._add(directory, "")
+
+    def _add(self, directory: Path, expected: str) -> Package:
         with self._room() as room:
             target = room / "package"
             target.mkdir()
             package = _copy(_collect(directory, self._limits), target, self._limits)
+            if expected and package.checksum != expected:
+                raise InvalidInput(
+                    f"the archive holds other files than package {expected[:12]}…; fetch it once more", field="archive"
+                )
             kept = self._folder / package.checksum
             for path in [target, *target.rglob("*")]:
                 path.chmod(0o555 if path.is_dir() or path.stat().st_mode & 0o100 else 0o444)
@@ -100,22 +108,23 @@ class Packages:
                 _settle(self._folder)
         return Package(package.checksum, kept, package.files, package.size_bytes)
 
-    def add_archive(self, archive: BinaryIO) -> Package:
+    def add_archive(self, archive: BinaryIO, *, expected: str = "") -> Package:
         """Store what an archive holds: tar, tar.gz or zip. Blocks while it is unpacked.
 
         Args:
             archive: A file that can be read at any place.
+            expected: The checksum of the package that it is to be, if it is one that another server has.
 
         Raises:
             InvalidInput: It is none of these, is damaged, or holds what no archive of ours does: links, devices,
-                absolute paths, `..`, the same path twice.
+                absolute paths, `..`, the same path twice; or it is not what was expected.
             TooLarge: Unpacked, it is too much.
         """
         with self._room() as room:
             unpacked = room / "unpacked"
             unpacked.mkdir()
             _unpack(archive, unpacked, self._limits)
-            return self.add(unpacked)
+            return self._add(unpacked, expected)
 
     def find(self, checksum: str) -> Path | None:
         """The folder of a package, if it is here."""
@@ -136,11 +145,20 @@ class Packages:
     def _room(self) -> Iterator[Path]:
         """A folder beside the packages, for what is not finished; it goes with the block."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        room = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self._folder))
+        for left in self._folder.glob(".unfinished-*"):  # by processes that were killed
+            if (lock := _locked(left)) is not None:
+                _remove(left)
+                os.close(lock)
+        made = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
+        lock = _locked(made)
+        room = made.with_name(made.name.replace(".new-", ".unfinished-"))
+        made.rename(room)  # only now, since it is locked, for others to see
         try:
             yield room
         finally:
             _remove(room)
+            if lock is not None:
+                os.close(lock)
 
 
 def write_archive(directory: Path, target: BinaryIO, *, limits: PackageLimits | None = None) -> int:
@@ -400,6 +418,20 @@ class _Bounded(io.BufferedIOBase):
     def _within(self, place: int) -> None:
         if place > self._most + (1 << 20):
             raise TooLarge(f"the archive unpacks to more than {self._most:,} bytes", field="archive")
+
+
+def _locked(folder: Path) -> int | None:
+    """A lock on a folder, which ends with the process at the latest; None if somebody else has it."""
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(opened)
+        return None
+    return opened
 
 
 def _settle(folder: Path) -> None:
