@@ -374,6 +374,29 @@ def test_the_loop_goes_on_while_an_input_is_fetched(write_app: WriteApp) -> None
         server.shutdown()
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_processes_that_the_app_starts_find_its_functions(write_app: WriteApp, method: str) -> None:
+    body = f"""
+    import multiprocessing
+    from .helper import prefix
+
+    def upper(text):
+        return prefix + text.upper()
+
+    class App(BaseApp):
+        def run(self, given: In) -> Out:
+            with multiprocessing.get_context("{method}").Pool(1) as pool:
+                return Out(text=pool.apply(upper, (given.text,)))
+    """
+    app = write_app(MODELS + body)
+    (app / "helper.py").write_text("prefix = '> '")
+    (app / "__init__.py").touch()
+    with python_harness() as harness:
+        harness.load(app)
+        harness.setup()
+        assert harness.run(input={"text": "ab"}) == {"text": "> AB"}
+
+
 def test_the_given_logger_writes_though_nothing_was_arranged(write_app: WriteApp) -> None:
     body = """
     class App(BaseApp):
@@ -413,6 +436,38 @@ def test_a_call_that_is_cancelled_ends_in_time(function: str, printed: str, ende
         assert time.monotonic() - began < PATIENCE_S
         # and the next call is not cancelled
         assert harness.run("looks", {"seconds": 0.05}, call="c2") == {"ended": "by itself"}
+
+
+def test_a_call_that_is_cancelled_while_its_input_is_fetched_never_begins(write_app: WriteApp) -> None:
+    body = """
+    import time
+    from inferencesh import File
+    from pydantic import field_validator
+
+    class Picture(BaseAppInput):
+        file: File | None = None
+        text: str
+
+        @field_validator("text")
+        @classmethod
+        def slow(cls, text):
+            print("validating")
+            time.sleep(0.5)
+            return text
+
+    class App(BaseApp):
+        async def run(self, given: Picture) -> Out:
+            print("running")
+            return Out(text="ran")
+    """
+    with python_harness() as harness:
+        harness.load(write_app(MODELS + body))
+        harness.setup()
+        harness.send(wire.Run(call="c1", function="run", input={"text": "a"}))
+        harness.until_printed("validating")
+        harness.send(wire.Cancel(call="c1"))
+        assert harness.expect(wire.Done) == wire.Done(call="c1", cancelled=True)
+        assert "running" not in harness.printed()
 
 
 def test_a_generator_is_closed_where_it_yields() -> None:

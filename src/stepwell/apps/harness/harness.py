@@ -149,23 +149,26 @@ def imported(directory: str) -> type:
     os.chdir(directory)
     own = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [directory, *(place for place in sys.path if os.path.abspath(place) not in (own, directory))]
-    start = os.path.join(directory, "__init__.py")
-    if os.path.isfile(start):
-        spec = importlib.util.spec_from_file_location(PACKAGE, start, submodule_search_locations=[directory])
-        assert spec is not None
-        assert spec.loader is not None
-        package = importlib.util.module_from_spec(spec)
-        sys.modules[PACKAGE] = package
-        spec.loader.exec_module(package)
-    else:
-        package = types.ModuleType(PACKAGE)
-        package.__path__ = [directory]
-        sys.modules[PACKAGE] = package
+    as_package(directory)
     module = importlib.import_module(f"{PACKAGE}.{ENTRY}")
     app = getattr(module, "App", None)
     if not inspect.isclass(app):
         raise ImportError(f"{ENTRY}.py has no class named App")
     return app
+
+
+def as_package(directory: str) -> None:
+    """Make it known under a name that is an identifier, whatever its own is."""
+    start = os.path.join(directory, "__init__.py")
+    if not os.path.isfile(start):
+        sys.modules[PACKAGE] = types.ModuleType(PACKAGE)
+        sys.modules[PACKAGE].__path__ = [directory]
+        return
+    spec = importlib.util.spec_from_file_location(PACKAGE, start, submodule_search_locations=[directory])
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[PACKAGE])
 
 
 def functions_of(app: type) -> dict[str, Function]:
@@ -554,19 +557,16 @@ class Host:
         last: Frame = {}
         self._begin((call,), frame)
         try:
-            if not self._pending[call]:
-                function = self._function(frame)
-                value = await self._input(function, frame.get("input"))
-                async with contextlib.aclosing(self._answers(function, value)) as answers:
-                    async for how, answer in answers:
-                        if how == "delta":
-                            self._channel.send("delta", call=call, value=answer)
-                            continue
-                        last = result(answer)
-                        if how == "output":
-                            self._channel.send("output", call=call, value=last["value"], files=last["files"])
-                            if self._pending[call]:
-                                break  # it is at a place where it can be ended
+            async with contextlib.aclosing(self._answers(frame)) as answers:
+                async for how, answer in answers:
+                    if how == "delta":
+                        self._channel.send("delta", call=call, value=answer)
+                        continue
+                    last = result(answer)
+                    if how == "output":
+                        self._channel.send("output", call=call, value=last["value"], files=last["files"])
+                        if self._pending[call]:
+                            break  # it is at a place where it can be ended
             self._done(call, last)
         except BaseException as error:
             self._failed(call, error)
@@ -648,8 +648,13 @@ class Host:
             return model(**value) if isinstance(value, dict) else model.model_validate(value)
         return await self._call(lambda: model(**value) if isinstance(value, dict) else model.model_validate(value))
 
-    async def _answers(self, function: Function, value: Any) -> AsyncGenerator[tuple[str, Any], None]:
-        """What the function gives back: `delta`, `output` (there may be more), `result`."""
+    async def _answers(self, frame: Frame) -> AsyncGenerator[tuple[str, Any], None]:
+        """What the function gives back: `delta`, `output` (there may be more), `result`; nothing if the call is
+        cancelled before it begins."""
+        call, function = frame["call"], self._function(frame)
+        value = None if self._pending[call] else await self._input(function, frame.get("input"))
+        if self._pending[call]:
+            return
         if function.batch is not None:
             (answer,) = await self._together(function, [value])
             if isinstance(answer, BaseException):
@@ -756,3 +761,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":  # a process that the app started by `multiprocessing`, which is to find its functions
+    as_package(sys.path[0])
