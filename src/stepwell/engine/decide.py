@@ -400,7 +400,7 @@ def _on_reply(turn: _Turn, msg: message.Replied) -> None:
     run = turn.run
     joining = bool(run.pending)
     missed = call.target is None and run.news > run.covered
-    steps = [o for o in msg.ops if type(o) not in _ABOUT_NO_STEP]
+    steps = [o for o in msg.ops if not isinstance(o, (op.Discover, op.Completed, op.Unknown))]
     if len(steps) > 1:
         planned = any(isinstance(o, op.StepPlanned) for o in steps)
         joined = planned and run.version >= 2 and not any(o.race for o in steps)
@@ -480,9 +480,6 @@ def _take_ops(turn: _Turn, call: Call, ops: Sequence[op.Op]) -> tuple[bool | Non
                 assert_never(one)
         _check_limits(turn)
     return saved, called
-
-
-_ABOUT_NO_STEP = frozenset({op.Discover, op.Completed, op.Unknown})
 
 
 def _is_no_wait(one: op.Op) -> bool:

@@ -166,14 +166,14 @@ class Watcher:
         """All rows, also those that the last transition did not touch."""
         for text in self._store.wrong_slots():
             self.fail(LIMITS, text)
-        for run, audit in self._audits.items():
-            self._check_stored(run, audit)
+        for run in sorted(self._audits.keys() & self._store.run_rows.keys()):
+            self._check_stored(run, self._audits[run])
 
     def check_journals(self) -> None:
         """The journals are what was written and audited, and nothing else."""
-        journals = self._store.journals
-        for run in sorted(self._store.run_rows.keys() | journals.keys() | self._written.keys()):
-            if run not in self._store.run_rows or journals.get(run) != self._written.get(run):
+        rows, journals, written = self._store.run_rows, self._store.journals, self._written
+        for run in sorted(rows.keys() | journals.keys() | written.keys()):
+            if run not in rows or run not in written or journals.get(run) != written[run]:
                 self.fail(FOLD, f"the journal of run {run} is not what was written", run)
 
 
