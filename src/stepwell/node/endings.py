@@ -13,7 +13,6 @@ from stepwell.model.failure import standard_error
 from stepwell.model.ids import derived_ulid
 from stepwell.model.job import RunStatus
 from stepwell.model.payload import NULL, canonical
-from stepwell.model.task import TASK_EVENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from stepwell.engine.run import Run
     from stepwell.model.ids import Instant
 
-_SILENT = frozenset({FINISHED, FAILED, TASK_EVENT})
 _STATUS = {RunStatus.COMPLETED: "Completed", RunStatus.FAILED: "Failed", RunStatus.CANCELLED: "Cancelled"}
 
 
@@ -30,8 +28,7 @@ def end_events(
 ) -> Iterator[tuple[str, str, bytes]]:
     """Name, id and body of each event that tells how a run ended.
 
-    A run that was itself started by such an event tells nobody, so that handlers of handlers do not go round. Nor
-    does a task: whoever asked for it follows it, or names a webhook.
+    A run that was itself started by such an event tells nobody, so that handlers of handlers do not go round.
 
     Args:
         run: As it is after its last entry.
@@ -39,7 +36,7 @@ def end_events(
         outcome: Text of its result, or of its error when it failed.
         at: Time of the events.
     """
-    if run.event_name in _SILENT:
+    if run.event_name in (FINISHED, FAILED):
         return
     data = _end_data(run, events, outcome)
     if run.status is RunStatus.FAILED:

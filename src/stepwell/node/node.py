@@ -173,6 +173,7 @@ class Node:
             turns=self.turns,
             sessions=self.sessions,
             new_key=self.new_key,
+            register=self.register,
             shared=self.shared,
         )
         self.apps = Apps(

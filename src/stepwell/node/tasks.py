@@ -2,7 +2,8 @@
 
 One commit stores the run, its request (as the only event it begins with; there is no row of an event) and its call,
 which this node has claimed already; the end of the call is the second commit. A request that comes twice with the
-same key makes one task.
+same key makes one task. A task sends no system events when it ends: whoever asked for it follows it, or names a
+webhook (`hooks.py`).
 
 Elsewhere: which apps there are (`apps.py`), what is shown of a task (`reads/tasks.py`), who makes the calls
 (`stepwell.apps`), what cancelling does to a call (`stepwell.engine.decide`).
@@ -21,13 +22,15 @@ from stepwell.model.ids import EventKey, RunId, shard_of
 from stepwell.model.payload import canonical
 from stepwell.model.task import TASK_EVENT, is_task
 from stepwell.node.endings import body
+from stepwell.node.hooks import hook_service
 from stepwell.node.large import stored
 from stepwell.node.turns import Envelope, Plan, Turns
 from stepwell.store.base import Committed, Duplicate, StoreUnavailable, Unique
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
+    from stepwell.model.function import Service
     from stepwell.model.ids import Instant
     from stepwell.model.job import RunRow
     from stepwell.model.payload import Blob
@@ -53,6 +56,7 @@ class Tasks:
         turns: Turns,
         sessions: Sessions,
         new_key: Callable[[], str],
+        register: Callable[[Service], Awaitable[bool]],
         shared: bool,
     ) -> None:
         self._store = store
@@ -61,6 +65,8 @@ class Tasks:
         self._turns = turns
         self._sessions = sessions
         self._new_key = new_key
+        self._register = register
+        self._hooked: set[str] = set()
         self._shared = shared
 
     async def begin(self, env: str, request: TaskRequest, *, run_at: Instant | None = None, key: str = "") -> RunId:
@@ -86,6 +92,8 @@ class Tasks:
             function = self._registry.function(env, request.app)
         if function is None or function.archived or not self._registry.is_app(env, function.service):
             raise NotFound(f"there is no version {request.app!r} of an app; `stepwell app deploy DIRECTORY` makes one")
+        if request.webhook:
+            await self._serve_hooks(env)
         run_id = RunId(self._new_key())
         blobs: dict[Blob, bytes] = {}
         event = body(TASK_EVENT, run_id, now, canonical(msgspec.to_builtins(request)))
@@ -134,6 +142,12 @@ class Tasks:
             case _:
                 # A commit whose answer was lost may have been applied, and was made once more.
                 raise StoreUnavailable("the store is restarting; ask again with the same key")
+
+    async def _serve_hooks(self, env: str) -> None:
+        """Have the function that delivers webhooks, before the first of them is needed."""
+        if env not in self._hooked:
+            await self._register(hook_service(env))
+            self._hooked.add(env)
 
     async def cancel(self, env: str, task: RunId, *, grace_ms: int | None = None) -> bool:
         """Cancel a task. On return that is durable: it is cancelled, or its call has been told to end.

@@ -28,9 +28,10 @@ from stepwell.model.job import Claim, Job, JobKind, Slot, Wait, route_of
 from stepwell.model.message import OffloadEnded, Replied, Reported
 from stepwell.model.op import Offload
 from stepwell.model.payload import Blob, Payload, canonical, decode
-from stepwell.model.task import TASK_EVENT
+from stepwell.model.task import TASK_EVENT, read_request
 from stepwell.node.endings import end_events
 from stepwell.node.folded import Folded
+from stepwell.node.hooks import HOOK_EVENT, hook_event
 from stepwell.node.large import interned, stored
 from stepwell.node.patience import patiently
 from stepwell.node.tally import Tally
@@ -559,6 +560,12 @@ class Turns:
         plan.drop_waits.clear()
         plan.waits.clear()
         plan.jobs = {job_id: job for job_id, job in plan.jobs.items() if job.run != run.id}
+        if run.event_name == TASK_EVENT:
+            (asked,) = await self.texts(run.events, plan.blobs)
+            if b'"webhook":' in asked and read_request(asked, run.function).webhook:
+                whole = hook_event(run.id, now)
+                self._add_event(plan, HOOK_EVENT, run.id, whole, EventKey(derived_ulid(now, run.id, HOOK_EVENT)), now)
+            return
         events = await self.texts(run.events, plan.blobs)
         outcome = run.error if run.error is not None else run.output
         text = (await self.texts((outcome,), plan.blobs))[0] if outcome is not None else None
