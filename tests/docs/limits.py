@@ -22,7 +22,7 @@ from stepwell.engine import cron, decide, expr, flow
 from stepwell.engine.retry import _JITTER_MS, _TABLE_MS
 from stepwell.gateway.gateway import GatewaySettings
 from stepwell.model import event, function, payload
-from stepwell.node import credentials, matching, notes, retention
+from stepwell.node import credentials, files, matching, notes, retention
 from stepwell.sdk import attempt, checkpoint, execution, live, options, parking, request, types, worker
 from stepwell.sdk.client import requests
 from stepwell.sdk.serve import message, reporting
@@ -32,6 +32,7 @@ from stepwell.store.sqlite import writer
 from stepwell.streams.streams import StreamSettings
 from stepwell.wire import offload, signature
 from stepwell.wire import worker as frames
+from stepwell.wire.infsh import file as wire_file
 from stepwell.wire.inngest import call, ops, register, reply
 from stepwell.wire.inngest import event as wire_event
 from stepwell.workers import http, socket
@@ -56,7 +57,7 @@ def default(owner: type, field: str) -> Any:
 
 
 def size(count: int) -> str:
-    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if count % unit == 0:
             return f"{count // unit} {name}"
     return f"{count:,} bytes"
@@ -102,6 +103,8 @@ TABLES: dict[str, list[Row]] = {
         Row("an event", size(wire_event.MAX_EVENT_BYTES), FIXED, "413"),
         Row("a request to the server", size(default(BodyLimits, "max_body_bytes")), LIMIT("max_body_bytes"), "413"),
         Row("all requests in progress together", size(default(BodyLimits, "max_bodies_bytes")), LIMIT("max_bodies_bytes"), "503 with `Retry-After`"),
+        Row("a file", size(default(BodyLimits, "max_file_bytes")), LIMIT("max_file_bytes"), "413"),
+        Row("the name of a file", f"{files.LONGEST_NAME:,} characters", FIXED, "400"),
         Row("a call to a service over HTTP, with results", size(call.MAX_BODY_BYTES), FIXED, "the SDK fetches them instead"),
         Row("steps in one checkpoint", f"{ops.MAX_OPS:,}", FIXED, f"400; our SDK sends {checkpoint.MAX_REPORT_OPS} and {size(checkpoint.MAX_REPORT_BYTES)} at most"),
         Row("a call that our SDK takes over HTTP", size(message.LARGEST_BODY_BYTES), FIXED, "413"),
@@ -145,6 +148,8 @@ TABLES: dict[str, list[Row]] = {
         Row("runs kept in the server's memory", f"{default(ServerSettings, 'cached_runs'):,}", SETTING("cached_runs"), "a tenth of that of runs that only wait; others are loaded when needed"),
         Row("ended runs", "kept for ever", "`--keep-runs`, `--keep-runs-at-most`", "the oldest are removed"),
         Row("events", f"kept for ever, for {span(retention.YOUNGEST_EVENT_MS / 1000)} at least", "`--keep-events`, `--keep-runs`", "the oldest are removed"),
+        Row("files", f"kept for ever; their upload begins within {span(files.ANNOUNCED_MS / 1000)}", "`--keep-files`", "the oldest are removed"),
+        Row("files announced in a request", str(wire_file.MOST_AT_ONCE), FIXED, "400"),
         Row("changes waiting to be committed", f"{writer.WAITING_TRANSITIONS:,}, or {size(writer.WAITING_BYTES)}", FIXED, "more wait"),
         Row("changes in one commit", str(writer.GROUP_TRANSITIONS), FIXED, "the next ones go into the next"),
     ],

@@ -29,6 +29,8 @@ class Limits:
     """Of one request, unpacked. Official SDKs send batches of 8 MB."""
     max_bodies_bytes: int = 64 * 1024 * 1024
     """Of all requests in progress together; above it senders get 503."""
+    max_file_bytes: int = 5 * 1024**3
+    """Of one file that is uploaded; it never is in memory as a whole."""
     max_requests: int = 5_000
     """Requests with a body in progress; above it senders get 503."""
     body_idle_s: float = 30.0

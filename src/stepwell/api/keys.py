@@ -29,6 +29,7 @@ class Access(Enum):
     EVENT_KEY = "event key"
     SIGNING_KEY = "signing key"
     READ_TOKEN = "read token"  # of the run in the path, or the signing key
+    ADDRESS = "address"  # which is signed: the handler checks that, and knows no other
     DEVELOPMENT = "development"  # there in development only, 404 otherwise
 
 

@@ -20,12 +20,14 @@ from stepwell.node.reads.runs import nobody_knows
 from stepwell.streams.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from stepwell.api.gate import Gate
     from stepwell.api.keys import Keys
     from stepwell.api.masking import Redaction
     from stepwell.node.auditor import Auditor
+    from stepwell.node.files import Files
     from stepwell.node.node import Node
     from stepwell.node.reads.runs import Running
     from stepwell.node.retention import Retention
@@ -92,6 +94,16 @@ class Neighbours(Protocol):
     async def ask(self) -> Mapping[str, bytes]: ...
 
 
+class Fetched(Protocol):
+    """A file that comes from elsewhere."""
+
+    @property
+    def content_type(self) -> str: ...
+
+    @property
+    def pieces(self) -> AsyncIterator[bytes]: ...
+
+
 async def nothing_refused(urls: Iterable[str]) -> str:
     return ""
 
@@ -129,6 +141,9 @@ class Site:
     sync: SyncControl | None = None
     auditor: Auditor | None = None
     retention: Retention | None = None
+    files: Files | None = None
+    fetch_file: Callable[[str], AbstractAsyncContextManager[Fetched]] | None = None
+    public_url: str = ""
     neighbours: Neighbours | None = None
     lines: Callable[[], Sequence[Line]] = nobody_in_line
     settings: Mapping[str, object] = field(default_factory=dict)

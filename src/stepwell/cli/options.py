@@ -198,6 +198,25 @@ def _shared() -> list[Callable[[Any], Any]]:
             help="Remove events so old, 24h at least  [default: as long as runs]",
         ),
         option(
+            "--keep-files",
+            callback=age,
+            envvar="STEPWELL_KEEP_FILES",
+            metavar="AGE",
+            help="Remove files so old, 1h at least  [default: for ever]",
+        ),
+        option(
+            "--files",
+            envvar="STEPWELL_FILES",
+            metavar="URL",
+            help="Keep files in s3://BUCKET/PREFIX  [default: in the data folder]",
+        ),
+        option(
+            "--public-url",
+            envvar="STEPWELL_PUBLIC_URL",
+            metavar="URL",
+            help="Where clients reach this server, for addresses of files  [default: as they asked]",
+        ),
+        option(
             "--secret-key-file",
             type=click.Path(dir_okay=False),
             envvar="STEPWELL_SECRET_KEY_FILE",

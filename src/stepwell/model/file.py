@@ -29,16 +29,43 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     metadata: dict[str, Any] = {}
 
 
-class Contents(Protocol):
-    """Keeps bytes by their content: the same bytes are kept once."""
+class Staged(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes that have come whole, synced, and that nobody finds yet. `head` is how they begin, to tell their type."""
 
-    async def put(self, pieces: AsyncIterator[bytes], *, limit_bytes: int) -> tuple[str, int]:
-        """Keep what comes. Returns digest and size. What is cut off in the middle leaves nothing that can be seen.
+    path: str  # on this machine
+    digest: str  # sha-256, hexadecimal
+    size_bytes: int
+    head: bytes
+
+
+HEAD_BYTES = 8192
+
+
+class Contents(Protocol):
+    """Keeps bytes by their content: the same bytes are kept once.
+
+    stage ──▶ keep ──▶ read, any part, again and again ──▶ remove
+          └─▶ drop
+    """
+
+    async def open(self) -> None:
+        """Prepare. Raises `ConfigurationError` when that is impossible."""
+
+    async def close(self) -> None: ...
+
+    async def stage(self, pieces: AsyncIterator[bytes], *, limit_bytes: int) -> Staged:
+        """Write what comes. What is cut off in the middle leaves nothing that can be seen.
 
         Raises:
-            PayloadTooLarge: More than `limit_bytes` came.
+            TooLarge: More than `limit_bytes` came.
             StoreFull: There is no room.
         """
+
+    async def keep(self, staged: Staged) -> None:
+        """Have it found by its digest. Durable on return; doing so twice is fine."""
+
+    async def drop(self, staged: Staged) -> None:
+        """Forget it. What was kept stays."""
 
     def read(self, digest: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """The bytes from `start` to `end` (exclusive). Raises `NotFound`."""
@@ -46,7 +73,8 @@ class Contents(Protocol):
     async def local_path(self, digest: str) -> str | None:
         """Where the bytes lie on this machine, for reading only; None if they lie elsewhere."""
 
-    async def remove(self, digest: str) -> None: ...
+    async def remove(self, digest: str) -> None:
+        """Remove what was kept; nothing is there is fine. Durable on return."""
 
     async def tidy(self, older_than_s: float) -> int:
-        """Remove what uploads left that never ended. Returns how many."""
+        """Remove what uploads left that were killed so long ago. Returns how many."""

@@ -52,6 +52,8 @@ class Keep:
     """Events; None with `runs_ms` set means as long as runs. A day at least."""
     most_runs: int | None = None
     """Ended runs, the newest of which stay."""
+    files_ms: int | None = None
+    """Files, counted from when they were announced or made, whatever refers to them; see `stepwell.node.files`."""
 
     @property
     def oldest_event_ms(self) -> int | None:

@@ -18,10 +18,12 @@ import secrets
 import shutil
 import signal
 import socket
+import tempfile
 import time
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -29,18 +31,22 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from stepwell.api.app import application
 from stepwell.api.gate import Gate, is_loopback
+from stepwell.api.infsh.files import content_type_of
 from stepwell.api.inngest.register import keep
 from stepwell.api.inngest.sync import ServiceSync, discovery_ports
 from stepwell.api.keys import Keys
 from stepwell.api.masking import Redaction
 from stepwell.api.site import Line, Site
 from stepwell.engine.decide import Policy
+from stepwell.gateway.download import Downloads
 from stepwell.gateway.gateway import HttpGateway
+from stepwell.gateway.policy import Policy as AddressPolicy
 from stepwell.model.errors import ConfigurationError
 from stepwell.model.function import Transport
 from stepwell.node.auditor import Auditor
 from stepwell.node.clock import AsyncioWorld
 from stepwell.node.credentials import Credentials
+from stepwell.node.files import Files
 from stepwell.node.node import Node, NodeSettings
 from stepwell.node.notes import Notes
 from stepwell.node.retention import Retention
@@ -52,6 +58,7 @@ from stepwell.server.performers import Performers
 from stepwell.server.settings import shown
 from stepwell.store.base import StoreFull, StoreUnavailable
 from stepwell.store.clock import WallClock
+from stepwell.store.contents import DiskContents
 from stepwell.store.memory import MemoryStore
 from stepwell.store.sqlite import SqliteStore
 from stepwell.store.sqlite.directory import DirectoryLock
@@ -65,8 +72,8 @@ from stepwell.workers.transports import Transports
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
-    from pathlib import Path
 
+    from stepwell.model.file import Contents
     from stepwell.model.function import Function, Service
     from stepwell.server.cipher import AesCipher
     from stepwell.server.settings import ServerSettings
@@ -320,7 +327,31 @@ class Server:
         stack.callback(auditor.stop)
         world.spawn(retention.run())
         stack.callback(retention.stop)
+        await self._keep_files(site, stack)
         return site
+
+    async def _keep_files(self, site: Site, stack: contextlib.AsyncExitStack) -> None:
+        settings, node = self.settings, site.node
+        contents = _contents(settings)
+        stack.push_async_callback(contents.close)
+        files = site.files = Files(
+            store=node.store,
+            world=node.world,
+            contents=contents,
+            new_id=node.new_key,
+            limit_bytes=settings.limits.max_file_bytes,
+            base=settings.public_url or self.url,
+            type_of=content_type_of,
+            keep_ms=settings.keep.files_ms,
+        )
+        await files.open()
+        node.world.spawn(files.run())
+        stack.callback(files.stop)
+        limits = settings.gateway
+        downloads = Downloads(AddressPolicy(limits.allow_addresses, loopback=limits.allow_loopback or settings.dev))
+        stack.push_async_callback(downloads.close)
+        site.fetch_file = downloads.open
+        site.public_url = settings.public_url or ""
 
     async def _answer(
         self, app: Callable[..., Awaitable[None]], sockets: list[socket.socket], stack: contextlib.AsyncExitStack
@@ -509,6 +540,21 @@ def postgres_store(url: str, listen_url: str | None = None) -> PostgresStore:
     return PostgresStore(url, listen_url=listen_url)
 
 
+def _contents(settings: ServerSettings) -> Contents:
+    folder = Path(tempfile.gettempdir(), f"stepwell-{secrets.token_hex(8)}")
+    if settings.data is not None:
+        folder = settings.data / "files"
+    if settings.files is None:
+        return DiskContents(folder, temporary=settings.data is None)
+    try:
+        from stepwell.store.contents_s3 import ObjectContents
+    except ModuleNotFoundError as err:
+        if err.name != "obstore":
+            raise
+        raise ConfigurationError('files in an object store need its driver: pip install "stepwell[s3]"') from None
+    return ObjectContents(settings.files, folder / "tmp")
+
+
 def _forget(data: Path) -> None:
     """Remove the state in a data folder, and nothing else that may lie there."""
     if not data.is_dir():
@@ -518,6 +564,7 @@ def _forget(data: Path) -> None:
     try:
         for name in ("stepwell.db", "stepwell.db-wal", "stepwell.db-shm"):
             (data / name).unlink(missing_ok=True)
-        shutil.rmtree(data / "blobs", ignore_errors=True)
+        for name in ("blobs", "files"):
+            shutil.rmtree(data / name, ignore_errors=True)
     finally:
         lock.drop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from stepwell.wire.inngest.register import normal_url
 
 _SHORTEST_KEY_DIGITS = 16
 SHORTEST_KEEP_RUNS_MS = 60_000
+SHORTEST_KEEP_FILES_MS = 3_600_000
 FEWEST_KEPT_RUNS = 100
 
 
@@ -80,6 +82,11 @@ class ServerSettings:
     """How long calls in flight may go on when the server is asked to stop; by default 1 s in development, else 10 s."""
     lease_ms: int = 10_000
     """How long a server that shares its database may be silent before others take over its work; for tests."""
+    files: str | None = None
+    """Keep the bytes of files in an object store, `s3://bucket/prefix`; by default in `files` of the data folder."""
+    public_url: str | None = None
+    """Where clients reach this server, such as `https://stepwell.example.com`: what addresses of files begin with. By
+    default they begin as the client asked."""
     keep: Keep = field(default_factory=Keep)
     """How long ended runs and events are kept; by default for ever."""
     cached_runs: int = 10_000
@@ -136,6 +143,7 @@ class ServerSettings:
             )
         for place in self.gateway.allow_addresses:
             read_place(place)
+        self._check_files()
         for url in self.service_urls:
             try:
                 normal_url(url)
@@ -190,6 +198,17 @@ class ServerSettings:
             return None
         make_key_file(self.key_file)
         return AesCipher(read_key_file(self.key_file))
+
+    def _check_files(self) -> None:
+        if self.files is not None and not re.fullmatch(r"s3://[^/\s]+(/\S*)?", self.files):
+            raise ConfigurationError(f"files are kept in s3://bucket/prefix or in the data folder, not {self.files!r}")
+        if self.public_url is not None and not re.fullmatch(r"https?://[^/?#\s]+", self.public_url):
+            raise ConfigurationError(
+                f"the public URL is {self.public_url!r} and must be scheme, host and perhaps a port, as in "
+                "https://stepwell.example.com (--public-url)"
+            )
+        if self.keep.files_ms is not None and self.keep.files_ms < SHORTEST_KEEP_FILES_MS:
+            raise ConfigurationError("files are kept for an hour at least, for those who work with them (--keep-files)")
 
     def _check_keep(self) -> None:
         keep = self.keep
