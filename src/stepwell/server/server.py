@@ -316,6 +316,7 @@ class Server:
         site.running = performers.running
         auditor = site.auditor = Auditor(store, world)
         retention = site.retention = Retention(store, node.world, node.name, settings.keep)
+        await self._keep_files(site, stack)
         # Closed in reverse: performers first, so that what they had to say is committed before tasks are ended.
         stack.push_async_callback(world.settle, _SETTLE_S)
         stack.push_async_callback(performers.close)
@@ -327,7 +328,6 @@ class Server:
         stack.callback(auditor.stop)
         world.spawn(retention.run())
         stack.callback(retention.stop)
-        await self._keep_files(site, stack)
         return site
 
     async def _keep_files(self, site: Site, stack: contextlib.AsyncExitStack) -> None:
