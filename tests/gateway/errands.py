@@ -68,7 +68,7 @@ class Asking:
         **more: Any,
     ) -> OffloadEnded:
         request, sealed = fetch_request(url, method=method, headers=headers or {}, body=body, **more)
-        self.begin(request, sealed, key=key)
+        self.begin(request, sealed, key=lambda: key)
         return await self.end()
 
     async def infer(
@@ -83,7 +83,7 @@ class Asking:
         **more: Any,
     ) -> OffloadEnded:
         request, sealed = infer_request(url, format=format, headers=headers or {}, body=body, auth_key=auth_key, **more)
-        self.begin(request, sealed, kind=INFER, key=key)
+        self.begin(request, sealed, kind=INFER, key=lambda: key)
         return await self.end()
 
     def nothing_came(self) -> bool:

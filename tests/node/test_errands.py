@@ -131,7 +131,7 @@ def test_a_request_whose_end_is_unknown_is_made_again_under_its_key(status: int,
     for _ in range(2):
         end(node, gateway.errands[-1], status=status, cut=cut, error=b"{}", retry=True, retry_at=node.now() + 1000)
         node.pass_time(seconds=2)
-    keys = [errand.key for errand in gateway.errands]
+    keys = [errand.key() for errand in gateway.errands]
     assert len(keys) == 3
     assert len(set(keys)) == (1 if same else 3)
 
@@ -161,7 +161,7 @@ def test_another_node_makes_the_request_of_one_that_is_gone_under_the_same_key()
     first.world.pause()
     second.pass_time(seconds=20)
     (errand,) = other.errands
-    assert errand.key == gateway.errands[0].key
+    assert errand.key() == gateway.errands[0].key()
     assert errand.job != gateway.errands[0].job
     assert "OffloadLost" in names(second)
     end(second, errand, output=b"1")

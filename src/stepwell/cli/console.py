@@ -37,8 +37,13 @@ PAUSE_S = 0.05
 """How long commits are gathered before they are told of."""
 _STACKS = 1000
 """Runs whose last traceback is remembered."""
-_ENDS: Final = (journal.RunCompleted, journal.RunFailed, journal.RunCancelled)
-_FAILURES: Final = (journal.StepRetried, journal.StepFailed)
+_TOLD: Final = (
+    journal.RunCompleted,
+    journal.RunFailed,
+    journal.RunCancelled,
+    journal.StepRetried,
+    journal.StepFailed,
+)
 
 log = logging.getLogger("stepwell")
 
@@ -60,9 +65,11 @@ class Console:
 
     def moved(self, run: Run, entries: Sequence[Entry]) -> None:
         """These entries of a run were committed together."""
-        if any(isinstance(entry, (*_ENDS, *_FAILURES)) or _failed(entry) for entry in entries):
-            self._moved.append((run, tuple(entries)))
-            self._woken.set()
+        for entry in entries:
+            if isinstance(entry, _TOLD) or _failed(entry):
+                self._moved.append((run, tuple(entries)))
+                self._woken.set()
+                return
 
     async def tell(self) -> None:
         """Tell for ever."""

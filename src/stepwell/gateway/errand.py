@@ -135,9 +135,8 @@ class Doing:
         request, credentials = self.request, self.credentials
         url, headers = credentials.put_back(request.url, request.headers)
         limit = self.max_redirects if request.max_redirects is None else min(request.max_redirects, self.max_redirects)
-        key = self.errand.key
         spoken = detect(request.url)
-        outgoing = self._outgoing(request.method, url, headers, request.body, spoken, key=key, max_redirects=limit)
+        outgoing = self._outgoing(request.method, url, headers, request.body, spoken, max_redirects=limit)
         dialect = spoken if request.method == "POST" and request.body else None
         if dialect is not None:
             self.load_prices()
@@ -219,9 +218,11 @@ class Doing:
             stream=stream,
         )
         self._note(provider=dialect.provider, model=dialect.model(request.url, asked.body))
-        key = self.errand.key if stream else f"{self.errand.key}-plain"  # the request with a stream had its answer
         limit = self.max_redirects
-        outgoing = self._outgoing("POST", asked.url, asked.headers, asked.body, dialect, key=key, max_redirects=limit)
+        suffix = "" if stream else "-plain"  # the request with a stream had its answer
+        outgoing = self._outgoing(
+            "POST", asked.url, asked.headers, asked.body, dialect, max_redirects=limit, suffix=suffix
+        )
         async with self.fetcher.open(outgoing, self.timing) as incoming:
             self._note(status=incoming.status, url=self._shown(incoming.url))
             if not 200 <= incoming.status < 300:
@@ -294,19 +295,25 @@ class Doing:
     async def _account(self, dialect: Dialect, answer: Answer) -> None:
         """Take note of what was used, and what it costs."""
         usage, model = answer.usage, answer.model or self.exchange.model
-        self._note(model=model, response_id=answer.response_id, finish=", ".join(answer.finish_reasons))
-        if usage is None:
-            return
-        self._note(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cached_tokens=usage.cached_read_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-        )
-        await asyncio.shield(self.load_prices())
-        cost = self.prices.cost(dialect.provider, self.request.url, model, usage, at=datetime.now(UTC))
-        if cost is not None:
-            self._note(cost_usd=str(cost.usd), prices=cost.version)
+        told: dict[str, Any] = {
+            "model": model,
+            "response_id": answer.response_id,
+            "finish": ", ".join(answer.finish_reasons),
+        }
+        if usage is not None:
+            told |= {
+                "input_tokens": usage.input_tokens,
+                "output_tokens": usage.output_tokens,
+                "cached_tokens": usage.cached_read_tokens,
+                "reasoning_tokens": usage.reasoning_tokens,
+            }
+            loaded = self.load_prices()
+            if not loaded.done():
+                await asyncio.shield(loaded)
+            cost = self.prices.cost(dialect.provider, self.request.url, model, usage, at=datetime.now(UTC))
+            if cost is not None:
+                told |= {"cost_usd": str(cost.usd), "prices": cost.version}
+        self._note(**told)
 
     def _refused(self, failure: Failure, body: bytes) -> Outcome:
         """An answer of a provider that is an error. The message is that of the protocol, section 5.5."""
@@ -332,9 +339,10 @@ class Doing:
         body: bytes | None,
         dialect: Dialect | None,
         *,
-        key: str,
         max_redirects: int,
+        suffix: str = "",
     ) -> Outgoing:
+        """The request as it is sent; `suffix` goes behind the key that tells whether it is a repeated one."""
         if self.named is not None:
             self.named.check(url)
             url, headers = self.named.added(url, headers, dialect)
@@ -343,7 +351,7 @@ class Doing:
         name = self.idempotency_headers.get(urlsplit(url).netloc.rpartition("@")[2].lower())
         own = {"idempotency-key", "x-idempotency-key", (name or "").lower()}
         if name is not None and method.upper() not in {"GET", "HEAD"} and not own & {each.lower() for each in sent}:
-            sent[name] = key
+            sent[name] = f"{self.errand.key()}{suffix}"
         return Outgoing(
             method=method,
             url=url,
@@ -355,7 +363,9 @@ class Doing:
         )
 
     def _shown(self, url: str) -> str:
-        shown, _, _ = split(url, {}, "")
+        shown = self.request.url
+        if url != shown:
+            shown, _, _ = split(url, {}, "")
         return self.scrub.clean_text(shown)
 
     def error(self, text: str, code: str) -> bytes:

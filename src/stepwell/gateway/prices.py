@@ -40,6 +40,7 @@ class Cost:
 
 
 _PER = 1_000_000  # tokens
+_PER_SEARCH = {"web_searches_kcount": 1000, "storage_searches_kcount": 1000}
 _MOST_RATES = 1000
 _LONGEST_NAME = 1000  # of an address and a model, for their rates to be kept
 
@@ -48,20 +49,23 @@ _LONGEST_NAME = 1000  # of an address and a model, for their rates to be kept
 class _Rates:
     """What a model costs in one minute, per million tokens, for calls of which nothing has a price of its own.
 
-    `others` are of what such a call has none of. They add nothing but digits: a cost has as many as the list gives it.
+    They hold for `up_to` tokens of input, if that is not None. `rest` is what all else costs of which such a call has
+    nothing: zero, with as many digits as the list gives it.
     """
 
     minute: datetime
     found: Cost
     input: Decimal
     output: Decimal
-    others: tuple[Decimal, ...]
+    rest: Decimal
+    up_to: int | None
 
-    def cost(self, usage: Usage) -> Cost:
+    def cost(self, usage: Usage, minute: datetime) -> Cost | None:
+        if minute != self.minute or (self.up_to is not None and usage.input_tokens > self.up_to):
+            return None
         asked, told = self.input * usage.input_tokens / _PER, self.output * usage.output_tokens / _PER
-        total = sum((price * 0 / _PER for price in self.others), asked + told)
         found = self.found
-        return Cost(total, asked, told, found.provider, found.model, found.version)
+        return Cost(asked + told + self.rest, asked, told, found.provider, found.model, found.version)
 
 
 class Prices:
@@ -93,8 +97,8 @@ class Prices:
         minute = at.replace(second=0, microsecond=0)
         plain = _is_plain(usage) and len(model) + len(address) <= _LONGEST_NAME
         rates = self._rates.get((provider, address, model)) if plain else None
-        if rates is not None and rates.minute == minute:
-            return rates.cost(usage)
+        if rates is not None and (known := rates.cost(usage, minute)) is not None:
+            return known
         found = self._calculated(usage, model, at, provider_api_url=address)
         if found is None and provider:
             found = self._calculated(usage, model, at, provider_id=provider)
@@ -151,16 +155,24 @@ def _is_plain(usage: Usage) -> bool:
 
 
 def _rates(minute: datetime, found: Cost, prices: Mapping[str, object]) -> _Rates | None:
-    """What can be reckoned with by itself. None where a price depends on how much is used, is not by the token, or is
-    another one for reasoning."""
+    """What can be reckoned with by itself. None where reasoning has a price of its own, or the call itself has one."""
+    from genai_prices.types import TieredPrices
+
     given = {name: price for name, price in prices.items() if price is not None}
     if "output_reasoning_mtok" in given or not given.keys() >= {"input_mtok", "output_mtok"}:
         return None
-    known = {name: price for name, price in given.items() if isinstance(price, Decimal) and name.endswith("_mtok")}
-    if len(known) < len(given):
-        return None
+    bounds: list[int] = []
+    known: dict[str, Decimal] = {}
+    for name, price in given.items():
+        per = _PER if name.endswith("_mtok") else _PER_SEARCH.get(name)
+        if isinstance(price, TieredPrices):
+            bounds += [tier.start for tier in price.tiers]
+            price = price.base
+        if per is None or not isinstance(price, Decimal):
+            return None
+        known[name] = price if name in ("input_mtok", "output_mtok") else price * 0 / per
     asked, told = known.pop("input_mtok"), known.pop("output_mtok")
-    return _Rates(minute, found, asked, told, tuple(known.values()))
+    return _Rates(minute, found, asked, told, sum(known.values(), Decimal(0)), min(bounds, default=None))
 
 
 @cache

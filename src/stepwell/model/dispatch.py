@@ -95,8 +95,8 @@ class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
 class Errand:
     """One request to be made for a step, complete but for the credentials that the gateway was given to keep.
 
-    `request` is its JSON; `name` the id that the user wrote. `key` stays the same until an answer has come that is not
-    the result: it tells a receiver that a repeated request is the same one.
+    `request` is its JSON; `name` the id that the user wrote. `key()` stays the same until an answer has come that is
+    not the result: it tells a receiver that a repeated request is the same one. Few requests need it.
     """
 
     job: JobId
@@ -108,7 +108,7 @@ class Errand:
     env: str = DEV_ENV
     name: str = ""
     attempt: int = 0
-    key: str = ""
+    key: Callable[[], str] = str
 
 
 class Gateway(Protocol):

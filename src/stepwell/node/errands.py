@@ -6,6 +6,7 @@ job ──▶ the run's request is read ──▶ gateway.make ──▶ Offload
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stepwell.model.dispatch import Errand
@@ -94,7 +95,7 @@ class Errands:
                 env=job.env,
                 name=step.name,
                 attempt=job.attempt,
-                key=derived_uuid(run, step.id, str(step.answered)),
+                key=partial(derived_uuid, run, step.id, str(step.answered)),
             )
         )
 

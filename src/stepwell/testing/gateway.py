@@ -73,7 +73,7 @@ class ScriptedGateway:
             outside.scheduler.after(outside.latency() + 50, self._lost, errand)
             return
         execution = outside.ledger.record(
-            errand.run, errand.step, errand.job, outside.scheduler.now, errand.key, _edited(request)
+            errand.run, errand.step, errand.job, outside.scheduler.now, errand.key(), _edited(request)
         )
         if lost:
             outside.scheduler.after(outside.latency() + 50, self._lost, errand)

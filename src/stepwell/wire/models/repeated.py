@@ -7,12 +7,19 @@ around its text says the same but for that text, so its text is all that has to 
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import msgspec
 
 _TEXT = rb'": ?"([^"\\]*(?:\\.[^"\\]*)*)"'
 _PADDING = re.compile(rb',"obfuscation": ?"[A-Za-z0-9]*"\}\Z')
 """What OpenAI ends its events with, so that their lengths tell nothing."""
+
+
+@cache
+def _looked_for(name: str) -> tuple[bytes, re.Pattern[bytes]]:
+    return b'"%b":' % name.encode(), re.compile(b'"%b' % name.encode() + _TEXT)
+
 
 _string = msgspec.json.Decoder(str)
 
@@ -25,8 +32,7 @@ class Repeated:
     """
 
     def __init__(self, name: str) -> None:
-        self._name = b'"%b":' % name.encode()
-        self._text = re.compile(b'"%b' % name.encode() + _TEXT)
+        self._name, self._text = _looked_for(name)
         self._known = False
         self._head = self._tail = self._padding = b""
 
