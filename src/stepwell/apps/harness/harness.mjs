@@ -339,6 +339,7 @@ class Host {
     this.context = { cancelRequested: false, metadata: new Metadata({}) };
     this.pending = new Map(); // calls that came and have not ended -> is it to be cancelled?
     this.current = [];
+    this.telling = null; // `onCancel`, which ends before the call that it is about
   }
 
   async run() {
@@ -428,7 +429,7 @@ class Host {
     this.pending.set(call, true);
     if (!this.current.includes(call)) return;
     this.context.cancelRequested = true;
-    void this.quietly("onCancel");
+    this.telling = this.quietly("onCancel");
   }
 
   async quietly(name) {
@@ -457,11 +458,13 @@ class Host {
           }
         } else last = result(returned);
       }
+      await this.telling;
       await this.channel.send("done", { call, ...last, cancelled: this.ended(call) });
     } catch (error) {
+      await this.telling;
       await this.failed(call, error);
     }
-    this.current = [];
+    [this.current, this.telling] = [[], null];
   }
 
   functionOf(name) {

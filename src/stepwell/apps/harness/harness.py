@@ -435,7 +435,7 @@ class Host:
         self._guard = threading.Lock()
         self._pending: dict[str, bool] = {}  # calls that came and have not ended -> is it to be cancelled?
         self._current: tuple[str, ...] = ()
-        self._telling: set[asyncio.Task[None]] = set()
+        self._telling: asyncio.Task[None] | None = None
 
     def run(self) -> int:
         """Serve until `unload`. Returns the exit status."""
@@ -485,10 +485,13 @@ class Host:
 
     def _tell_cancel(self, calls: tuple[str, ...]) -> None:
         method = getattr(self._app, "on_cancel", None)
-        if calls == self._current and callable(method):
-            task = self._loop.create_task(self._quietly(method, apart=True))
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+        if calls == self._current and callable(method) and self._telling is None:
+            self._telling = self._loop.create_task(self._quietly(method, apart=True))
+
+    async def _settle(self) -> None:
+        """Let `on_cancel` end before the calls do that it is about."""
+        if self._telling is not None:
+            await self._telling
 
     def _load(self, frame: Frame) -> None:
         if frame["type"] != "load" or frame.get("protocol", PROTOCOL) != PROTOCOL:
@@ -565,10 +568,13 @@ class Host:
                     last = result(answer)
                     if how == "output":
                         self._channel.send("output", call=call, value=last["value"], files=last["files"])
-                        if self._pending[call]:
-                            break  # it is at a place where it can be ended
+                        if self._pending[call]:  # it is at a place where it can be ended
+                            self._tell_cancel((call,))
+                            break
+            await self._settle()
             self._done(call, last)
         except BaseException as error:
+            await self._settle()
             self._failed(call, error)
         self._current = ()
 
@@ -586,9 +592,11 @@ class Host:
         try:
             answers = await self._together(self._function(frame, many=True), list(inputs.values())) if inputs else []
         except BaseException as error:
+            await self._settle()
             for call in inputs:
                 self._failed(call, error)
         else:
+            await self._settle()
             for call, answer in zip(inputs, answers, strict=True):
                 try:
                     if isinstance(answer, BaseException):
@@ -600,7 +608,7 @@ class Host:
 
     def _begin(self, calls: tuple[str, ...], frame: Frame) -> None:
         with self._guard:
-            self._current = calls
+            self._current, self._telling = calls, None
             self._context.cancel_requested = all(self._pending[call] for call in calls)
         self._context.metadata = Metadata(**{**self._about, **(frame.get("metadata") or {})})
 
