@@ -167,6 +167,9 @@ def overlay(folder: str, changes: str, work: str) -> bool:
         return False
     try:
         mount("overlay", folder, "overlay", 0, f"lowerdir={folder},upperdir={changes},workdir={work}")
+        for place, folders, _ in os.walk(folder):  # packages are kept without the right to change them
+            os.chmod(place, 0o755)
+            folders[:] = [name for name in folders if name != "node_modules"]
     except OSError:
         return False
     return True
