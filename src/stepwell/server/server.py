@@ -32,6 +32,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from stepwell.api.app import application
 from stepwell.api.gate import Gate, is_loopback
 from stepwell.api.infsh.files import content_type_of
+from stepwell.api.infsh.webhook import webhook_of
 from stepwell.api.inngest.register import keep
 from stepwell.api.inngest.sync import ServiceSync, discovery_ports
 from stepwell.api.keys import Keys
@@ -41,6 +42,7 @@ from stepwell.engine.decide import Policy
 from stepwell.gateway.download import Downloads
 from stepwell.gateway.gateway import HttpGateway
 from stepwell.gateway.policy import Policy as AddressPolicy
+from stepwell.gateway.webhook import Hook, Webhooks
 from stepwell.model.errors import ConfigurationError
 from stepwell.model.function import Transport
 from stepwell.node.auditor import Auditor
@@ -73,6 +75,7 @@ from stepwell.workers.transports import Transports
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
+    from stepwell.model.dispatch import Performer
     from stepwell.model.file import Contents
     from stepwell.model.function import Function, Service
     from stepwell.server.cipher import AesCipher
@@ -293,7 +296,18 @@ class Server:
         def taken_at_once(function: Function) -> bool:
             return transport_of(function) is not Transport.SOCKET
 
-        transports = Transports({Transport.HTTP: self._http, Transport.SOCKET: sockets}, transport_of)
+        async def hook_of(env: str, task: str) -> Hook | None:
+            found = await webhook_of(site, env, task)
+            return Hook(*found) if found is not None else None
+
+        addresses = AddressPolicy(limits.allow_addresses, loopback=limits.allow_loopback)
+        webhooks = Webhooks(performers.deliver, hook_of, addresses, settings.signing_key)
+        by_transport: dict[Transport, Performer] = {
+            Transport.HTTP: self._http,
+            Transport.SOCKET: sockets,
+            Transport.LOCAL: webhooks,
+        }
+        transports = Transports(by_transport, transport_of)
         performers.connect(
             transports,
             node.deliver,
