@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import WebSocketRoute
 
-from stepwell.api import compare, credentials, health, metrics, rerun, runs, services, status, stream
+from stepwell.api import apps, compare, credentials, health, metrics, rerun, runs, services, status, stream
 from stepwell.api.answers import JSON, encode
 from stepwell.api.infsh import surface as infsh
 from stepwell.api.inngest import checkpoint, dev, gql, later, register, state
@@ -57,6 +57,7 @@ def table(site: Site) -> list[Route]:
         *compare.routes(),
         *services.routes(),
         *credentials.routes(),
+        *apps.routes(),
         *infsh.routes(),
         *later.routes(site),
     ]

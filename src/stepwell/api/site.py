@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from stepwell.api.body import Bodies, Limits
 from stepwell.api.keys import Refusals
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from stepwell.api.gate import Gate
     from stepwell.api.keys import Keys
     from stepwell.api.masking import Redaction
+    from stepwell.model.app import AppVersion
+    from stepwell.model.ids import Instant
     from stepwell.node.auditor import Auditor
     from stepwell.node.files import Files
     from stepwell.node.node import Node
@@ -76,6 +78,23 @@ class SyncControl(Protocol):
         """Stop asking at that URL. False: it was not asked."""
 
 
+class AppImporter(Protocol):
+    """Makes a version of an app of an archive. See `stepwell.apps.importing`."""
+
+    async def import_archive(
+        self,
+        archive: BinaryIO,
+        *,
+        as_: str,
+        version: str,
+        own_namespace: str,
+        env: str,
+        now: Instant,
+        progress: Callable[[str], None],
+    ) -> AppVersion:
+        """Raises `StepwellError` that says what is wrong with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """The line before the workers of a service: how many are connected here, and calls that wait for one."""
@@ -116,10 +135,11 @@ def nobody_in_line() -> Sequence[Line]:
 class Site:
     """The surroundings of every surface.
 
-    `kind` is what SDKs are told: `dev` or `cloud`. `connect`, `sync`, `auditor` and `retention` are None in a server
-    that is put together without that part, and so is `neighbours` where no other process shares the port. `running`
-    knows the calls that are being answered right now. Apps that are named without a namespace are in `namespace`, and
-    may have the secrets that `app_secrets` names. `refusal` says why one of the URLs may not be called.
+    `kind` is what SDKs are told: `dev` or `cloud`. `connect`, `sync`, `auditor`, `retention` and `files` are None in a
+    server that is put together without that part, and so is `neighbours` where no other process shares the port.
+    So is `importer` in one that runs no apps. `running` knows the calls that are being answered right now. Apps that
+    are named without a namespace are in `namespace`, and may have the secrets that `app_secrets` names. `refusal` says
+    why one of the URLs may not be called. Addresses of files begin with `public_url`, or as the client asked.
     """
 
     node: Node
@@ -135,6 +155,7 @@ class Site:
     app_secrets: frozenset[str] = frozenset()
     limits: Limits = field(default_factory=Limits)
     started_options: Mapping[str, object] = field(default_factory=dict)
+    importer: AppImporter | None = None
     connect: Connect | None = None
     running: Running = nobody_knows
     refusal: Callable[[Iterable[str]], Awaitable[str]] = nothing_refused

@@ -14,19 +14,21 @@ from starlette.responses import Response
 from stepwell.api.infsh import answers
 from stepwell.api.infsh.answers import RequirementsNotMet
 from stepwell.api.infsh.stream import END, After, TaskStream
+from stepwell.api.infsh.task_files import note_inputs, removed
 from stepwell.api.infsh.views import progress_of, shown, task_id, view_of
 from stepwell.api.routes import Ask, Route
 from stepwell.api.stream import Bell
 from stepwell.model.app import DEFAULT_VARIANT, read_reference
 from stepwell.model.duration import parse_time
 from stepwell.model.errors import InvalidInput, NotFound, Overloaded, StepwellError
+from stepwell.model.session import IDLE_TIMEOUT_S
 from stepwell.model.task import TaskRequest, TaskStatus, usage_of
 from stepwell.node.reads.tasks import TaskFilter, task_of, tasks_of
 from stepwell.wire.infsh import task as dto
 from stepwell.wire.infsh.envelope import Requirement
 from stepwell.wire.infsh.framing import Framing, wants_lines
 from stepwell.wire.infsh.listing import page, read_list
-from stepwell.wire.infsh.request import read_body, read_run
+from stepwell.wire.infsh.request import NEW_SESSION, read_body, read_run
 from stepwell.wire.infsh.task import TaskView
 
 if TYPE_CHECKING:
@@ -92,12 +94,20 @@ async def run(ask: Ask) -> Response:
         )
     app, version, function = await _wanted(ask, asked)
     _check(ask, asked, app, version)
+    opens = asked.session == NEW_SESSION
+    session = asked.session
+    if opens:
+        timeout_s = asked.session_timeout_s or IDLE_TIMEOUT_S
+        session = site.node.sessions.open(version, timeout_s, workers=asked.workers).id
     request = TaskRequest(
         app=version.reference,
         function=function,
         input=asked.input,
         setup=asked.setup,
         variant=asked.variant or DEFAULT_VARIANT,
+        session=session,
+        opens=opens,
+        session_timeout_s=asked.session_timeout_s,
         workers=asked.workers,
         webhook=asked.webhook,
         infra=asked.infra,
@@ -105,6 +115,7 @@ async def run(ask: Ask) -> Response:
         batch=asked.batch,
     )
     made = await site.node.tasks.begin(site.env, request, run_at=asked.run_at, key=key)
+    await note_inputs(ask, made, asked.input)
     if asked.wait:
         return answers.data(ask, dto.whole(await _ended(ask, made)))
     if key:
@@ -133,6 +144,10 @@ async def _wanted(ask: Ask, asked: RunRequest) -> tuple[App, AppVersion, str]:
         named = ""
     if asked.version_id:
         app, version = await apps.find(site.env, f"{app.reference}@{asked.version_id}")
+    if asked.session and asked.session != NEW_SESSION:
+        meant = read_reference(version.reference if "@" in asked.app or asked.version_id else app.reference)
+        session = await site.node.sessions.resolve(site.env, asked.session, meant)
+        app, version = await apps.find(site.env, session.app)
     function = asked.function or named or version.default_function
     if version.functions and function not in version.functions:
         raise NotFound(f"app {version.reference} has no function {function!r}; it has {', '.join(version.functions)}")
@@ -231,8 +246,12 @@ async def cancel(ask: Ask) -> Response:
 
 
 async def remove(ask: Ask) -> Response:
-    """One that has ended."""
-    await ask.site.node.tasks.delete(ask.site.env, task_id(ask))
+    """One that has ended; with `files=true` its files go, too."""
+    site, task = ask.site, task_id(ask)
+    with_files = ask.query("files") == "true" and site.files is not None
+    found = await site.files.of_task(site.env, task) if with_files and site.files is not None else []
+    await site.node.tasks.delete(site.env, task)
+    await removed(ask, found)
     return answers.data(ask, None)
 
 

@@ -131,3 +131,16 @@ def file_dto(file: FileRecord, uri: str, upload_url: str = "") -> dict[str, Any]
     if upload_url:
         dto["upload_url"] = upload_url
     return dto
+
+
+def task_file_dto(file: FileRecord, uri: str) -> dict[str, Any]:
+    """A file in the role that it has for a task."""
+    return {
+        "id": file.id,
+        "created_at": instant(file.created_at),
+        "role": file.role,
+        "uri": uri,
+        "filename": file.filename,
+        "content_type": file.content_type or _UNSAID[1],
+        "size": file.size_bytes,
+    }

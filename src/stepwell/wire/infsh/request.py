@@ -14,9 +14,9 @@ import msgspec
 from stepwell.model.duration import parse_time
 from stepwell.model.errors import InvalidInput
 from stepwell.model.ids import Instant
+from stepwell.model.session import LONGEST_IDLE_S, SHORTEST_IDLE_S
 
 NEW_SESSION = "new"
-SHORTEST_SESSION_S, LONGEST_SESSION_S = 1, 3600
 INFRA = ("cloud", "private", "private_first", "remote")
 _T = TypeVar("_T")
 _PLACE = re.compile(r" - at `\$\.?([^`]*)`$")
@@ -127,9 +127,9 @@ def _timeout(body: _Body) -> int:
             f'session_timeout is for a session that begins: send it with session: "{NEW_SESSION}"',
             field="session_timeout",
         )
-    if not SHORTEST_SESSION_S <= body.session_timeout <= LONGEST_SESSION_S:
+    if not SHORTEST_IDLE_S <= body.session_timeout <= LONGEST_IDLE_S:
         raise InvalidInput(
-            f"session_timeout is {SHORTEST_SESSION_S} to {LONGEST_SESSION_S} seconds, not {body.session_timeout}",
+            f"session_timeout is {SHORTEST_IDLE_S} to {LONGEST_IDLE_S} seconds, not {body.session_timeout}",
             field="session_timeout",
         )
     return body.session_timeout
