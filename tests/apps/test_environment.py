@@ -22,6 +22,7 @@ from stepwell.apps.environment import (
     missing_packages,
     read_requirements,
 )
+from stepwell.apps.isolation import find_isolation
 from stepwell.model.errors import BuildFailed
 from tests.apps.wheels import make_wheel
 
@@ -45,9 +46,13 @@ def app(tmp_path: Path) -> Path:
     return folder
 
 
+ISOLATION = find_isolation("auto")
+
+
 @pytest.fixture
 def environments(tmp_path: Path, wheels: Path) -> Environments:
-    return Environments(tmp_path / "environments", EnvironmentSettings(find_links=(str(wheels),), offline=True))
+    settings = EnvironmentSettings(find_links=(str(wheels),), offline=True)
+    return Environments(tmp_path / "environments", settings, ISOLATION)
 
 
 def says(environment: Environment, code: str) -> str:
@@ -174,7 +179,7 @@ async def test_a_server_killed_while_it_builds_does_not_disturb_the_next_one(
         killed = await asyncio.create_subprocess_exec(sys.executable, "-c", textwrap.dedent(code), delay)
         await killed.wait()
     settings = EnvironmentSettings(find_links=(str(wheels),), offline=True)
-    environment = await Environments(tmp_path / "environments", settings).prepare(app, KERNEL)
+    environment = await Environments(tmp_path / "environments", settings, ISOLATION).prepare(app, KERNEL)
     assert says(environment, "import tea; print(tea.version)") == "2.0"
 
 
@@ -193,14 +198,11 @@ async def test_a_second_stage_is_built_with_the_packages_of_the_first(app: Path,
                 wheel.writestr(info + "RECORD", "")
             return "pot-1.0-py3-none-any.whl"
     """
-    (app / "pot").mkdir()
-    (app / "pot" / "backend.py").write_text(textwrap.dedent(backend))
-    build = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-    (app / "pot" / "pyproject.toml").write_text(build + '[project]\nname = "pot"\nversion = "1.0"\n')
+    a_package_that_runs(app, textwrap.dedent(backend))
     (app / "requirements.txt").write_text("tea==1.0")
     (app / "requirements2.txt").write_text("./pot")
     settings = EnvironmentSettings(find_links=(str(wheels),), offline=True)
-    environment = await Environments(tmp_path / "environments", settings).prepare(app, KERNEL)
+    environment = await Environments(tmp_path / "environments", settings, ISOLATION).prepare(app, KERNEL)
     assert says(environment, "import pot; print(pot.brewed)") == "1.0"
 
 
@@ -253,7 +255,7 @@ def test_an_offline_server_gives_its_own_copy_of_the_sdk() -> None:
 async def test_substitutes_reach_the_environment(app: Path, wheels: Path, tmp_path: Path) -> None:
     settings = EnvironmentSettings(find_links=(str(wheels),), offline=True, substitutes={"inferencesh": "tea==1.0"})
     (app / "requirements.txt").write_text("git+https://github.com/inference-sh/sdk-python.git@0a1b2c\n")
-    environment = await Environments(tmp_path / "environments", settings).prepare(app, KERNEL)
+    environment = await Environments(tmp_path / "environments", settings, ISOLATION).prepare(app, KERNEL)
     assert says(environment, "import tea; print(tea.version)") == "1.0"
 
 
@@ -274,12 +276,9 @@ async def test_packages_that_run_code_when_they_are_built_see_no_secret_of_the_s
     app: Path, tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = tmp_path / "seen"
-    backend = f"import os\nopen({str(seen)!r}, 'w').write(chr(10).join(os.environ))\nraise SystemExit(1)\n"
-    (app / "pot").mkdir()
-    (app / "pot" / "backend.py").write_text(backend)
-    build = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-    (app / "pot" / "pyproject.toml").write_text(build + '[project]\nname = "pot"\nversion = "1.0"\n')
-    (app / "requirements.txt").write_text("./pot")
+    a_package_that_runs(
+        app, f"import os\nopen({str(seen)!r}, 'w').write(chr(10).join(os.environ))\nraise SystemExit(1)\n"
+    )
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     monkeypatch.setenv("STEPWELL_SIGNING_KEY", "secret")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
@@ -289,6 +288,48 @@ async def test_packages_that_run_code_when_they_are_built_see_no_secret_of_the_s
     names = seen.read_text().splitlines()
     assert {"PATH", "HTTPS_PROXY"} <= {*names}
     assert not {"OPENAI_API_KEY", "STEPWELL_SIGNING_KEY"} & {*names}
+
+
+def a_package_that_runs(app: Path, code: str) -> None:
+    """Let the app require a package beside it, that runs some code when it is built."""
+    (app / "pot").mkdir()
+    (app / "pot" / "backend.py").write_text(code)
+    build = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    (app / "pot" / "pyproject.toml").write_text(build + '[project]\nname = "pot"\nversion = "1.0"\n')
+    (app / "requirements.txt").write_text("./pot")
+
+
+@pytest.mark.skipif(not ISOLATION.full, reason="this machine cannot confine processes")
+async def test_packages_that_run_code_when_they_are_built_are_confined(
+    app: Path, tmp_path: Path, environments: Environments
+) -> None:
+    (tmp_path / "secret").write_text("hunter2")
+    code = f"""
+        import os
+        from pathlib import Path
+        def tried(what):
+            try:
+                what()
+            except OSError as err:
+                return err.strerror
+            return "done"
+        raise SystemExit("|".join([
+            tried(Path({str(tmp_path / "secret")!r}).read_text), tried(Path({str(tmp_path / "made")!r}).touch),
+            tried(Path(f"/proc/{{os.getppid()}}/environ").read_text), tried(Path("beside").touch),
+            tried(Path("/tmp/private").touch), tried(Path({str(Path.home())!r}).iterdir().__next__),
+        ]))
+    """
+    a_package_that_runs(app, textwrap.dedent(code))
+    with pytest.raises(BuildFailed) as raised:
+        await environments.prepare(app, KERNEL)
+    found = next(line for line in str(raised.value).splitlines() if "|" in line).strip().split("|")
+    assert found[0] in ("Permission denied", "No such file or directory")
+    assert found[1] in ("Permission denied", "No such file or directory", "done")
+    assert found[3:5] == ["done", "done"]
+    assert found[5] == "Permission denied"
+    assert not (tmp_path / "made").exists()
+    assert not (app / "pot" / "beside").exists()
+    assert not Path("/tmp/private").exists()
 
 
 async def test_the_password_of_an_index_is_not_told(
@@ -381,7 +422,7 @@ async def test_an_app_in_javascript_gets_its_packages_of_npm(app: Path, tmp_path
     (app / "package.json").write_text(f'{{"type": "module", "dependencies": {{"tea": "file:{tmp_path / "tea"}"}}}}')
     (app / "inference.js").write_text("import { brewed } from 'tea'; console.log(brewed)\n")
     app.chmod(0o555)
-    environments = Environments(tmp_path / "environments", EnvironmentSettings(offline=True))
+    environments = Environments(tmp_path / "environments", EnvironmentSettings(offline=True), ISOLATION)
     environment = await environments.prepare(app, "node")
     assert node([app / "inference.js"]) == "green"
     assert app.stat().st_mode & 0o777 == 0o555

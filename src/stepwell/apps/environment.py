@@ -10,6 +10,9 @@ is the remains of a build that was killed, and is made again.
 
 Requirements are taken as they are written but for one: `inferencesh`, which apps name by any version and often by a
 place in git, is replaced by what the index has, or by what `EnvironmentSettings.substitutes` says.
+
+Packages may run code while they are built or installed. It is confined as the processes of apps are: it reads its own
+files and what the tools need, and changes nothing but the environment and their caches.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from operator import itemgetter
@@ -35,6 +38,7 @@ from typing import IO, TypeAlias
 
 import msgspec
 
+from stepwell.apps.isolation import LAUNCH, Isolation, Places
 from stepwell.model.errors import BuildFailed, ConfigurationError
 
 __all__ = ["Environment", "EnvironmentSettings", "Environments", "KeptEnvironment", "Progress"]
@@ -54,6 +58,9 @@ _PASSED_ON = frozenset(
 )
 _PASSED_ON_STARTS = ("UV_", "PIP_", "NPM_CONFIG_", "LC_", "XDG_", "GIT_")
 _PASSED_ON_ENDS = ("_PROXY",)
+_CONFIGURATION = (".config/uv", ".config/git", ".gitconfig", ".git-credentials", ".netrc", ".npmrc", ".local/share/uv")
+_SCRATCH = ".build"
+_FILE_URL = re.compile(r'"file:([^"]+)"')
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[[^\]]*\])?\s*(.*)")
 _SDK = re.compile(r"egg=inferencesh\b|/inferencesh-\d|inference[-_]?sh/(sdk-py|inferencesh|python-sdk)", re.IGNORECASE)
 _FILE_OPTION = re.compile(r"(-r|-c|-e|-f|--requirement|--constraint|--editable|--find-links)(?:\s+|=|(?=[^\s=-]))(.+)")
@@ -138,6 +145,12 @@ class _Plan:
     stages: tuple[tuple[str, ...], ...]  # lines of requirements, or the texts of the files that npm reads
     files: tuple[str, ...] = ()  # names of these
 
+    def sources(self, package: Path) -> list[Path]:
+        """Files and folders on this machine that requirements name, but those of the app itself."""
+        words = [word for stage in self.stages for line in stage for word in re.split(r"\s+@\s+|\s+", line)]
+        found = _local(words) if self.kernel == "python" else []
+        return [path for path in found if not path.is_relative_to(package)]
+
     @property
     def key(self) -> str:
         parts = [_FORMAT, self.kernel, str(self.interpreter), self.version, sys.platform, platform.machine()]
@@ -148,9 +161,12 @@ class _Plan:
 class Environments:
     """The environments in a folder. Several processes may share it."""
 
-    def __init__(self, folder: Path, settings: EnvironmentSettings | None = None) -> None:
+    def __init__(
+        self, folder: Path, settings: EnvironmentSettings | None = None, isolation: Isolation | None = None
+    ) -> None:
         self._folder = folder.absolute()
         self._settings = settings or EnvironmentSettings()
+        self._isolation = isolation or Isolation()
         self._building: dict[str, asyncio.Lock] = {}
         self._pythons: dict[str, tuple[Path, str]] = {}
 
@@ -180,7 +196,7 @@ class Environments:
         directory = self._folder / plan.key
         while True:
             if not _is_ready(directory, node):
-                await self._build(plan, directory, tell)
+                await self._build(plan, directory, package, tell)
             with contextlib.suppress(FileNotFoundError):  # removed in this moment
                 os.utime(directory / READY)
                 break
@@ -189,10 +205,7 @@ class Environments:
             programs, executable = directory / "node_modules" / ".bin", plan.interpreter
         else:
             programs, executable = directory / "bin", directory / "bin" / "python"
-        sources = [
-            Path(line[3:].removeprefix("file://")) for stage in plan.stages for line in stage if line[:3] == "-e "
-        ]
-        read = (directory, executable.resolve().parents[1], _HARNESS, *(path for path in sources if path.is_absolute()))
+        read = (directory, executable.resolve().parents[1], _HARNESS, *plan.sources(package))
         return Environment(plan.key, directory, executable, programs, plan.version, warnings, read)
 
     def kept(self) -> list[KeptEnvironment]:
@@ -306,7 +319,7 @@ class Environments:
         texts = tuple((package / name).read_text(encoding="utf-8") for name in files)
         return _Plan("node", Path(found), version, (texts,), tuple(files)), warnings
 
-    async def _build(self, plan: _Plan, directory: Path, tell: Progress) -> None:
+    async def _build(self, plan: _Plan, directory: Path, package: Path, tell: Progress) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         guard = self._building.setdefault(plan.key, asyncio.Lock())
         if guard.locked():
@@ -319,37 +332,45 @@ class Environments:
             tell(f"making an environment with {plan.kernel.capitalize()} {plan.version}")
             try:
                 if plan.kernel == "node":
-                    await self._build_node(plan, directory, tell, lock)
+                    await self._build_node(plan, directory, package, tell, lock)
                 else:
-                    await self._build_python(plan, directory, tell, lock)
+                    await self._build_python(plan, directory, package, tell, lock)
+                await asyncio.to_thread(shutil.rmtree, directory / _SCRATCH, ignore_errors=True)
                 _write_marker(plan, directory)
             except BaseException:
                 await asyncio.shield(asyncio.to_thread(_remove, directory))
                 raise
         tell("the environment is ready")
 
-    async def _build_python(self, plan: _Plan, directory: Path, tell: Progress, lock: IO[bytes]) -> None:
+    async def _build_python(self, plan: _Plan, directory: Path, package: Path, tell: Progress, lock: IO[bytes]) -> None:
         options = [option for folder in self._settings.find_links for option in ("--find-links", folder)]
         if self._settings.offline:
             options += ["--no-index"] if options else ["--offline"]
         uv = partial(self._uv, tell=tell, lock=lock)
         what = "the environment cannot be made"
         await uv(["venv", "-q", "--no-project", "--python", str(plan.interpreter), str(directory)], what=what)
+        told: list[str] = []
+        await uv(["cache", "dir"], what="uv does not say where its cache is", output=told)
+        read = [Path(_uv_program()), *_local(self._settings.find_links), *plan.sources(package)]
+        confined = self._confined(plan, directory, package, read, Path(told[0]))
         # compiled once: processes of apps may not write here, and would compile everything at each start
         install = ["pip", "install", "--compile-bytecode", "--python", str(directory / "bin" / "python"), *options]
-        first, *second = plan.stages
-        await uv([*install, "-r", "-"], what="the requirements cannot be installed", given="\n".join(first))
-        for stage in second:  # packages that are built with what the first ones are
-            text = "\n".join(stage)
+        for number, stage in enumerate(plan.stages):
+            listed = directory / _SCRATCH / f"stage{number}.txt"
+            listed.write_text("\n".join(stage), encoding="utf-8")
+            these = [*install, "-r", str(listed)]
+            if number == 0:
+                await uv(these, what="the requirements cannot be installed", confined=confined)
+                continue
+            what = "requirements2.txt cannot be installed"
             try:
-                await uv([*install, "-r", "-"], what="requirements2.txt cannot be installed", given=text)
-            except BuildFailed:
+                await uv(these, what=what, confined=confined)
+            except BuildFailed:  # packages that are built with what the first ones are
                 tell("building requirements2.txt once more, with the packages of the first stage")
-                await uv([*install, "setuptools", "wheel"], what="setuptools cannot be installed")
-                again = [*install, "--no-build-isolation", "-r", "-"]
-                await uv(again, what="requirements2.txt cannot be installed", given=text)
+                await uv([*install, "setuptools", "wheel"], what=what, confined=confined)
+                await uv([*these, "--no-build-isolation"], what=what, confined=confined)
 
-    async def _build_node(self, plan: _Plan, directory: Path, tell: Progress, lock: IO[bytes]) -> None:
+    async def _build_node(self, plan: _Plan, directory: Path, package: Path, tell: Progress, lock: IO[bytes]) -> None:
         (directory / "node_modules" / ".bin").mkdir(parents=True)
         (texts,) = plan.stages
         for name, text in zip(plan.files, texts, strict=True):
@@ -361,25 +382,70 @@ class Environments:
         if npm is None:
             raise BuildFailed("the app has a package.json, and npm is not installed on this machine; install it")
         locked = {"package-lock.json", "npm-shrinkwrap.json"} & set(plan.files)
-        command = [npm, "ci" if locked else "install", "--omit=dev", "--no-audit", "--no-fund", "--no-progress"]
+        command = [
+            npm,
+            "ci" if locked else "install",
+            "--omit=dev",
+            "--no-audit",
+            "--no-fund",
+            "--no-progress",
+            "--install-links",
+        ]
         command.append("--offline" if self._settings.offline else "--prefer-offline")
+        cache = Path(os.environ.get("NPM_CONFIG_CACHE", Path.home() / ".npm"))
         path = f"{plan.interpreter.parent}:{os.environ.get('PATH', '')}"
+        read = [Path(npm).resolve().parent, *_local(_FILE_URL.findall("".join(texts)))]
         await _run(
             command, directory, tell, what="npm cannot install the packages", lock=lock,
             timeout_s=self._settings.build_timeout_s, extra={"PATH": path},
+            confined=self._confined(plan, directory, package, read, cache),
         )  # fmt: skip
         (directory / "node_modules" / ".bin").mkdir(parents=True, exist_ok=True)
 
+    def _confined(self, plan: _Plan, directory: Path, package: Path, read: list[Path], cache: Path) -> _Confined:
+        """What a tool and the code that it runs may reach: folders of its own for the time of the build, what the
+        tool reads, the environment and the cache of the tool."""
+        scratch = directory / _SCRATCH
+        home = Path.home()
+        places = Places(
+            package, scratch / "home", scratch / "tmp", scratch / "changes", scratch / "cache",
+            (plan.interpreter.resolve().parents[1], *read, *(home / name for name in _CONFIGURATION), *_named()),
+        )  # fmt: skip
+        for folder in (
+            places.home, places.temporary, places.changes / "upper", places.changes / "work", places.cache, cache,
+        ):  # fmt: skip
+            folder.mkdir(parents=True, exist_ok=True)
+        places.temporary.chmod(0o1777)
+        variables = {
+            "TMPDIR": "/tmp" if self._isolation.private_tmp else str(places.temporary),
+            "XDG_CACHE_HOME": str(places.cache),
+            "UV_CACHE_DIR": str(cache),
+        }
+        told = self._isolation.confined(places)
+        for name in ("kept", "write"):
+            listed = told[name]
+            assert isinstance(listed, list)
+            told[name] = [*listed, str(directory), str(cache)]
+        return _Confined(told, variables)
+
     async def _uv(
-        self, arguments: Sequence[str], tell: Progress, *, what: str, given: str = "",
-        output: list[str] | None = None, lock: IO[bytes] | None = None,
+        self, arguments: Sequence[str], tell: Progress, *, what: str, output: list[str] | None = None,
+        lock: IO[bytes] | None = None, confined: _Confined | None = None,
     ) -> None:  # fmt: skip
         downloads = {} if self._settings.python_downloads else {"UV_PYTHON_DOWNLOADS": "never"}
         await _run(
             # in a folder without settings of a project: those of whatever the data folder lies in are not the app's
-            [_uv_program(), *arguments, "--color", "never"], Path("/"), tell, what=what, given=given, output=output,
-            lock=lock, timeout_s=self._settings.build_timeout_s, extra=downloads,
+            [_uv_program(), *arguments, "--color", "never"], Path("/"), tell, what=what, output=output,
+            lock=lock, timeout_s=self._settings.build_timeout_s, extra=downloads, confined=confined,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Confined:
+    """What `launch.py` is told of isolation, and variables that belong to it."""
+
+    told: Mapping[str, object]
+    variables: Mapping[str, str]
 
 
 class _Interpreter(msgspec.Struct, frozen=True):
@@ -471,20 +537,25 @@ async def missing_packages(package: Path) -> tuple[str, ...]:
 
 
 async def _run(
-    command: Sequence[str], directory: Path, tell: Progress, *, what: str, timeout_s: float, given: str = "",
+    command: Sequence[str], directory: Path, tell: Progress, *, what: str, timeout_s: float,
     output: list[str] | None = None, lock: IO[bytes] | None = None, extra: Mapping[str, str] | None = None,
+    confined: _Confined | None = None,
 ) -> None:  # fmt: skip
     """Run a program and its children to the end; they end with us.
 
     Args:
         what: Begins the message if it fails.
-        given: Its input.
         output: Gets the lines of its standard output, which otherwise count as told.
         lock: A file that it keeps open. Should we be killed and it not, whoever comes next waits for it.
     """
     told: deque[str] = deque(maxlen=_TOLD_LINES)
+    program, environment, given = list(command), _environment() | dict(extra or {}), b""
+    if confined is not None:
+        rest = {"directory": str(directory), "parent": os.getpid(), "limits": {}, "group": "", **confined.told}
+        given = msgspec.json.encode({"command": program, "environment": environment | dict(confined.variables), **rest})
+        program, environment = [sys.executable, "-I", "-S", str(LAUNCH)], {}
     child = await asyncio.create_subprocess_exec(
-        *command, cwd=directory, env=_environment() | dict(extra or {}), start_new_session=True,
+        *program, cwd=directory, env=environment, start_new_session=True,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         pass_fds=() if lock is None else (lock.fileno(),), limit=1 << 24,
     )  # fmt: skip
@@ -503,7 +574,7 @@ async def _run(
 
     try:
         async with asyncio.timeout(timeout_s):
-            child.stdin.write(given.encode())
+            child.stdin.write(given)
             child.stdin.close()
             await asyncio.gather(listen(child.stdout, output), listen(child.stderr, None))
             code = await child.wait()
@@ -528,6 +599,18 @@ def _environment() -> dict[str, str]:
         or upper.startswith(_PASSED_ON_STARTS)
         or upper.endswith(_PASSED_ON_ENDS)
     }
+
+
+def _local(places: Iterable[str]) -> list[Path]:
+    """Those of some places that are on this machine."""
+    paths = [Path(place.removeprefix("file://")) for place in places]
+    return [path for path in paths if path.is_absolute() and path.exists() and not Path.home().is_relative_to(path)]
+
+
+def _named() -> list[Path]:
+    """What the variables for the tools name: programs, certificates, folders with packages."""
+    kept = {name: value for name, value in _environment().items() if name not in ("HOME", "TMPDIR")}
+    return _local(place for value in kept.values() for place in re.split(r"(?<!file):|[,\s]", value))
 
 
 def _without_credentials(line: str) -> str:
@@ -578,7 +661,8 @@ def _is_ready(directory: Path, node: bool) -> bool:
 
 
 def _write_marker(plan: _Plan, directory: Path) -> None:
-    requirements = tuple(line for stage in plan.stages for line in stage) if plan.kernel == "python" else plan.files
+    lines = (_without_credentials(line) for stage in plan.stages for line in stage)
+    requirements = tuple(lines) if plan.kernel == "python" else plan.files
     made = directory.stat().st_mtime
     ready = _Ready(kernel=plan.kernel, version=plan.version, requirements=requirements, made_at_s=made)
     unfinished = directory / f".{READY}"
