@@ -69,8 +69,7 @@ class Harness:
         self.home.cleanup()
 
     def send(self, frame: wire.ToProcess) -> None:
-        data = msgspec.msgpack.encode(frame)
-        self.socket.sendall(struct.pack(">I", len(data)) + data)
+        self.socket.sendall(wire.encode(frame))
 
     def receive(self, within_s: float = PATIENCE_S) -> wire.FromProcess:
         (size,) = struct.unpack(">I", self._exactly(4, within_s))
