@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import pytest
 
 from stepwell.node.files import Files
 from stepwell.server import Server, ServerSettings
+from tests.libraries.environments import python_of
+from tests.postgres import free_port
 
 
 @dataclass
@@ -64,3 +68,32 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
     yield place
     await place.http.aclose()
     await place.server.stop()
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """A bucket of a server that speaks like S3, and the variables that lead there."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [str(python_of("moto")), "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            assert server.poll() is None, "moto ended"
+            try:
+                assert httpx2.put(f"{url}/stepwell-files", trust_env=False).status_code == 200
+                break
+            except httpx2.TransportError:
+                assert time.monotonic() < deadline, "moto did not start"
+                time.sleep(0.1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", url)
+            patch.setenv("AWS_ALLOW_HTTP", "true")
+            patch.setenv("AWS_REGION", "us-east-1")
+            patch.setenv("AWS_ACCESS_KEY_ID", "test")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+            yield "s3://stepwell-files/a/prefix"
+    finally:
+        server.terminate()
+        server.wait()

@@ -17,7 +17,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from stepwell.model.errors import NotFound, StepwellError, TooLarge
 from stepwell.model.file import HEAD_BYTES, Staged
@@ -25,7 +25,9 @@ from stepwell.store.base import StoreFull, StoreUnavailable
 from stepwell.store.sqlite.directory import FULL_ERRORS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+
+T = TypeVar("T")
 
 PIECE_BYTES = 256 * 1024
 """What a reader has in memory."""
@@ -51,15 +53,19 @@ class Staging:
                 if part.size + waiting > limit_bytes:
                     raise TooLarge(f"the file has more than {limit_bytes:,} bytes, the limit", field="size")
                 if waiting >= _WRITE_BYTES:
-                    await asyncio.to_thread(part.write, held)
+                    await self._done(part.write, held)
                     held, waiting = [], 0
-            return await asyncio.to_thread(part.finish, held)
-        except BaseException as err:
+            return await self._done(part.finish, held)
+        except BaseException:
             # In a thread of its own: this task may be cancelled, and one that writes may be at work.
             threading.Thread(target=part.discard).start()
-            if isinstance(err, OSError):
-                raise _failure(err, self.directory) from err
             raise
+
+    async def _done(self, what: Callable[[list[bytes]], T], pieces: list[bytes]) -> T:
+        try:
+            return await asyncio.to_thread(what, pieces)
+        except OSError as err:
+            raise _failure(err, self.directory) from err
 
     async def drop(self, staged: Staged) -> None:
         await asyncio.to_thread(Path(staged.path).unlink, missing_ok=True)
@@ -166,6 +172,16 @@ class DiskContents:
 
     def _path(self, digest: str) -> Path:
         return self._directory / folder_of(digest) / digest
+
+
+async def pieces_of(path: str) -> AsyncIterator[bytes]:
+    """The bytes of any file of this machine. Raises `OSError`."""
+    file = await asyncio.to_thread(open, path, "rb")
+    try:
+        while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
+            yield piece
+    finally:
+        file.close()
 
 
 def folder_of(digest: str) -> str:
