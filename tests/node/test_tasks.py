@@ -247,7 +247,7 @@ def test_cancelling_twice_is_the_same_and_force_does_not_wait() -> None:
     run = cancelling(node)
     before = list(node.journal(run))
     assert node.do(node.node.tasks.cancel(DEV_ENV, run)) is True
-    node.do(node.node.cancel(run, "an operator"))
+    assert node.do(node.node.cancel(run, "an operator")) is False
     assert node.journal(run) == before
     assert node.do(node.node.tasks.cancel(DEV_ENV, run, grace_ms=0)) is True
     assert node.store.run_rows[run].status is RunStatus.CANCELLED

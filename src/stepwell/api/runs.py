@@ -251,7 +251,8 @@ async def run_lines(ask: Ask) -> Response:
 
 
 async def cancel(ask: Ask) -> Response:
-    """Answered when the run is cancelled, durably."""
+    """Answered when the run is cancelled, durably; or when its call was told to end, which is `cancelling`."""
     run = run_id(ask)
-    await ask.site.node.cancel(run, "cancelled by its operator", ask.site.env)
-    return answers.json({"id": run, "status": RunStatus.CANCELLED.value})
+    over = await ask.site.node.cancel(run, "cancelled by its operator", ask.site.env)
+    status = RunStatus.CANCELLED if over else RunStatus.RUNNING
+    return answers.json({"id": run, "status": status.value} | ({} if over else {"cancelling": True}))

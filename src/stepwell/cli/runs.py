@@ -124,4 +124,7 @@ def cancel(run_id: str, url: str, key: str | None, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    say(f"cancelled {run_id}", mark="⊘", colour="yellow")
+    if answer.get("cancelling"):
+        say(f"cancelling {run_id}: its call was told to end", mark="⊘", colour="yellow")
+    else:
+        say(f"cancelled {run_id}", mark="⊘", colour="yellow")

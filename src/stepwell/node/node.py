@@ -467,8 +467,11 @@ class Node:
         self.registry.remove(env, name)
         return await self.store.remove_service(env, name)
 
-    async def cancel(self, run_id: RunId, reason: str, env: str = DEV_ENV) -> None:
-        """Cancel a run; on return it is cancelled, durably, or its call has been told to end, after which it will be.
+    async def cancel(self, run_id: RunId, reason: str, env: str = DEV_ENV) -> bool:
+        """Cancel a run, durably.
+
+        Returns:
+            True: it is cancelled. False: its call has been told to end, and has a while for that; it will be cancelled.
 
         Raises:
             NotFound: No such run.
@@ -486,6 +489,7 @@ class Node:
         status: RunStatus | None = ended.status if ended is not None else None
         if status is not None and status.final and status.value != "CANCELLED":
             raise Conflict(f"run {run_id} ended as {status.value} before it could be cancelled")
+        return status is None or status.final
 
     async def rerun(
         self, stored: StoredRun, *, step: Recorded | None = None, edited: bytes | None = None, key: str = ""
