@@ -232,6 +232,8 @@ def decide(run: Run, msg: Message, now: Instant, *, live: bool, policy: Policy =
 class _Turn:
     """One decision in the making: what is recorded is applied at once."""
 
+    __slots__ = ("_effects", "_entries", "live", "now", "policy", "run")
+
     def __init__(self, run: Run, now: Instant, live: bool, policy: Policy) -> None:
         self.run = run
         self.now = now

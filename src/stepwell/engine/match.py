@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from stepwell.engine import expr
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from stepwell.model.ids import Instant
 
 
-def trigger_names(event: str) -> list[str]:
+@lru_cache(1024)
+def trigger_names(event: str) -> tuple[str, ...]:
     """Every trigger name that a function may have to be considered for this event.
 
     For `a/b.c.d`: itself, `a/*`, `a/b.*` and `a/b.c.*`.
@@ -22,7 +24,7 @@ def trigger_names(event: str) -> list[str]:
     for place, letter in enumerate(event):
         if letter == "/" or letter == ".":
             names.append(f"{event[: place + 1]}*")
-    return names
+    return tuple(names)
 
 
 def starts(function: Function, names: Iterable[str], event: Mapping[str, Any], now: Instant) -> bool:

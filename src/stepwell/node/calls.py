@@ -17,16 +17,19 @@ if TYPE_CHECKING:
     from stepwell.model.journal import InputEdited
 
 
+_FAILED, _ASKING = Phase.FAILED, Phase.ASKING
+
+
 def memo_of(step: Step, text: bytes) -> Memo:
     """The recorded result of a finished step as workers are given it."""
-    if step.phase is Phase.FAILED:
+    if step.phase is _FAILED:
         return Memo(step.id, "error", text, step.name)
     return Memo(step.id, "bare" if step.bare else "data", text, step.name)
 
 
 def result_of(step: Step) -> Payload:
     """The payload of a finished step, whichever way it finished."""
-    return step.error if step.phase is Phase.FAILED and step.error is not None else step.output
+    return step.error if step.phase is _FAILED and step.error is not None else step.output
 
 
 def memo_of_input(edit: InputEdited, text: bytes) -> Memo:
@@ -88,7 +91,7 @@ def dispatch_of(
         live=job.live,
         events=events,
         memos=memos,
-        waiting=tuple(step_id for step_id in run.open if run.steps[step_id].phase is not Phase.ASKING),
+        waiting=tuple([step_id for step_id in run.open if run.steps[step_id].phase is not _ASKING]),
         attempts={step.id: step.attempts for step in unfinished if step.attempts and not step.finished},
         stack=tuple(run.stack),
         version=run.version,

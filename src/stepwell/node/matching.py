@@ -240,7 +240,7 @@ class Matching:
         if not self._mismatches.due((event.env, event.name), now):
             return
         names = trigger_names(event.name)
-        for function in self._registry.functions(event.env):
+        for function in self._registry.conditional(event.env):
             conditions = [one.expression for one in function.triggers if one.event in names and one.expression]
             if conditions and not starts(function, names, body, now):
                 for condition in conditions:

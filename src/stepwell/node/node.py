@@ -24,7 +24,7 @@ from stepwell.model import message
 from stepwell.model.errors import Conflict, NotFound
 from stepwell.model.event import DEV_ENV
 from stepwell.model.ids import IdSource, JobId, RunId
-from stepwell.model.job import Claim, Job, JobKind, route_of
+from stepwell.model.job import Claim, Job, JobKind
 from stepwell.model.payload import canonical
 from stepwell.node.apps import Apps
 from stepwell.node.calls import dispatch_of
@@ -379,8 +379,7 @@ class Node:
 
     async def _claim_left_behind(self) -> None:
         """Claim calls that were to go to connected workers of services that are reached by HTTP now."""
-        known = self.registry.functions() if self._routes is not None else ()
-        routes = [route_of(one.env, one.slug) for one in known if not self.registry.is_connected(one.env, one.service)]
+        routes = list(self.registry.open_routes()) if self._routes is not None else []
         if self._routes is not None and self.registry.envs_with_apps():
             # Whoever makes the calls of a session whose worker is gone says so.
             routes += map(session_route, await self._dead_nodes())
@@ -660,12 +659,14 @@ class Node:
             )
             self._let_go(job)
             self.turns.post(job.run, Envelope(lost, claim))
-        elif (
+            return
+        events = tuple([event for event in run.events if isinstance(event, bytes)]) if run is not None else ()
+        if (
             run is not None
-            and all(isinstance(event, bytes) for event in run.events)
+            and len(events) == len(run.events)
             and self.registry.function(run.env, run.function) is not None
         ):
-            self._dispatch(run, job, tuple(event for event in run.events if isinstance(event, bytes)))
+            self._dispatch(run, job, events)
         else:
             self.world.spawn(patiently(self.world, lambda: self._load_and_dispatch(job)))
 

@@ -10,6 +10,7 @@ from stepwell.engine import cron, expr
 from stepwell.engine.match import starts, trigger_names
 from stepwell.model.errors import InvalidInput
 from stepwell.model.function import Transport
+from stepwell.model.job import route_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,6 +29,8 @@ class Registry:
         self._functions: dict[tuple[str, str], Function] = {}
         self._by_trigger: dict[tuple[str, str], tuple[Function, ...]] = {}
         self._scheduled: tuple[tuple[Function, Trigger], ...] = ()
+        self._conditional: tuple[Function, ...] = ()
+        self._open_routes: tuple[str, ...] = ()
         self._live: set[tuple[str, str]] = set()
         self._connected: set[tuple[str, str]] = set()
         self._envs_with_apps: tuple[str, ...] = ()
@@ -84,6 +87,14 @@ class Registry:
         """The functions that start by the clock, with each of their schedules."""
         return self._scheduled
 
+    def conditional(self, env: str) -> list[Function]:
+        """The functions with a trigger that has a condition."""
+        return [function for function in self._conditional if function.env == env]
+
+    def open_routes(self) -> tuple[str, ...]:
+        """The routes of the functions that any node can call: no worker of theirs has to be connected to it."""
+        return self._open_routes
+
     def is_live(self, env: str, service: str) -> bool:
         """Whether the service's functions stay in its worker's memory, so that losing it costs no attempt."""
         return (env, service) in self._live
@@ -132,6 +143,11 @@ class Registry:
         apps = {key for key, service in self._services.items() if service.transport is Transport.APP}
         self._connected = {key for key, service in self._services.items() if service.transport is Transport.SOCKET}
         self._live = self._connected | apps
+        present = self.functions()
+        self._conditional = tuple(one for one in present if any(trigger.expression for trigger in one.triggers))
+        self._open_routes = tuple(
+            route_of(one.env, one.slug) for one in present if (one.env, one.service) not in self._connected
+        )
         self._envs_with_apps = tuple(sorted({env for env, _ in apps}))
 
 

@@ -72,7 +72,7 @@ class Schedules:
 
     def mend_soon(self) -> None:
         """Mend beside whatever else goes on. What the store refuses is tried again when this is asked for again."""
-        if not self._mending:
+        if not self._mending and (self._registry.scheduled() or self._made):
             self._mending = True
             self._world.spawn(self._mend_beside())
 

@@ -15,6 +15,7 @@ PostgreSQL has the same rules in SQL (`0004_slots.sql`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class Settled(NamedTuple):
 
 def place_of(job: Job) -> Place:
     """The place of a job that is at its first gate."""
-    keys, limits = zip(*sorted((slot.key, slot.limit) for slot in job.slots), strict=True)
+    slots = job.slots if len(job.slots) == 1 else sorted(job.slots, key=attrgetter("key", "limit"))
+    keys, limits = tuple([slot.key for slot in slots]), tuple([slot.limit for slot in slots])
     return Place(job.id, job.run, job.shard, keys, limits, 0, job.rank, job.due, job.route)
 
 
@@ -152,7 +154,7 @@ class _Settling:
                 break
             gate.held += 1
             passed += 1
-        self._book.put(place._replace(passed=passed))
+        self._book.put(place._replace(passed=passed) if passed != place.passed else place)
         return passed == len(place.keys)
 
     def _gate(self, key: str) -> Gate:
