@@ -10,6 +10,7 @@ A row is a name for people, the value itself, how it can be changed, and what ha
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,10 @@ from stepwell.api import read_tokens
 from stepwell.api import runs as api_runs
 from stepwell.api.body import Limits as BodyLimits
 from stepwell.api.inngest import v1
+from stepwell.apps import manifest
+from stepwell.apps.environment import EnvironmentSettings
+from stepwell.apps.importing import Importer
+from stepwell.apps.package import PackageLimits
 from stepwell.engine import cron, decide, expr, flow
 from stepwell.engine.retry import _JITTER_MS, _TABLE_MS
 from stepwell.gateway.gateway import GatewaySettings
@@ -181,6 +186,13 @@ TABLES: dict[str, list[Row]] = {
         Row("a signature is good for", span(signature.MAX_SKEW_S), FIXED, "401"),
         Row("looking for services and asking them", span(default(ServerSettings, "poll_interval_s")), "`--poll-interval`", ""),
         Row("a client repeats a request", f"{requests.ATTEMPTS} times", FIXED, "the error is raised"),
+    ],
+    "Apps": [
+        Row("the files of an app", size(default(PackageLimits, "bytes")), FIXED, "413"),
+        Row("files and folders of an app", f"{default(PackageLimits, 'files'):,}", FIXED, "413"),
+        Row("`inf.yml`", f"{size(manifest.MAX_BYTES)}, {manifest.MAX_VALUES:,} values", FIXED, "400"),
+        Row("one run of `uv` or `npm`", span(default(EnvironmentSettings, "build_timeout_s")), "`ServerSettings.apps.environments`", "422"),
+        Row("loading an app when it is imported", span(inspect.signature(Importer).parameters["describe_s"].default), FIXED, "400"),
     ],
 }  # fmt: skip
 

@@ -118,7 +118,8 @@ class Importer:
             tell(f"warning: {warning}")
         environment = await self._environments.prepare(package.directory, kernel, progress=progress)
         tell("loading the app")
-        loaded = await self._described(package, manifest, environment, tell)
+        cache = self._folder / "caches" / namespace / name  # that of its workers
+        loaded = await self._described(package, manifest, environment, cache, tell)
         functions = {
             function: _function(function, said, manifest.functions.get(function, ""))
             for function, said in loaded.functions.items()
@@ -148,10 +149,10 @@ class Importer:
         )
 
     async def _described(
-        self, package: Package, manifest: Manifest, environment: Environment, tell: Progress
+        self, package: Package, manifest: Manifest, environment: Environment, cache: Path, tell: Progress
     ) -> Loaded:
         """What the app says of itself; or, if this machine cannot load it, what its committed schemas say."""
-        said = await self._describe(package, manifest, environment)
+        said = await self._describe(package, manifest, environment, cache)
         if isinstance(said, Loaded):
             return said
         committed = None if said.name in _NO_HARDWARE else _committed(package.directory, tell)
@@ -161,7 +162,9 @@ class Importer:
         tell(f"warning: {said.message.splitlines()[0]}; its functions are taken from the schemas beside it")
         return committed
 
-    async def _describe(self, package: Package, manifest: Manifest, environment: Environment) -> Loaded | Failed:
+    async def _describe(
+        self, package: Package, manifest: Manifest, environment: Environment, cache: Path
+    ) -> Loaded | Failed:
         """Load the app in a process as its workers are, and end it."""
         workers = self._folder / "workers"
         workers.mkdir(parents=True, exist_ok=True)
@@ -181,7 +184,7 @@ class Importer:
         plan = Plan(
             worker=folder.name,
             folder=folder,
-            places=places_of(folder, package.directory, self._folder / "cache", environment.read),
+            places=places_of(folder, package.directory, cache, environment.read),
             command=environment.command,
             isolation=self._isolation,
             programs=environment.programs,
