@@ -110,13 +110,11 @@ class Apps:
     def void(self, run: RunId, step: StepId, name: str) -> None:
         self.voided[run] += 1
 
-    def on_taken(self, run: RunId, call: JobId, worker: str, at: Instant, /) -> None:
-        self.taken[run] = worker
-
     def on_log(self, run: RunId, call: JobId, level: str, text: str, at: Instant, step: StepId | None, /) -> None:
         self.logged.append((run, level, text))
 
-    def on_phase(self, run: RunId, call: JobId, phase: TaskPhase, /) -> None:
+    def on_phase(self, run: RunId, call: JobId, phase: TaskPhase, worker: str = "", /) -> None:
+        self.taken[run] = worker
         self.phases.setdefault(run, []).append(phase)
 
     # what a test does

@@ -96,6 +96,32 @@ class AppImporter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class AppWorker:
+    """A worker of an app: a process, or one that is to become one. `tasks`: calls that it made."""
+
+    id: str
+    app: str  # reference of the version
+    state: str  # `starting`, `idle`, `busy` or `stopping`
+    pid: int
+    session: str
+    memory_bytes: int
+    tasks: int
+    gpus: tuple[int, ...]
+    since: Instant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppFigures:
+    """What the apps of this server are doing. `ended`: calls since the start, by app and how they ended."""
+
+    isolation: str
+    workers: Sequence[AppWorker] = ()
+    waiting: int = 0
+    started: int = 0
+    ended: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """The line before the workers of a service: how many are connected here, and calls that wait for one."""
 
@@ -167,6 +193,7 @@ class Site:
     public_url: str = ""
     neighbours: Neighbours | None = None
     lines: Callable[[], Sequence[Line]] = nobody_in_line
+    app_figures: Callable[[], AppFigures] | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     redaction: Redaction = NOTHING_HIDDEN
     began: float = field(default_factory=time.monotonic)

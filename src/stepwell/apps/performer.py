@@ -83,11 +83,9 @@ class KeepOutput(Protocol):
 class Watcher(Protocol):
     """Is told of calls that are under way; `stepwell.server.performers`."""
 
-    def on_taken(self, run: RunId, call: JobId, worker: str, at: Instant, /) -> None: ...
-
     def on_log(self, run: RunId, call: JobId, level: str, text: str, at: Instant, step: StepId | None, /) -> None: ...
 
-    def on_phase(self, run: RunId, call: JobId, phase: TaskPhase, /) -> None: ...
+    def on_phase(self, run: RunId, call: JobId, phase: TaskPhase, worker: str = "", /) -> None: ...
 
 
 class AppPerformer:
@@ -322,14 +320,13 @@ class _Call:
         self._phases.append(phase)
         if status is TaskStatus.RUNNING:
             self.started_at = now
-        self._of.watcher.on_phase(self.dispatch.run, self.dispatch.job, phase)
+        self._of.watcher.on_phase(self.dispatch.run, self.dispatch.job, phase, self.worker)
         if status > self._before:
             self._publish(Piece(PIECE_STATUS, str(int(status)), more={"at": now}))
 
     def taken(self, worker: str) -> None:
         self.worker = worker
         self.came_to(TaskStatus.DISPATCHED)
-        self._of.watcher.on_taken(self.dispatch.run, self.dispatch.job, worker, _now())
 
     def printed(self, level: str, lines: Sequence[str]) -> None:
         most = self._of.pool.settings.log_lines

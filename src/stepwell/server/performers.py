@@ -125,7 +125,8 @@ class Performers:
         self._performer.acknowledge(call, number, news)
 
     def stop(self, call: JobId, reason: str) -> None:
-        self._over(call)
+        if reason != "cancelled":  # then it is told to end, and its end follows
+            self._over(call)
         self._performer.stop(call, reason)
 
     def ended(self, call: JobId) -> None:

@@ -55,6 +55,7 @@ from stepwell.node.retention import Retention
 from stepwell.node.sweep import Sweep
 from stepwell.node.watch import Watch
 from stepwell.server import logs
+from stepwell.server.apps import AppRuntime, isolation_of
 from stepwell.server.listening import listen
 from stepwell.server.performers import Performers
 from stepwell.server.settings import shown
@@ -110,6 +111,7 @@ class Server:
         self._http: HttpPerformer | None = None
         self._gateway: HttpGateway | None = None
         self._sockets: SocketPerformer | None = None
+        self._apps: AppRuntime | None = None
         self._cipher: AesCipher | None = None
         self._performers = Performers()
         self.port = settings.port
@@ -180,6 +182,8 @@ class Server:
                 self._gateway.drain()
             if self._sockets is not None:
                 self._sockets.drain()
+            if self._apps is not None:
+                self._apps.performer.drain()
             site.watch.close()
             await self._drain()
             site.node.stop()
@@ -307,6 +311,8 @@ class Server:
             Transport.SOCKET: sockets,
             Transport.LOCAL: webhooks,
         }
+        runtime = self._apps = AppRuntime(settings, site, performers, await isolation_of(settings.apps))
+        by_transport[Transport.APP] = runtime.performer
         transports = Transports(by_transport, transport_of)
         performers.connect(
             transports,
@@ -331,12 +337,14 @@ class Server:
         auditor = site.auditor = Auditor(store, world)
         retention = site.retention = Retention(store, node.world, node.name, settings.keep)
         await self._keep_files(site, stack)
+        stack.push_async_callback(runtime.close)
         # Closed in reverse: performers first, so that what they had to say is committed before tasks are ended.
         stack.push_async_callback(world.settle, _SETTLE_S)
         stack.push_async_callback(performers.close)
         stack.push_async_callback(gateway.close)
         await node.start()
         stack.callback(node.stop)
+        await runtime.open()
         await _tell_unusable(credentials, site.env)
         world.spawn(auditor.run())
         stack.callback(auditor.stop)
@@ -431,7 +439,8 @@ class Server:
         calls = self._http.in_flight if self._http is not None else 0
         live = self._sockets.in_flight if self._sockets is not None else 0
         requests = self._gateway.in_flight if self._gateway is not None else 0
-        return calls + live + requests + self.node.turns.busy
+        tasks = self._apps.performer.in_flight if self._apps is not None else 0
+        return calls + live + requests + tasks + self.node.turns.busy
 
 
 async def _join(streams: Streams, url: str, stack: contextlib.AsyncExitStack) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stepwell.api.body import Limits
 from stepwell.api.gate import is_loopback
+from stepwell.apps.settings import AppSettings
 from stepwell.gateway.gateway import GatewaySettings
 from stepwell.gateway.policy import Policy, read_place
 from stepwell.model.errors import ConfigurationError
@@ -93,6 +94,10 @@ class ServerSettings:
     """Runs kept in memory; more are loaded when they are needed."""
     limits: Limits = field(default_factory=Limits)
     """Sizes and counts of requests."""
+    apps: AppSettings = field(default_factory=AppSettings)
+    """How apps are run."""
+    app_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What apps get as environment variables, by name: each app those that it asks for."""
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     """Limits of the requests that the server makes for functions, and what they may call."""
     redact: tuple[str, ...] = ()
@@ -131,6 +136,7 @@ class ServerSettings:
             raise ConfigurationError("there is a fallback signing key and no signing key (--signing-key)")
         self._check_secret_keys()
         self._check_keep()
+        self.apps.check()
         if any(not key.strip() for key in self.event_keys):
             raise ConfigurationError("an event key is empty (--event-key)")
         if not self.dev:
@@ -262,6 +268,8 @@ def shown(settings: ServerSettings) -> dict[str, object]:
                 seen[one.name] = [_without_password(url) for url in value]
             case "limits":
                 continue  # shown by themselves
+            case "app_secrets":
+                seen[one.name] = sorted(value)
             case _ if is_dataclass(value):
                 seen |= {f"{one.name}_{part.name}": _plain(getattr(value, part.name)) for part in fields(value)}
             case _:
