@@ -86,10 +86,13 @@ class Timing:
 class Incoming:
     """An answer whose body is still to be read. Wherever it repeats a credential of its request, that is taken out."""
 
-    def __init__(self, url: str, response: aiohttp.ClientResponse, timing: Timing, scrub: Scrubber) -> None:
+    def __init__(
+        self, url: str, response: aiohttp.ClientResponse, timing: Timing, scrub: Scrubber, ticks: Ticks
+    ) -> None:
         self.url = url
         self.status = response.status
         self._scrub = scrub
+        self._ticks = ticks
         self._pausing: asyncio.Future[None] | None = None
         self._pauses = 0
         self._response = response
@@ -129,14 +132,22 @@ class Incoming:
             FetchFailed: It ended early.
         """
         clean = self._scrub.stream()
+        paused: asyncio.ReadTransport | None = None
         try:
-            async for chunk in self._response.content.iter_any():
+            content = self._response.content
+            while chunk := await content.readany():
                 self._timing.received_bytes += len(chunk)
                 for piece in self._unpacker.feed(chunk):
                     if cleaned := clean.feed(piece):
                         yield cleaned
-                if every_s:
-                    await self._pause(every_s)
+                if every_s and not content.is_eof():
+                    self._pauses += 1
+                    connection = self._response.connection
+                    if self._pauses <= _STEADY or connection is None or connection.transport is None:
+                        await self._pause(every_s)
+                    else:
+                        paused = connection.transport
+                        self._ticks.pause(paused, every_s)
             self._unpacker.finish()
             if rest := clean.finish():
                 yield rest
@@ -146,32 +157,21 @@ class Incoming:
             if isinstance(err, TimeoutError):
                 raise
             raise FetchFailed("truncated_response", f"{_where(self.url)} did not send all of its answer") from err
+        finally:
+            if paused is not None:
+                self._ticks.resume(paused)
 
     async def _pause(self, seconds: float) -> None:
-        """Let more of the body come, but for no longer than that, and not once it is whole.
-
-        Of a body that has come for a while, it comes no further than the socket meanwhile: one read of all that is
-        there is much cheaper than one for every piece, and its end may be that much later. All bodies are read on in
-        the same moments, so that the loop has one turn for them together.
-        """
-        if self._response.content.is_eof():
-            return
+        """Let more of the body come, but for no longer than that, and not once it is whole."""
         if self._pausing is None:
             self._response.content.on_eof(self._go_on)
-        self._pauses += 1
-        connection = self._response.connection
-        transport = connection.transport if connection is not None and self._pauses > _STEADY else None
         loop = asyncio.get_running_loop()
         self._pausing = loop.create_future()
         timer = loop.call_later(seconds - loop.time() % seconds, self._go_on)
-        if transport is not None:
-            transport.pause_reading()
         try:
             await self._pausing
         finally:
             timer.cancel()
-            if transport is not None and not transport.is_closing():
-                transport.resume_reading()
 
     def _go_on(self) -> None:
         if self._pausing is not None and not self._pausing.done():
@@ -220,6 +220,41 @@ class Incoming:
         return text[:limit_bytes]
 
 
+class Ticks:
+    """The moments at which bodies that have come in small pieces for a while are read on.
+
+    Between them such a body comes no further than its socket: one read of all that is there is much cheaper than one
+    for every piece. Its end may be that much later. The moments are the same for all bodies, so that there is one
+    timer, and one turn of the loop, for all of them.
+    """
+
+    def __init__(self) -> None:
+        self._paused: set[asyncio.ReadTransport] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def pause(self, transport: asyncio.ReadTransport, every_s: float) -> None:
+        """Read nothing of it until the next moment; they are `every_s` seconds apart."""
+        transport.pause_reading()
+        self._paused.add(transport)
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(every_s - loop.time() % every_s, self._resume_all)
+
+    def resume(self, transport: asyncio.ReadTransport) -> None:
+        """Read it as it comes from now on, if it still is to be read at a moment to come."""
+        if transport in self._paused:
+            self._paused.discard(transport)
+            if not transport.is_closing():
+                transport.resume_reading()
+
+    def _resume_all(self) -> None:
+        self._timer = None
+        paused, self._paused = self._paused, set()
+        for transport in paused:
+            if not transport.is_closing():
+                transport.resume_reading()
+
+
 class Fetcher:
     """Makes requests over one shared pool of connections.
 
@@ -235,6 +270,7 @@ class Fetcher:
         self._per_host = per_host
         self._session: aiohttp.ClientSession | None = None
         self._ends: set[asyncio.Task[None]] = set()
+        self._ticks = Ticks()
 
     @asynccontextmanager
     async def open(self, request: Outgoing, timing: Timing) -> AsyncIterator[Incoming]:
@@ -272,7 +308,7 @@ class Fetcher:
                 method, body = ("HEAD" if method == "HEAD" else "GET"), None
                 headers = {name: value for name, value in headers.items() if not name.lower().startswith("content-")}
             url = target
-        incoming = Incoming(url, response, timing, request.scrub)
+        incoming = Incoming(url, response, timing, request.scrub, self._ticks)
         try:
             yield incoming
         finally:

@@ -98,8 +98,11 @@ class Overheard:
 
 def _joined(deltas: Sequence[Delta]) -> list[Delta]:
     """Neighbours of one kind as one."""
+    first = deltas[0]
     if len(deltas) == 1:
-        return [deltas[0]]
+        return [first]
+    if first.kind is DeltaKind.TEXT and all(one.kind is DeltaKind.TEXT and one.index == first.index for one in deltas):
+        return [Delta(DeltaKind.TEXT, "".join([one.text for one in deltas]), first.index)]
     joined: list[Delta] = []
     texts: list[str] = []
     for delta in deltas:

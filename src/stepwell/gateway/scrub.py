@@ -90,9 +90,16 @@ class Stream:
         if not self._forms:
             return piece
         text = self._scrubber.clean(self._held + piece if self._held else piece)
-        begun = min(_begun(text, form) for form in self._forms)
+        begun = end = len(text)
+        for form in self._forms:
+            at = _begun(text, form)
+            if at < begun:
+                begun = at
+        if begun == end:
+            self._held = b""
+            return text
         self._held = text[begun:]
-        return text[:begun] if self._held else text
+        return text[:begun]
 
     def finish(self) -> bytes:
         """What was held back: the text is over, so it is no credential."""

@@ -72,7 +72,7 @@ class EventStream:
             if block.startswith(b"event: "):
                 first, _, line = block.partition(b"\n")
                 name = first[7:].decode("utf-8", "replace")
-            if not line.startswith(b"data: ") or b"\n" in line or len(line) > self._limit_bytes:
+            if b"\n" in line or not line.startswith(b"data: ") or len(line) > self._limit_bytes:
                 rest = b"\n\n".join([*blocks[at:], rest])
                 break
             events.append(ServerSentEvent(name, line[6:]))
