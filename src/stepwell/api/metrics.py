@@ -8,6 +8,7 @@ Labels have few values: outcomes, reasons of refusals, and services, of which th
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -73,6 +74,7 @@ class Figures:
     def collect(self) -> Iterator[Metric]:
         yield from self._work()
         yield from self._queue()
+        yield from self._apps()
         yield from self._storage()
         yield from self._surroundings()
 
@@ -123,6 +125,29 @@ class Figures:
             waiting.add_metric([_OTHERS], sum(line.waiting for line in rest))
         yield workers
         yield waiting
+
+    def _apps(self) -> Iterator[Metric]:
+        if self._site.app_figures is None:
+            return
+        figures = self._site.app_figures()
+        states = Counter(dict.fromkeys(("starting", "idle", "busy", "stopping"), 0))
+        states.update(one.state for one in figures.workers)
+        workers = GaugeMetricFamily("stepwell_app_workers", "Workers of apps on this machine", labels=["state"])
+        for state, count in states.items():
+            workers.add_metric([state], count)
+        yield workers
+        memory = sum(one.memory_bytes for one in figures.workers)
+        yield gauge("app_workers_memory_bytes", "What they take, as measured every few seconds", memory)
+        yield counter("app_workers_started", "Cold starts: workers of apps that were started", figures.started)
+        yield gauge("app_calls_waiting", "Calls of apps that wait for a worker", figures.waiting)
+        calls = CounterMetricFamily("stepwell_app_calls", "Calls of apps that are over", labels=["app", "outcome"])
+        names = sorted({app for app, _ in figures.ended})[:MOST_SERVICES]
+        totals: Counter[tuple[str, str]] = Counter()
+        for (app, outcome), count in figures.ended.items():
+            totals[app if app in names else _OTHERS, outcome] += count
+        for (app, outcome), count in sorted(totals.items()):
+            calls.add_metric([app, outcome], count)
+        yield calls
 
     def _storage(self) -> Iterator[Metric]:
         meters = self._site.node.store.meters()

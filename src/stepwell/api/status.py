@@ -75,12 +75,39 @@ async def report(site: Site) -> dict[str, Any]:
             "followers": site.watch.followers,
             "refused": dict(sorted(site.counts.items())),
         },
+        "apps": _apps(site),
         "services": len(node.registry.services()),
         "functions": len(node.registry.functions(site.env)),
         "auditor": _audited(site),
         "retention": _swept(site),
         "limits": {name: getattr(site.limits, name) for name in type(site.limits).__dataclass_fields__},
         "settings": dict(site.settings),
+    }
+
+
+def _apps(site: Site) -> dict[str, object] | None:
+    """The workers of apps on this machine; None in a server that runs none."""
+    if site.app_figures is None:
+        return None
+    figures = site.app_figures()
+    return {
+        "isolation": figures.isolation,
+        "waiting_calls": figures.waiting,
+        "workers_started": figures.started,
+        "workers": [
+            {
+                "id": one.id,
+                "app": one.app,
+                "state": one.state,
+                "pid": one.pid,
+                "session": one.session,
+                "memory_bytes": one.memory_bytes,
+                "tasks": one.tasks,
+                "gpus": list(one.gpus),
+                "since": instant(one.since),
+            }
+            for one in figures.workers
+        ],
     }
 
 
@@ -181,6 +208,7 @@ def _page(told: Mapping[str, Any]) -> str:
         _section("Store", _facts(_shown(store))),
         _section("Nodes", _nodes(told)),
         _section("Services and workers", _workers(told)),
+        *([_section("Apps", _app_workers(told["apps"]))] if told["apps"] is not None else []),
         _section("Kept", _kept(told["retention"], store.get("last_backup"))),
         _section("Requests", _facts(_requests(told["requests"]))),
         _section("Limits", _facts(_shown(told["limits"]))),
@@ -245,6 +273,17 @@ def _workers(told: Mapping[str, Any]) -> str:
         f'<tr><td>{escape(line["service"])}</td><td class="n">{_plural(line["connected"], "worker")}</td>'
         f'<td class="n">{_plural(line["waiting_calls"], "call")} waiting</td></tr>'
         for line in told["workers"]
+    )
+    return f'<table class="tight">{rows}</table><p class="soft">{escape(text)}</p>' if rows else escape(text)
+
+
+def _app_workers(apps: Mapping[str, Any]) -> str:
+    text = f"{_plural(apps['waiting_calls'], 'call')} waiting · isolation: {apps['isolation']}"
+    rows = "".join(
+        f"<tr><td>{escape(one['app'])}</td><td>{escape(one['state'])}</td>"
+        f'<td class="n">{one["pid"] or "–"}</td><td class="n">{_size(one["memory_bytes"])}</td>'
+        f'<td class="n">{_plural(one["tasks"], "task")}</td></tr>'
+        for one in apps["workers"]
     )
     return f'<table class="tight">{rows}</table><p class="soft">{escape(text)}</p>' if rows else escape(text)
 

@@ -82,9 +82,10 @@ class AppRuntime:
         site.node.sessions.on_over = self.performer.release_session
         site.app_secrets = frozenset(settings.app_secrets)
         site.app_figures = self._figures
-        site.importer = Importer(
+        self.importer = Importer(
             self.folder, packages=self.packages, environments=self.environments, isolation=isolation
         )
+        site.importer = self.importer
 
     async def open(self) -> None:
         """End what a killed server left, and start the workers that are to be kept warm."""

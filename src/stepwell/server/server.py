@@ -133,6 +133,12 @@ class Server:
         return self._site
 
     @property
+    def apps(self) -> AppRuntime:
+        """What runs apps; there once the server has started."""
+        assert self._apps is not None, "the server has not started"
+        return self._apps
+
+    @property
     def node(self) -> Node:
         return self.site.node
 

@@ -271,7 +271,8 @@ def shown(settings: ServerSettings) -> dict[str, object]:
             case "app_secrets":
                 seen[one.name] = sorted(value)
             case _ if is_dataclass(value):
-                seen |= {f"{one.name}_{part.name}": _plain(getattr(value, part.name)) for part in fields(value)}
+                parts = {f"{one.name}_{part.name}": getattr(value, part.name) for part in fields(value)}
+                seen |= {name: _plain(part) for name, part in parts.items() if not is_dataclass(part)}
             case _:
                 seen[one.name] = _plain(value)
     return seen
