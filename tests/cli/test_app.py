@@ -1,4 +1,4 @@
-"""`stepwell app environments`, against environments that are really there."""
+"""`stepwell app`: apps given to a real server, and environments that are really there."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from stepwell.apps.environment import READY, Environment, Environments, EnvironmentSettings
+from stepwell.apps.settings import AppSettings
 from stepwell.cli import cli
-from tests.apps.wheels import make_wheel
+from tests.apps.harness import python
+from tests.apps.wheels import make_wheel, repack
+from tests.docs.running import running_server
 
 
 @pytest.fixture
@@ -69,3 +73,69 @@ async def test_those_that_nothing_used_for_long_are_removed(
 
 def test_without_any_there_is_nothing_to_list(tmp_path: Path) -> None:
     assert called(tmp_path).split() == ["KEY", "KERNEL", "SIZE", "USED", "REQUIREMENTS"]
+
+
+INF = f"namespace: acme\nname: tool\nkernel: python-{sys.version_info[0]}.{sys.version_info[1]}\ncolour: red\n"
+CODE = "class App:\n    def run(self, given):\n        return {'twice': 2 * given['n']}\n"
+
+
+@pytest.mark.slow
+def test_an_app_is_deployed_and_called(tmp_path: Path) -> None:
+    """With the real server: sent, given an environment, loaded, kept; then a task of it is made and ends."""
+    wheels, folder = tmp_path / "wheels", tmp_path / "tool"
+    repack(wheels, python())
+    folder.mkdir()
+    (folder / "inf.yml").write_text(INF)
+    (folder / "inference.py").write_text(CODE)
+    settings = AppSettings(environments=EnvironmentSettings(find_links=(str(wheels),), offline=True))
+    with running_server(data=tmp_path / "data", apps=settings) as server:
+
+        def deployed(*words: str) -> Result:
+            return CliRunner().invoke(cli, ["app", *words, "--url", server.url])
+
+        first = deployed("deploy", str(folder))
+        assert first.exit_code == 0, first.output
+        reference = first.stdout.strip()
+        assert reference.startswith("acme/tool@")
+        assert "! inf.yml: colour: is not known" in first.stderr
+        assert "making an environment" in first.stderr
+        assert deployed("import", str(folder)).stdout == first.stdout
+        stated = deployed("import", str(folder), "--as", "infsh/other", "--version", "53bk0yzk", "--json")
+        assert json.loads(stated.stdout)["reference"] == "infsh/other@53bk0yzk"
+        (folder / "inference.py").write_text(CODE + "# changed\n")
+        refused = deployed("import", str(folder), "--as", "infsh/other", "--version", "53bk0yzk")
+        assert refused.exit_code == 1
+        assert "infsh/other@53bk0yzk is there already and has other files" in refused.stderr
+        (folder / "inference.py").write_text("raise RuntimeError('no such model')\n")
+        broken = deployed("deploy", str(folder))
+        assert broken.exit_code == 1
+        assert "no such model" in broken.stderr
+        for called_as in (reference, "infsh/other@53bk0yzk", "acme/tool"):
+            asked = {"app": called_as, "input": {"n": 21}, "wait": True}
+            task = httpx2.post(f"{server.url}/apps/run", json=asked, timeout=60).json()["data"]
+            if task["status"] < 9:
+                task = the_end_of(server.url, task["id"])
+            assert (task["status"], task["output"]) == (10, {"twice": 42}), task
+
+
+def the_end_of(url: str, task: str) -> dict[str, Any]:
+    with httpx2.stream("GET", f"{url}/tasks/{task}/stream", headers={"Accept": "application/x-ndjson"}) as response:
+        for _ in response.iter_lines():
+            pass
+    found: dict[str, Any] = httpx2.get(f"{url}/tasks/{task}").json()["data"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["deploy", "{tmp}"], "it has no inf.yml"),
+        (["deploy", "{tmp}/app", "--url", "http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9"),
+    ],
+)
+def test_what_cannot_be_deployed_is_told(tmp_path: Path, words: list[str], told: str) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "inf.yml").write_text(INF)
+    result = CliRunner().invoke(cli, ["app", *(word.replace("{tmp}", str(tmp_path)) for word in words)])
+    assert result.exit_code == 1
+    assert told in result.output + str(result.exception)

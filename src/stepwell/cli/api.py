@@ -12,7 +12,7 @@ import click
 from stepwell.cli.output import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import httpx2
 
@@ -22,6 +22,8 @@ DEFAULT_URL = "http://localhost:8288"
 SILENCE_S = 45.0
 """A stream that says nothing for so long is broken: the server sends something every 15 s."""
 
+UPLOAD_SILENCE_S = 3600.0
+"""An answer to something that was sent may be silent for so long: making an environment fetches large packages."""
 
 CONNECT_S = 5.0
 """How long one of several servers may take to accept a connection."""
@@ -195,6 +197,29 @@ class Api:
         except httpx2.TransportError as err:
             self._move_on()
             raise ConnectionLost(str(err) or type(err).__name__) from err
+
+    def upload(self, path: str, content: Iterable[bytes], **query: str) -> Iterator[Any]:
+        """Send bytes, and give the lines of the answer as they come, each an object."""
+        import httpx2
+
+        headers = {"Accept": "application/x-ndjson", "Content-Type": "application/octet-stream"}
+        waits = httpx2.Timeout(30, read=UPLOAD_SILENCE_S)
+        try:
+            with self._client.stream(
+                "POST", path, params=query, content=content, headers=headers, timeout=waits
+            ) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise click.ClickException(_error_text(response, path))
+                for line in response.iter_lines():
+                    if line.strip():
+                        yield self._read(line, path)
+        except httpx2.ConnectError as err:
+            raise click.ClickException(
+                f"no server answers at {self.url}. Start one with `stepwell dev`, or name another with --url"
+            ) from err
+        except httpx2.HTTPError as err:
+            raise click.ClickException(f"{self.url}{_shown(path)}: {str(err) or type(err).__name__}") from err
 
     def _no_address(self, err: Exception) -> click.UsageError:
         return click.UsageError(
