@@ -125,6 +125,9 @@ class Files:
         kept = await self.store.record("", KEY, "signature")
         assert kept is not None
         self._key = kept.value
+        if not self.store.shared:  # then nobody else is removing anything
+            for going in await self.store.records("", GOING, limit=PAGE):
+                await self.store.remove_record("", GOING, going.key)
 
     async def close(self) -> None:
         await self.contents.close()
