@@ -380,14 +380,11 @@ def _on_anything_while_cancelling(turn: _Turn, msg: Message) -> None:
             over = msg.timer == cancel_timer(run.id)
         case message.CancelAsked():
             over = msg.grace_ms == 0
-        case message.Reported():
-            over = False
-            turn.do(effect.StopCall(msg.call, "cancelled"))
         case message.Logged():
             over = False
             _on_logged(turn, msg)
         case _:
-            over = False
+            over = False  # what it reports came too late; it has been told to end
     if over:
         _end_cancelled(turn, asked.reason, asked.event)
 

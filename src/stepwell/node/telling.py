@@ -39,6 +39,7 @@ class _Line(msgspec.Struct):
     run: RunId
     told: int  # the news that the worker knows, or that stand in the queue
     busy: bool = False  # a large result is being read
+    stopping: bool = False  # it was told to end, and has time for that
     queue: deque[tuple[Step | None, Callable[[bytes], None]]] = msgspec.field(default_factory=deque)
 
 
@@ -70,6 +71,12 @@ class Telling:
             if not calls:
                 del self._calls_of[line.run]
 
+    def stopping(self, call: JobId) -> None:
+        """That call was told to end, and has time for it."""
+        line = self._lines.get(call)
+        if line is not None:
+            line.stopping = True
+
     def has(self, run: RunId) -> bool:
         """Whether this node calls somebody for a run."""
         return run in self._calls_of
@@ -83,7 +90,7 @@ class Telling:
         return list(self._lines)
 
     def catch_up(self, run_id: RunId, run: Run | None) -> list[tuple[JobId, str]]:
-        """Tell the calls of a run what they do not know yet. Returns those that nobody waits for any more, and why.
+        """Tell the calls of a run what they do not know yet. Returns those that are to end, and why.
 
         Args:
             run: As the store has it; None if it is gone.
@@ -96,7 +103,9 @@ class Telling:
                 cancelled = run is not None and run.status is RunStatus.CANCELLED
                 over.append((call, "cancelled" if cancelled else "stale"))
             elif run.cancelling is not None:
-                over.append((call, "cancelled"))
+                if not line.stopping:
+                    line.stopping = True
+                    over.append((call, "cancelled"))
             elif known.live and line.told < run.news:
                 for number in range(line.told, run.news):
                     self._tell_one(line, call, run, run.feed[number], number + 1, set())

@@ -229,8 +229,11 @@ class Turns:
                 for entry in stored.entries:
                     apply(run, entry)
             self.remember(run)
-        for call, reason in self.telling.catch_up(run_id, run if stored is not None else None):
-            self.telling.over(call)
+        else:
+            run = None
+        for call, reason in self.telling.catch_up(run_id, run):
+            if run is None or call not in run.calls:
+                self.telling.over(call)
             self._performer.stop(call, reason)
 
     async def _turn(self, run_id: RunId, batch: list[Envelope]) -> None:
@@ -649,7 +652,10 @@ class Turns:
                 case effect.AnnounceEnd() if run.event_name == TASK_EVENT and self.on_task_end is not None:
                     self.on_task_end(run)
                 case effect.StopCall():
-                    self.telling.over(one.call)
+                    if one.call in run.calls:
+                        self.telling.stopping(one.call)
+                    else:
+                        self.telling.over(one.call)
                     performer.stop(one.call, one.reason)
                 case _:
                     pass

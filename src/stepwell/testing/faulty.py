@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from stepwell.model import message
 from stepwell.model.job import JobKind
 from stepwell.model.journal import RunStarted
+from stepwell.model.task import TASK_EVENT
 from stepwell.store.base import Committed, StoreFull, StoreUnavailable
 from stepwell.testing.world import Crashed, Task, VirtualWorld, wait_for
 
@@ -35,6 +36,7 @@ BEFORE = "before the commit"
 APPLIED = "after the commit, before its answer"
 EFFECT = "between effects"
 RERUN = "rerun asked for"
+TASK = "task asked for"
 POINTS = (BEFORE, APPLIED, EFFECT)
 IMPOSSIBLE = {("Began", EFFECT)}
 """Deaths that cannot be: nothing is done to the world once it is recorded that a run has begun."""
@@ -276,7 +278,10 @@ def message_type(transition: Transition, jobs: Mapping[JobId, Job]) -> str:
     if "RunStarted" in names:
         assert write is not None
         first = write.entries[0]
-        return RERUN if isinstance(first, RunStarted) and first.origin is not None else "events to match"
+        assert isinstance(first, RunStarted)
+        if first.event_name == TASK_EVENT:
+            return TASK
+        return RERUN if first.origin is not None else "events to match"
     if names[:1] == ["RunAdmitted"]:
         return "Admitted"
     if names == ["RunBegan"]:
@@ -325,5 +330,5 @@ def _message_types() -> tuple[str, ...]:
     return tuple(name for one in played for name in (one.__name__, *_MORE.get(one, ())))
 
 
-MESSAGE_TYPES = ("events accepted", "events to match", "occurrence", RERUN, *_message_types())
+MESSAGE_TYPES = ("events accepted", "events to match", "occurrence", RERUN, TASK, *_message_types())
 """All that `message_type` is to have said after enough seeds."""

@@ -37,6 +37,7 @@ from stepwell.testing.gateway import ScriptedGateway
 from stepwell.testing.ledger import Ledger
 from stepwell.testing.programs import DAY_MS, Author, Program
 from stepwell.testing.reruns import Reruns
+from stepwell.testing.tasks import Tasks
 from stepwell.testing.verdict import Verdict, Violation, Watcher
 from stepwell.testing.workers import Outside, ScriptedWorkers, Weather
 from stepwell.testing.world import START, Crashed, Scheduler, VirtualWorld, at_once
@@ -192,6 +193,7 @@ class Simulation:
         self.acknowledged: list[Event] = []
         self.clockwork = Clockwork(self)
         self.reruns = Reruns(self)
+        self.tasks = Tasks(self)
         self.settings = NodeSettings(
             policy=Policy(retry_interval_ms=None if random.random() < 0.15 else random.choice((200, 1_500))),
             lease_ms=random.choice((6_000, 12_000)),
@@ -211,6 +213,7 @@ class Simulation:
     def play(self) -> Result:
         """Let it happen. Raises `Violation` if anything is wrong."""
         self._write_functions()
+        self.tasks.write()
         self._begin_trouble()
         for machine in self.machines:
             machine.start()
@@ -427,7 +430,7 @@ class Simulation:
         live = [run for run, row in self.store.run_rows.items() if not row.status.final]
         if machine is None or machine.world is None or not live:
             return
-        self._cancel_run(machine, self.random.choice(live))
+        self.cancel_run(machine, self.random.choice(live))
 
     def _cancel_called(self, _: object) -> None:
         """Cancel a run that gives its call time to end; perhaps somebody asks twice, perhaps on another node."""
@@ -441,9 +444,10 @@ class Simulation:
             return
         run = self.graces.choice(live)
         for _ in range(self.graces.choice((1, 1, 2))):
-            self._cancel_run(self.graces.choice(machines), run)
+            self.cancel_run(self.graces.choice(machines), run)
 
-    def _cancel_run(self, machine: Machine, run: RunId) -> None:
+    def cancel_run(self, machine: Machine, run: RunId) -> None:
+        """Somebody asks a node to cancel a run."""
         assert machine.world is not None
         self.watcher.cancelled.add(run)
         machine.world.do(machine.world.spawn, _cancel(machine, run))

@@ -18,6 +18,7 @@ from stepwell.node.auditor import FOLD, LIMITS, NO_GHOST_WORK, ONE_END, ONE_RESU
 from stepwell.testing.clockwork import EACH_OCCURRENCE
 from stepwell.testing.programs import Kind, Leaf, Program, look
 from stepwell.testing.reruns import AS_RECORDED, is_rerun
+from stepwell.testing.tasks import ONE_TASK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -234,6 +235,8 @@ class Verdict:
                 self._fail(EACH_OCCURRENCE, wrong)
             if (found := self._simulation.reruns.wrong()) is not None:
                 self._watcher.fail(AS_RECORDED, found[1], found[0])
+            if (found := self._simulation.tasks.wrong()) is not None:
+                self._watcher.fail(ONE_TASK, found[1], found[0])
             for run in self._store.run_rows:
                 self._run = run
                 self._check_run(run)

@@ -169,7 +169,7 @@ class ScriptedWorkers:
     def perform(self, dispatch: Dispatch) -> None:
         self._step("perform")
         self._performing(dispatch)
-        if dispatch.live and not self.places("", "", ""):
+        if dispatch.live and dispatch.function.service == "live" and not self.places("", "", ""):
             self._arrive((dispatch, message.CallLost(dispatch.job, error=LOST, free=True, code="declined")))
             return
         if dispatch.live:
@@ -599,12 +599,15 @@ class LiveCall:
                 None,
             )
         )
-        if last is not None:
-            self._outside.scheduler.after(random.choice((1, 300, 5_000, 15_000)), self._say_last, last)
+        self._outside.scheduler.after(random.choice((1, 300, 5_000, 15_000)), self._say_last, last)
 
     def _say_last(self, msg: Any) -> None:
-        self._over = False
-        self._up(msg, last=True)
+        if msg is not None:
+            self._over = False
+            self._up(msg, last=True)
+        # A node whose run was over before has no use for what was said, and says nothing more to the call.
+        if self._workers.live.pop(self._dispatch.job, None) is not None:
+            self._workers.world.do(_tell, self._workers.room)
 
     # the function
 
