@@ -36,6 +36,17 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         assert "Traceback" not in result.output
 
 
+def test_a_secret_for_apps_that_the_server_does_not_have_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STEPWELL_APP_SECRETS", "HOME,NOT_THERE")
+    result = CliRunner().invoke(cli, ["dev", "--port", "0"])
+    assert isinstance(result.exception, ConfigurationError)
+    assert "--app-secret NOT_THERE: this server has no variable of that name" in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", [["runs"], ["worker", "app.py"]])
 def test_a_key_that_is_none_is_refused(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -7,6 +7,7 @@ nothing. One that would change what is stored or where is refused by name, never
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -215,6 +216,42 @@ def _shared() -> list[Callable[[Any], Any]]:
             envvar="STEPWELL_PUBLIC_URL",
             metavar="URL",
             help="Where clients reach this server, for addresses of files  [default: as they asked]",
+        ),
+        option(
+            "--app-secret",
+            "app_secrets",
+            multiple=True,
+            envvar="STEPWELL_APP_SECRETS",
+            metavar="NAME",
+            help="Give apps that ask for it the variable NAME of this server; repeatable.",
+        ),
+        option(
+            "--app-isolation",
+            type=click.Choice(["auto", "require", "off"]),
+            default="auto",
+            envvar="STEPWELL_APP_ISOLATION",
+            help="Confine apps as far as the machine allows, or do not start if it does not  [default: auto]",
+        ),
+        option(
+            "--app-read",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            envvar="STEPWELL_APP_READ",
+            metavar="FOLDER",
+            help="A folder that every app may read, of models for instance; repeatable.",
+        ),
+        option(
+            "--app-workers",
+            type=click.IntRange(1),
+            default=32,
+            envvar="STEPWELL_APP_WORKERS",
+            help="Processes of all apps together  [default: 32]",
+        ),
+        option(
+            "--app-wait-for-resources",
+            is_flag=True,
+            envvar="STEPWELL_APP_WAIT_FOR_RESOURCES",
+            help="Keep tasks that need a GPU or memory which this machine does not have, instead of failing them.",
         ),
         option(
             "--secret-key-file",

@@ -110,6 +110,7 @@ def start(processes: int, child: Path | None, **options: Any) -> None:
 
 def _settings(options: dict[str, Any], *, dev: bool, quiet: bool = False) -> ServerSettings:
     """The settings that options and variables come to; `quiet` says nothing of those that do nothing."""
+    from stepwell.apps.settings import AppSettings
     from stepwell.gateway.gateway import GatewaySettings
     from stepwell.node.retention import Keep
     from stepwell.server import ServerSettings, logs
@@ -148,6 +149,13 @@ def _settings(options: dict[str, Any], *, dev: bool, quiet: bool = False) -> Ser
         keep=Keep(options["keep_runs"], options["keep_events"], options["keep_runs_at_most"], options["keep_files"]),
         files=options["files"],
         public_url=options["public_url"],
+        apps=AppSettings(
+            isolation=options["app_isolation"],
+            read_paths=tuple(one.absolute() for one in options["app_read"]),
+            workers=options["app_workers"],
+            wait_for_resources=options["app_wait_for_resources"],
+        ),
+        app_secrets=_app_secrets(_split(options["app_secrets"])),
         gateway=GatewaySettings(allow_addresses=_split(options["allow_addresses"])),
         secret_key=os.environ.get("STEPWELL_SECRET_KEY") or None,
         secret_key_fallback=os.environ.get("STEPWELL_SECRET_KEY_FALLBACK") or None,
@@ -157,6 +165,16 @@ def _settings(options: dict[str, Any], *, dev: bool, quiet: bool = False) -> Ser
         log_json=log_json,
         unsafe_no_auth=options["unsafe_no_auth"],
     )
+
+
+def _app_secrets(names: tuple[str, ...]) -> dict[str, str]:
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise ConfigurationError(
+            f"--app-secret {missing[0]}: this server has no variable of that name, so apps cannot get it; set it in "
+            "the environment that the server is started in"
+        )
+    return {name: os.environ[name] for name in names}
 
 
 def _split(values: tuple[str, ...]) -> tuple[str, ...]:
