@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TYPESCRIPT := tests/official/typescript
+NPM := tests/official/typescript tests/infsh_clients/javascript
 WORKERS ?= 2
 ON_POSTGRES := STEPWELL_TEST_STORE=postgres
 # Tests of whole servers wait most of the time, so there are more of them than cores, and the simulator runs beside them.
@@ -78,7 +78,7 @@ lock: setup  ## resolve requirements/*.in again into the locked files
 
 # uv comes from its own hashed lock, then installs the rest in a second or two. pip does the same, slower,
 # where uv cannot reach the package index the way pip is configured to.
-$(STAMP): requirements/uv.txt requirements/dev.txt pyproject.toml $(wildcard $(TYPESCRIPT)/package-lock.json)
+$(STAMP): requirements/uv.txt requirements/dev.txt pyproject.toml $(wildcard $(NPM:=/package-lock.json))
 	@[ -x $(BIN)/python ] || { \
 	  for python in "$${PYTHON:-}" python3.11 python3 python3.14 python3.13 python3.12; do \
 	    [ -n "$$python" ] || continue; \
@@ -95,7 +95,7 @@ $(STAMP): requirements/uv.txt requirements/dev.txt pyproject.toml $(wildcard $(T
 	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt \
 	  || $(BIN)/python -m pip install -q --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation --editable .
-	@if [ -f $(TYPESCRIPT)/package-lock.json ] && command -v npm >/dev/null; then \
-	  set -x; npm ci --prefix $(TYPESCRIPT) --no-audit --no-fund --loglevel=error; \
+	@if command -v npm >/dev/null; then \
+	  set -x; for folder in $(NPM); do npm ci --prefix $$folder --no-audit --no-fund --loglevel=error || exit 1; done; \
 	fi
 	@touch $@

@@ -27,7 +27,7 @@ class Api:
         self.server = servers[0]
         self.first = self if len(servers) == 1 else Api(servers[0])
         self.port = servers[0].port
-        self._servers = servers
+        self.servers = servers
         limits = httpx2.Limits()
         self._balancer: Balancer | None = None
         if len(servers) > 1:
@@ -39,7 +39,7 @@ class Api:
 
     async def stop(self) -> None:
         """Stop all of it, one after the other."""
-        for server in self._servers:
+        for server in self.servers:
             await server.stop()
 
     async def close(self) -> None:

@@ -38,4 +38,4 @@ async def api(start: Start, data: Any) -> Api:
 
 @pytest.fixture
 def performer(api: Api) -> ScriptedApps:
-    return ScriptedApps(api.server)
+    return ScriptedApps(*api.servers)

@@ -83,21 +83,29 @@ async def echo(call: Call) -> None:
 
 
 class ScriptedApps:
-    """Every call of an app goes through `script`, which is given the call."""
+    """Every call of an app, on whichever server, goes through `script`, which is given the call."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, *servers: Server) -> None:
         self.script: Script = echo
         self.calls: list[Call] = []
+        for server in servers:
+            transports: Any = server._performers._inner
+            transports._performers[Transport.APP] = _Scripted(self, server)
+
+
+class _Scripted:
+    """The performer of one server."""
+
+    def __init__(self, apps: ScriptedApps, server: Server) -> None:
+        self._apps = apps
         self._server = server
         self._under_way: dict[JobId, Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        transports: Any = server._performers._inner
-        transports._performers[Transport.APP] = self
 
     def perform(self, dispatch: Dispatch) -> None:
         call = self._under_way[dispatch.job] = Call(self._server, dispatch)
-        self.calls.append(call)
-        task = asyncio.ensure_future(self.script(call))
+        self._apps.calls.append(call)
+        task = asyncio.ensure_future(self._apps.script(call))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

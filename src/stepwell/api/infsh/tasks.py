@@ -21,6 +21,7 @@ from stepwell.api.stream import Bell
 from stepwell.model.app import DEFAULT_VARIANT, read_reference
 from stepwell.model.duration import parse_time
 from stepwell.model.errors import InvalidInput, NotFound, Overloaded, StepwellError
+from stepwell.model.ids import ulid_time
 from stepwell.model.session import IDLE_TIMEOUT_S
 from stepwell.model.task import TaskRequest, TaskStatus, usage_of
 from stepwell.node.reads.tasks import TaskFilter, task_of, tasks_of
@@ -120,7 +121,7 @@ async def run(ask: Ask) -> Response:
         return answers.data(ask, dto.whole(await _ended(ask, made)))
     if key:
         return answers.data(ask, dto.slim(await view_of(site, made)))
-    now = site.node.world.now()
+    now = ulid_time(made)
     begun = TaskView(
         id=made,
         request=request,
