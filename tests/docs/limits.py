@@ -25,9 +25,10 @@ from stepwell.apps.importing import Importer
 from stepwell.apps.package import PackageLimits
 from stepwell.engine import cron, decide, expr, flow
 from stepwell.engine.retry import _JITTER_MS, _TABLE_MS
+from stepwell.gateway import webhook
 from stepwell.gateway.gateway import GatewaySettings
-from stepwell.model import event, function, payload
-from stepwell.node import credentials, files, matching, notes, retention
+from stepwell.model import event, function, payload, session
+from stepwell.node import apps, credentials, files, hooks, matching, notes, retention, sessions, tasks
 from stepwell.sdk import attempt, checkpoint, execution, live, options, parking, request, types, worker
 from stepwell.sdk.client import requests
 from stepwell.sdk.serve import message, reporting
@@ -193,6 +194,13 @@ TABLES: dict[str, list[Row]] = {
         Row("`inf.yml`", f"{size(manifest.MAX_BYTES)}, {manifest.MAX_VALUES:,} values", FIXED, "400"),
         Row("one run of `uv` or `npm`", span(default(EnvironmentSettings, "build_timeout_s")), "`ServerSettings.apps.environments`", "422"),
         Row("loading an app when it is imported", span(inspect.signature(Importer).parameters["describe_s"].default), FIXED, "400"),
+        Row("how long a cancelled task may take to end by itself", ms(apps.CANCEL_GRACE_MS), "`timeout` of the request, for less", f"its process is killed; {span(decide.CANCEL_LATE_MS / 1000)} later the task is cancelled in any case"),
+        Row("how long the key of a request for a task counts", ms(tasks.KEY_MS), FIXED, "the same key begins another task"),
+        Row("the idle time of a session", f"{span(session.IDLE_TIMEOUT_S)}; {span(session.SHORTEST_IDLE_S)} to {session.LONGEST_IDLE_S:,} s", "`session_timeout`", "410: `SESSION_EXPIRED`"),
+        Row("calls that are made again for a session that is rebuilt", f"{sessions.MOST_CALLS:,}", FIXED, "it is lost with its worker"),
+        Row("how long it is known what became of a session", ms(sessions.KEEP_MS), FIXED, "404"),
+        Row("attempts to deliver a webhook", f"{hooks.HOOK_RETRIES + 1}, of {span(webhook.TIMEOUT_S)} each", FIXED, "its run fails"),
+        Row("webhooks under way at a time", str(webhook.MOST_AT_A_TIME), FIXED, "they wait in line"),
     ],
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 from stepwell.model import journal, message
 from stepwell.model.app import AppVersion
 from stepwell.model.errors import Conflict, NotFound
-from stepwell.model.event import DEV_ENV
+from stepwell.model.event import DEV_ENV, INVOKED
 from stepwell.model.ids import RunId
 from stepwell.model.job import RunStatus
 from stepwell.model.payload import Blob, canonical
@@ -276,3 +276,19 @@ def test_another_node_cancels_and_the_call_is_told() -> None:
     node.answer(call, message.Raised(call.job, b"{}"))
     assert node.store.run_rows[run].status is RunStatus.CANCELLED
     check(node, run)
+
+
+# apps that functions call
+
+
+def test_a_function_calls_an_app_by_invoking_it() -> None:
+    node = a_node()
+    about = {"fn_id": APP, "correlation_id": "01J00000000000000000000000.s"}
+    node.send(INVOKED, {"text": "hi", "_inngest": about})
+    (call,) = node.worker.calls
+    assert (call.function.slug, call.live) == (APP, True)
+    assert read_request(call.events[0], APP) == TaskRequest(app=APP, function="", input={"text": "hi"})
+    node.do(node.node.tasks.cancel(DEV_ENV, call.run))
+    assert node.store.run_rows[call.run].status is RunStatus.RUNNING  # it has time to end, as any call of an app
+    node.answer(call, message.Returned(call.job, b'{"output":1}'))
+    assert node.store.run_rows[call.run].status is RunStatus.CANCELLED
