@@ -571,6 +571,34 @@ GIVING = """
 """
 
 
+async def test_a_task_that_is_cancelled_while_its_files_are_kept_ends_once_and_its_worker_stays(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    async def keep(path: str, filename: str, content_type: str, task: RunId, env: str, /) -> str:
+        await gate.wait()
+        return f"http://here/{filename}"
+
+    async with apps(tmp_path, keep_output=keep, settings=AppSettings(cancel_grace_s=0.1)) as given:
+        app = given.app(FILES)
+        run = given.call(app, {"path": "/tmp/image.png"})
+        await given.until(run, TaskStatus.UPLOADING)
+        given.cancel(run)
+        await asyncio.sleep(0.3)
+        assert run not in given.messages
+        gate.set()
+        assert (await given.result(run))["image"] == "http://here/image.png"
+        gate.clear()
+        run = given.call(app, {"path": "/tmp/image.png"})
+        await given.until(run, TaskStatus.UPLOADING)
+        (worker,) = given.workers()
+        os.kill(worker.pid, signal.SIGKILL)
+        assert isinstance(await given.end(run), CallLost)
+        gate.set()
+        await asyncio.sleep(0.1)
+        assert len(given.messages[run]) == 1
+        assert given.pool.started == 1
+
+
 async def test_an_app_gives_away_no_file_that_is_not_its_own(tmp_path: Path) -> None:
     kept = Kept()
     secret = tmp_path / "stepwell.db"

@@ -217,8 +217,11 @@ class AppPerformer:
             return
         if len(self._versions) >= _MOST_KNOWN:
             self._versions.clear()
-        self._versions[env, reference] = version
-        self._now_current(app)
+        if app.current == version.version:
+            self.know(app, version)
+        else:
+            self._versions[env, reference] = version
+            self._now_current(app)
         if self._calls.get(call.dispatch.job) is call:
             self._admit(call, version)
 
@@ -259,8 +262,9 @@ class AppPerformer:
         dispatch = call.dispatch
         if self._calls.get(dispatch.job) is call:
             del self._calls[dispatch.job]
-        if call.silent or self._closed:
+        if call.over or call.silent or self._closed:
             return
+        call.over = True
         key = (dispatch.function.service, how)
         self.ended_calls[key] = self.ended_calls.get(key, 0) + 1
         if how == "lost":
@@ -281,7 +285,7 @@ class _Call:
 
     __slots__ = (
         "_before", "_kept", "_lines", "_of", "_partial", "_phases", "_published", "cancelling", "dispatch", "env",
-        "function", "id", "request", "silent", "status", "started_at", "task", "version", "worker",
+        "function", "id", "over", "request", "silent", "status", "started_at", "task", "version", "worker",
     )  # fmt: skip
 
     request: TaskRequest
@@ -297,7 +301,7 @@ class _Call:
         self.status = TaskStatus.UNKNOWN
         self.worker = ""
         self.started_at = 0
-        self.cancelling = self.silent = False
+        self.cancelling = self.silent = self.over = False
         self._before = of.reached(dispatch.run)
         self._phases: list[TaskPhase] = []
         self._published = False
@@ -307,7 +311,8 @@ class _Call:
 
     @property
     def grace_s(self) -> float:
-        return (self.dispatch.function.cancel_grace_ms or self._of.pool.settings.cancel_grace_s * 1000) / 1000
+        most = self._of.pool.settings.cancel_grace_s
+        return min(self.dispatch.function.cancel_grace_ms / 1000 or most, most)
 
     # how far it is
 

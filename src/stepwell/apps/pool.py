@@ -72,6 +72,8 @@ _SHORT = 0.05
 """Part of the machine's memory that is kept free, if idle workers can be stopped for it."""
 _INTEGRATIONS = {"google": ("GOOGLE_OAUTH_CREDENTIALS", "GOOGLE_SA_CREDENTIALS"), "gcp": ("GOOGLE_SA_CREDENTIALS",)}
 _SHORTEST_HIDDEN = 6
+_MOST_SETUPS = 1_000
+"""Values of setup that are remembered; beyond it those that no worker has are forgotten when none is needed."""
 
 _Frame = TypeVar("_Frame", bound=FromProcess)
 
@@ -223,11 +225,13 @@ class Pool:
         self._worker_of: dict[str, Worker] = {}
         self._setups: dict[WorkerKey, Any] = {}
         self._versions: dict[WorkerKey, AppVersion] = {}
+        self._warm: set[WorkerKey] = set()
         self._broken: dict[str, Failed] = {}  # by what the schedule was told
         self._leases: dict[str, tuple[str, Worker]] = {}
         self._reopening: dict[str, list[Call]] = {}  # sessions that are to get a new worker, and further calls of them
         self._rebuilt: set[str] = set()  # calls that do so
         self._tasks: set[asyncio.Task[None]] = set()
+        self._returning: set[str] = set()  # calls whose files are being kept
         self._leaving: set[asyncio.Future[None]] = set()  # processes that have ended and are cleared away
         self._ending: dict[str, asyncio.TimerHandle] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -294,6 +298,8 @@ class Pool:
         worker = self._worker_of.get(call)
         if worker is None or worker.process is None:
             return False
+        if call in self._returning:
+            return True  # it has ended; what it gave back is being kept
         timer = self._ending.pop(call, None)
         if timer is None:
             worker.process.send(Cancel(call=call))
@@ -312,6 +318,7 @@ class Pool:
         """Have as many workers of this version as it says are to be kept warm, with no setup value."""
         key = WorkerKey(version.reference, env=env)
         self._setups[key], self._versions[key] = None, version
+        self._warm.add(key)
         self.schedule.keep_warm(key, self._kind(key, version))
         self._decide()
 
@@ -680,8 +687,16 @@ class Pool:
             self._spawn(self._done_later(worker, call, rest))
 
     async def _done_later(self, worker: Worker, call: Call, rest: Awaitable[None]) -> None:
-        await rest
-        self._over(worker, call.id)
+        """The worker keeps what the call gave back until that is stored."""
+        self._returning.add(call.id)
+        timer = self._ending.pop(call.id, None)
+        if timer is not None:
+            timer.cancel()
+        try:
+            await rest
+        finally:
+            self._returning.discard(call.id)
+            self._over(worker, call.id)
 
     async def _done_in_session(self, worker: Worker, call: Call, frame: Done) -> None:
         """Keep the state first: who is told the result of a call may rely on it."""
@@ -698,7 +713,7 @@ class Pool:
                 self._over(worker, call.id)
             return
         if call.id in worker.calls and (rest := call.finished(frame, worker.process.plan.places)) is not None:
-            await rest
+            await self._done_later(worker, call, rest)
         self._over(worker, call.id)
 
     def _over(self, worker: Worker, call: str) -> None:
@@ -763,6 +778,10 @@ class Pool:
             leaving.add_done_callback(self._leaving.discard)
         self.schedule.gone(worker.id, self._now())
         self._decide()
+        if len(self._setups) > _MOST_SETUPS and not self._calls:
+            used = {one.key for one in self._workers.values()} | self._warm
+            for key in self._setups.keys() - used:
+                del self._setups[key], self._versions[key]
 
     # what a worker prints
 

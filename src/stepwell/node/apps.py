@@ -65,6 +65,8 @@ class Apps:
         self._shared = shared
         self._apps: dict[tuple[str, str], App] = {}  # not on a shared store: others change apps, too
         self._versions: dict[tuple[str, str], AppVersion] = {}
+        self.on_changed: Callable[[App], None] = lambda app: None
+        """Told of apps that were changed here."""
 
     # finding
 
@@ -242,6 +244,8 @@ class Apps:
                 break
         self._apps.pop((env, name), None)
         await self._serve(env, name)
+        if app is not None:
+            self.on_changed(app)
         return app
 
     async def _serve(self, env: str, name: str) -> None:

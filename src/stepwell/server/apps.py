@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import secrets
@@ -19,6 +20,7 @@ from stepwell.apps.isolation import find_isolation
 from stepwell.apps.performer import AppPerformer
 from stepwell.apps.pool import Pool, machine_memory, new_worker_id
 from stepwell.engine.session import Placement, Rules
+from stepwell.model.errors import StepwellError
 from stepwell.model.file import FileRecord
 from stepwell.model.placement import Capacity
 
@@ -82,6 +84,7 @@ class AppRuntime:
         site.node.sessions.on_over = self.performer.release_session
         site.app_secrets = frozenset(settings.app_secrets)
         site.app_figures = self._figures
+        site.node.apps.on_changed = self._changed
         self.importer = Importer(
             self.folder, packages=self.packages, environments=self.environments, isolation=isolation
         )
@@ -101,6 +104,13 @@ class AppRuntime:
         await self.performer.close()
         if self._temporary:
             await asyncio.to_thread(_remove, self.folder.parent)
+
+    def _changed(self, app: App) -> None:
+        self._site.node.world.spawn(self._know(app))
+
+    async def _know(self, app: App) -> None:
+        with contextlib.suppress(StepwellError):  # it was removed meanwhile
+            self.performer.know(*await self._site.node.apps.find(app.env, app.reference))
 
     async def _find(self, env: str, reference: str) -> tuple[App, AppVersion]:
         return await self._site.node.apps.find(env, reference)
