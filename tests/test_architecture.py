@@ -61,6 +61,8 @@ ALLOWED_LIBRARIES: dict[str, dict[str, tuple[str, ...]]] = {
         "msgspec": (ANYWHERE,),
         "uv": (ANYWHERE,),
         "yaml": ("apps/manifest*",),
+        "pydantic": ("apps/base*",),  # what apps are written with: in their environments, and where they are tested
+        "pydantic_core": ("apps/base*",),
         "psutil": (ANYWHERE,),
         "pynvml": (ANYWHERE,),
         "ray": ("apps/ray*",),

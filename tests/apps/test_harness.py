@@ -781,5 +781,7 @@ def test_every_python_that_apps_may_ask_for_understands_it(tmp_path: Path, versi
         pytest.skip(f"Python {version} is not installed")
     (tmp_path / "msgpack.py").touch()
     start = f"import sys; sys.path[:0] = [{str(HARNESS)!r}, {str(tmp_path)!r}]; import harness"
+    base = HARNESS.with_name("base.py")
+    start += f"; from pathlib import Path; compile(Path({str(base)!r}).read_text('utf-8'), 'base.py', 'exec')"
     done = subprocess.run([python, "-W", "error", "-c", start], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

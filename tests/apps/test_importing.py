@@ -314,3 +314,31 @@ def test_sample_inputs_are_known(tmp_path: Path) -> None:
     assert example_input(tmp_path) == {"b": 2}
     (tmp_path / "input.json").write_text("{")
     assert example_input(tmp_path) == {"a": 1}
+
+
+async def test_a_single_file_is_an_app(tmp_path: Path, importer: Importer) -> None:
+    file = tmp_path / "embed.py"
+    file.write_text(
+        textwrap.dedent(
+            """
+            # /// script
+            # dependencies = ["pydantic>=2"]
+            # ///
+            from stepwell.apps import Embeddings
+
+            class Vectors(Embeddings):
+                resources = {"ram": "1GB"}
+
+                async def run(self, input: Embeddings.Input) -> Embeddings.Output:
+                    return self.Output(vectors=[[float(len(text))] for text in input.texts])
+            """
+        )
+    )
+    version = await importer.import_directory(file, own_namespace="me")
+    assert version.app == "me/vectors"
+    assert version.resources == Resources(ram_bytes=10**9)
+    assert version.functions["run"].capabilities == ("embeddings",)
+    assert (await importer.import_directory(file, own_namespace="me")).version == version.version
+    file.write_text(file.read_text().replace('"1GB"', "size"))
+    with pytest.raises(InvalidInput, match=r"embed.py.*Vectors.resources is read without running the code"):
+        await importer.import_directory(file, own_namespace="me")

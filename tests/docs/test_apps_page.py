@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ async def test_the_app_on_the_page_gives_what_the_page_says(tmp_path: Path) -> N
     folder = tmp_path / "summary"
     folder.mkdir()
     for block in PAGE.blocks:
-        if block.title and block.title != "output":
+        if block.title and block.title not in ("output", "embed.py"):
             (folder / block.title).write_text(block.text)
     repack(tmp_path / "wheels", python())
     settings = EnvironmentSettings(find_links=(str(tmp_path / "wheels"),), offline=True)
@@ -50,6 +52,28 @@ async def test_the_app_on_the_page_gives_what_the_page_says(tmp_path: Path) -> N
         *outputs, done = harness.until_ended()
         assert len(outputs) > 3
         assert isinstance(done, wire.Done)
+
+
+@pytest.mark.slow
+def test_the_single_file_on_the_page_runs_as_a_program(tmp_path: Path) -> None:
+    file = tmp_path / "embed.py"
+    file.write_text(PAGE.titled("embed.py").text)
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[1, 1]\n", "")
+
+
+@pytest.mark.slow
+async def test_the_single_file_on_the_page_is_an_app(tmp_path: Path) -> None:
+    file = tmp_path / "embed.py"
+    file.write_text(PAGE.titled("embed.py").text)
+    repack(tmp_path / "wheels", python())
+    settings = EnvironmentSettings(find_links=(str(tmp_path / "wheels"),), offline=True)
+    packages, environments = Packages(tmp_path / "packages"), Environments(tmp_path / "environments", settings)
+    version = await Importer(tmp_path, packages=packages, environments=environments).import_directory(
+        file, own_namespace="acme"
+    )
+    assert (version.app, version.description) == ("acme/embed", "Very small vectors of texts.")
+    assert version.functions["run"].batch_size == 32
 
 
 def test_the_page_has_every_key_of_the_manifest() -> None:

@@ -38,8 +38,9 @@ from typing import IO, TypeAlias
 
 import msgspec
 
+from stepwell.apps.declared import ENTRY, read_declared
 from stepwell.apps.isolation import LAUNCH, Isolation, Places
-from stepwell.model.errors import BuildFailed, ConfigurationError
+from stepwell.model.errors import BuildFailed, ConfigurationError, InvalidInput
 
 __all__ = ["Environment", "EnvironmentSettings", "Environments", "KeptEnvironment", "Progress"]
 
@@ -48,7 +49,9 @@ Progress: TypeAlias = Callable[[str], None]
 
 READY = "ready.json"
 _HARNESS = Path(__file__).with_name("harness")
+_BASE = Path(__file__).with_name("base.py")  # `stepwell.apps` where stepwell is not installed
 HARNESS_NEEDS = ("msgpack",)
+BASE_NEEDS = ("pydantic>=2",)
 OLDEST_PYTHON = (3, 10)
 _FORMAT = 1
 _TOLD_LINES = 25
@@ -205,7 +208,7 @@ class Environments:
             programs, executable = directory / "node_modules" / ".bin", plan.interpreter
         else:
             programs, executable = directory / "bin", directory / "bin" / "python"
-        read = (directory, executable.resolve().parents[1], _HARNESS, *plan.sources(package))
+        read = (directory, executable.resolve().parents[1], _HARNESS, _BASE, *plan.sources(package))
         return Environment(plan.key, directory, executable, programs, plan.version, warnings, read)
 
     def kept(self) -> list[KeptEnvironment]:
@@ -243,7 +246,12 @@ class Environments:
     async def _python_plan(self, package: Path, kernel: str, tell: Progress) -> tuple[_Plan, tuple[str, ...]]:
         interpreter, version = await self._python(kernel.partition("-")[2], tell)
         first = next((name for name in ("requirements.lock", "requirements.txt") if (package / name).is_file()), "")
-        stages = [(*self._requirements(package, first), *HARNESS_NEEDS)]
+        try:
+            declared = read_declared(package / ENTRY)
+        except InvalidInput as err:
+            raise BuildFailed(str(err)) from err
+        wanted = self._requirements(package, first) if first else self._lines("\n".join(declared.requirements), package)
+        stages = [(*wanted, *HARNESS_NEEDS, *(BASE_NEEDS if declared.uses_base else ()))]
         second = self._requirements(package, "requirements2.txt")
         return _Plan("python", interpreter, version, (*stages, *([second] if second else []))), ()
 
@@ -254,6 +262,9 @@ class Environments:
             text = (package / name).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as err:
             raise BuildFailed(f"{name} cannot be read: {err}") from err
+        return self._lines(text, package)
+
+    def _lines(self, text: str, package: Path) -> tuple[str, ...]:
         return read_requirements(text, package, {"stepwell": _stepwell(), **self._settings.substitutes})
 
     async def _python(self, wanted: str, tell: Progress) -> tuple[Path, str]:

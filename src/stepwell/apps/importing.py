@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from stepwell.apps.declared import directory_of
 from stepwell.apps.environment import Environment, Environments, Progress
 from stepwell.apps.isolation import Isolation
 from stepwell.apps.manifest import Manifest, read_manifest
@@ -74,7 +75,7 @@ class Importer:
         self, directory: Path, *, as_: str = "", version: str = "", known: Mapping[str, str] | None = None,
         own_namespace: str = "", env: str = DEV_ENV, now: Instant = 0, progress: Progress | None = None,
     ) -> AppVersion:  # fmt: skip
-        """Make a version of the app in a directory.
+        """Make a version of the app in a directory, or of the one file that it is.
 
         Args:
             as_: `namespace/name` or `name`, in place of what the manifest says.
@@ -89,8 +90,9 @@ class Importer:
             BuildFailed: Its environment cannot be made.
             Conflict: There is a version with this short id, made of other files.
         """
-        read_manifest(directory)  # before anything is copied
-        package = await asyncio.to_thread(self._packages.add, directory)
+        with directory_of(directory) as found:
+            read_manifest(found)  # before anything is copied
+            package = await asyncio.to_thread(self._packages.add, found)
         return await self._import(package, as_, version, known or {}, own_namespace, env, now, progress)
 
     async def import_archive(

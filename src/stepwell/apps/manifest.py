@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
 
+from stepwell.apps.declared import ENTRY, read_declared
 from stepwell.model.app import DEFAULT_FUNCTION, Needed, Resources, Scaling, Variant, read_reference
 from stepwell.model.errors import InvalidInput
 
@@ -62,7 +64,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read the manifest of the app in a directory.
+    """Read the manifest of the app in a directory. What it does not say, the code may (`declared.py`).
 
     Raises:
         InvalidInput: There is none, or it cannot be read; the message says which key expects what.
@@ -77,18 +79,24 @@ def read_manifest(directory: Path) -> Manifest:
         ) from err
     except OSError as err:
         raise InvalidInput(f"{file} cannot be read: {err.strerror}", field=FILE) from err
-    return parse_manifest(raw)
+    return parse_manifest(raw, read_declared(directory / ENTRY).values)
 
 
-def parse_manifest(raw: bytes) -> Manifest:
+def parse_manifest(raw: bytes, declared: Mapping[str, Any] | None = None) -> Manifest:
     """Read the text of a manifest.
+
+    Args:
+        declared: What the code says where the manifest says nothing.
 
     Raises:
         InvalidInput: As for `read_manifest`.
     """
     if len(raw) > MAX_BYTES:
         raise InvalidInput(f"{FILE} is larger than {MAX_BYTES:,} bytes", field=FILE)
-    root = _Value(_read_yaml(raw), "")
+    written = _read_yaml(raw)
+    if declared and (isinstance(written, dict) or written in (None, "")):
+        written = _texts(declared) | (written or {})
+    root = _Value(written, "")
     warnings: list[str] = []
     root.warn_about_others(_KEYS, warnings)
     name, namespace = root.text("name"), root.text("namespace")
@@ -347,6 +355,15 @@ def _read_yaml(raw: bytes) -> Any:
     except (yaml.YAMLError, RecursionError) as err:
         told = "is nested too deep" if isinstance(err, RecursionError) else str(err)
         raise InvalidInput(f"{FILE}: {told}", field=FILE) from err
+
+
+def _texts(value: Any) -> Any:
+    """A value of Python as the text that it would be written as."""
+    if isinstance(value, Mapping):
+        return {str(key): _texts(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_texts(one) for one in value]
+    return "" if value is None else str(value)
 
 
 def _plain(node: Any, left: list[int], *, typed: bool, root: bool = False) -> Any:

@@ -33,19 +33,21 @@ def app() -> None:
 def deploy(
     directory: Path, as_: str | None, version: str | None, not_current: bool, url: str, key: str | None, as_json: bool
 ) -> None:
-    """Give the server the app in DIRECTORY and print its reference.
+    """Give the server the app in DIRECTORY, or in one file of Python, and print its reference.
 
     The server makes its environment, loads it to see what functions it has, and keeps it as a version that never
     changes. The same files again are the same version.
     """
+    from stepwell.apps.declared import directory_of
     from stepwell.apps.manifest import read_manifest
     from stepwell.apps.package import write_archive
 
-    read_manifest(directory)  # before anything is sent
     query = {"as": as_, "version": version, "current": "false" if not_current else None}
     done: Any = None
     with tempfile.TemporaryFile() as archive:
-        files = write_archive(directory, archive)
+        with directory_of(directory) as found:
+            read_manifest(found)  # before anything is sent
+            files = write_archive(found, archive)
         say(f"sending {files:,} files, {archive.tell() / (1 << 20):.1f} MiB", mark="↑")
         archive.seek(0)
         pieces = iter(lambda: archive.read(1 << 18), b"")

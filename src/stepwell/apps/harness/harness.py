@@ -10,9 +10,10 @@ standard library, `msgpack` and the app, and runs on Python 3.10 and later.
                         `on_cancel`
     thread "app"        functions that are not async, always in the same thread
 
-An app is the class `App` of its `inference.py`, which is imported as part of a package made up for it, so that
-relative imports work in a directory of any name. Nothing of it is expected but its methods: what is a function, how
-it wants to be called and what it returns is seen from its signature and from what it gives back.
+An app is the class `App` of its `inference.py`, or the one class there that inherits from `stepwell.apps.App`. It is
+imported as part of a package made up for it, so that relative imports work in a directory of any name. Nothing of it is
+expected but its methods: what is a function, how it wants to be called and what it returns is seen from its signature
+and from what it gives back. Where stepwell is not installed, `apps/base.py` alone is `stepwell.apps`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import dataclasses
 import faulthandler
 import functools
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import json
@@ -46,6 +48,8 @@ PROTOCOL = 1
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 PACKAGE = "stepwell_app"  # the app's directory, under a name that is an identifier
 ENTRY = "inference"
+BASE = "stepwell.apps"
+BASE_FILE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "base.py")
 NO_FUNCTIONS = frozenset({"setup", "unload", "on_cancel", "snapshot", "restore"})
 SOCKETS = frozenset({"socket", "sock"})  # a parameter with such a name is a live stream
 SESSIONS = frozenset({"rebuild", "snapshot"})
@@ -150,11 +154,44 @@ def imported(directory: str) -> type:
     own = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [directory, *(place for place in sys.path if os.path.abspath(place) not in (own, directory))]
     as_package(directory)
-    module = importlib.import_module(f"{PACKAGE}.{ENTRY}")
-    app = getattr(module, "App", None)
-    if not inspect.isclass(app):
-        raise ImportError(f"{ENTRY}.py has no class named App")
-    return app
+    offer_base()
+    return app_in(importlib.import_module(f"{PACKAGE}.{ENTRY}"))
+
+
+def app_in(module: types.ModuleType) -> type:
+    base = getattr(sys.modules.get(BASE), "App", None)
+    named_so = getattr(module, "App", None)
+    if inspect.isclass(named_so) and named_so is not base:
+        return named_so
+    inheriting = {
+        one: None
+        for one in vars(module).values()
+        if base is not None and inspect.isclass(one) and issubclass(one, base) and one.__module__ == module.__name__
+        if not one.__name__.startswith("_")
+    }
+    found = [one for one in inheriting if not any(issubclass(other, one) for other in inheriting if other is not one)]
+    if len(found) > 1:
+        names = ", ".join(one.__name__ for one in found)
+        raise ImportError(f"{ENTRY}.py has several apps: {names}; call one of them App, or begin other names with _")
+    if not found:
+        raise ImportError(f"{ENTRY}.py has no class named App, and none that inherits from stepwell.apps.App")
+    return found[0]
+
+
+class BaseFinder:
+    """Finds `stepwell.apps`, and nothing else of stepwell."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+        if name == "stepwell":
+            return importlib.machinery.ModuleSpec(name, None, is_package=True)
+        return importlib.util.spec_from_file_location(name, BASE_FILE) if name == BASE else None
+
+
+def offer_base() -> None:
+    """Let an app import `stepwell.apps` where stepwell is not installed."""
+    if importlib.util.find_spec("stepwell") is None:
+        sys.meta_path.append(BaseFinder)
 
 
 def as_package(directory: str) -> None:
@@ -355,7 +392,8 @@ def described(value: Any) -> Any:
 
 
 def is_file(value: Any) -> bool:
-    return named(type(value), "File") and hasattr(value, "to_dict") and hasattr(value, "path")
+    kind = type(value)  # asked first, since asking a file for its path may fetch it
+    return named(kind, "File") and hasattr(kind, "to_dict") and (hasattr(kind, "path") or hasattr(value, "path"))
 
 
 def files_in(value: Any, dumped: Any, place: tuple[str | int, ...] = ()) -> Iterator[list[str | int]]:
@@ -535,8 +573,11 @@ class Host:
         await self._unload()
         self._about, self._context = metadata, Context(Metadata(**metadata))
         app = self._kind()
+        base = getattr(sys.modules.get(BASE), "App", None)
         for name, given in (("logger", logger()), ("context", self._context)):
-            if not hasattr(app, name):  # one that it made itself stays
+            if not hasattr(app, name) or getattr(app, name) is getattr(
+                base, name, app
+            ):  # one that it made itself stays
                 with contextlib.suppress(AttributeError, TypeError, ValueError):
                     setattr(app, name, given)
         method = getattr(app, "setup", None)
@@ -771,3 +812,4 @@ if __name__ == "__main__":
     main()
 elif __name__ == "__mp_main__":  # a process that the app started by `multiprocessing`, which is to find its functions
     as_package(sys.path[0])
+    offer_base()
