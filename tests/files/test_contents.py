@@ -19,7 +19,7 @@ from stepwell.model.errors import ConfigurationError, NotFound, TooLarge
 from stepwell.model.file import Contents
 from stepwell.store import contents as contents_module
 from stepwell.store.base import StoreFull
-from stepwell.store.contents import DiskContents, pieces_of
+from stepwell.store.contents import DiskContents
 
 LIMIT = 100_000_000
 
@@ -192,16 +192,6 @@ async def test_bytes_are_synced_before_they_have_their_name(tmp_path: Path, monk
         f"replace files/{digest[:2]}/{digest}",
         f"fsync files/{digest[:2]}",
     ]
-
-
-async def test_a_file_of_this_machine_is_read_in_pieces(tmp_path: Path) -> None:
-    path = tmp_path / "a.bin"
-    path.write_bytes(os.urandom(1_000_000))
-    found = [piece async for piece in pieces_of(str(path))]
-    assert b"".join(found) == path.read_bytes()
-    assert len(found) > 1
-    with pytest.raises(FileNotFoundError):
-        await anext(pieces_of(str(tmp_path / "none")))
 
 
 async def test_a_place_that_cannot_be_used_is_told_at_the_start(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def backup(destination: Path, data: Path, db: str | None, as_json: bool) -> None
         return
     size = (done.database_bytes + done.files_bytes) / (1 << 20)
     say(
-        f"{done.place} holds {done.runs} runs {dim(f'{size:.1f} MiB, {done.files} files of large texts')}",
+        f"{done.place} holds {done.runs} runs {dim(f'{size:.1f} MiB, {done.files} files')}",
         mark="✓",
         colour="green",
     )

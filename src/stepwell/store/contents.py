@@ -174,16 +174,6 @@ class DiskContents:
         return self._directory / folder_of(digest) / digest
 
 
-async def pieces_of(path: str) -> AsyncIterator[bytes]:
-    """The bytes of any file of this machine. Raises `OSError`."""
-    file = await asyncio.to_thread(open, path, "rb")
-    try:
-        while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
-            yield piece
-    finally:
-        file.close()
-
-
 def folder_of(digest: str) -> str:
     """The folder of a content. Raises `NotFound` for what is no digest, so that it can be part of a path."""
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):

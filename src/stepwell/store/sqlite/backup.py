@@ -85,6 +85,7 @@ def _copy(directory: Path, part: Path) -> Backup:
             _copy_database(directory / "stepwell.db", part / "stepwell.db")
             return _copy_files(directory, part)
         except _FileSwept:
+            shutil.rmtree(part / "files", ignore_errors=True)
             if attempt == ATTEMPTS - 1:
                 raise ConfigurationError(
                     "texts were removed again and again while they were copied; stop the server, or try again"
@@ -133,11 +134,42 @@ def _copy_files(directory: Path, part: Path) -> Backup:
             if target.stat().st_size != size_bytes:
                 raise ConfigurationError(f"the text {hash} has {target.stat().st_size} bytes and had {size_bytes}")
             count, size = count + 1, size + size_bytes
+        for digest in _contents(database):
+            copied = _copy_content(directory, part, digest)
+            count, size = count + bool(copied), size + copied
     finally:
         database.close()
     for folder in _folders(part):
         _sync(folder)
     return Backup(part, int(schema), runs, (part / "stepwell.db").stat().st_size, count, size)
+
+
+def _contents(database: sqlite3.Connection) -> list[str]:
+    """The digests of the files that a database knows of (`stepwell.node.files`)."""
+    tables = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'record'"
+    if database.execute(tables).fetchone() is None:
+        return []
+    known = "SELECT DISTINCT substr(key, 1, 64) FROM record WHERE env = '' AND kind = 'file_use'"
+    return [digest for (digest,) in database.execute(known)]
+
+
+def _copy_content(directory: Path, part: Path, digest: str) -> int:
+    """Returns how many bytes were copied; none of what is kept elsewhere, and of an upload that is still going on."""
+    source, target = (place / "files" / digest[:2] / digest for place in (directory, part))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(source, target)
+    except FileNotFoundError:
+        database = sqlite3.connect(f"{(directory / 'stepwell.db').resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            needed = digest in _contents(database)
+        finally:
+            database.close()
+        if needed:
+            return 0
+        raise _FileSwept from None
+    _sync(target)
+    return target.stat().st_size
 
 
 def _folders(part: Path) -> Iterator[Path]:
