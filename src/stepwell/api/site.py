@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from stepwell.api.body import Bodies, Limits
 from stepwell.api.keys import Refusals
+from stepwell.api.lookups import Lookups
 from stepwell.api.masking import NOTHING_HIDDEN
 from stepwell.model.event import DEV_ENV
 from stepwell.node.reads.runs import nobody_knows
@@ -205,9 +206,11 @@ class Site:
     told: set[tuple[str, str]] = field(default_factory=set)  # of events: name and unknown field; "" for rounded numbers
     refusals: Refusals = field(default_factory=Refusals)
     bodies: Bodies = field(init=False)
+    lookups: Lookups = field(init=False)
 
     def __post_init__(self) -> None:
         self.bodies = Bodies(self.limits)
+        self.lookups = Lookups(self.streams)
 
     @property
     def uptime_s(self) -> float:

@@ -61,7 +61,8 @@ async def test_an_app_is_removed(api: Api) -> None:
 
 
 async def test_of_secrets_names_are_told_and_nothing_is_taken(api: Api) -> None:
-    api.server.site.app_secrets = frozenset({"KEY", "OTHER"})
+    for server in api.servers:
+        server.site.app_secrets = frozenset({"KEY", "OTHER"})
     found = (await api.http.post("/secrets/list", json={"search": {"term": "ke"}})).json()["data"]["items"]
     assert [(one["key"], one["masked_value"]) for one in found] == [("KEY", "********")]
     for method, path in (("POST", "/secrets"), ("PUT", "/secrets/KEY"), ("GET", "/secrets/reveal/KEY")):

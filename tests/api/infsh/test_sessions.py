@@ -72,7 +72,8 @@ async def test_a_session_is_of_one_version_of_one_app(api: Api, performer: Scrip
     await ended(api, followed)
     assert performer.calls[-1].request.app == "acme/stitch@old1"
     assert await refused(await ask(api, {"app": "acme/stitch@k3f9", "session": session})) == (409, "VERSION_MISMATCH")
-    api.server.site.app_secrets = frozenset({"KEY"})
+    for server in api.servers:
+        server.site.app_secrets = frozenset({"KEY"})
     assert await refused(await ask(api, {"app": "acme/secretive", "session": session})) == (409, "APP_MISMATCH")
 
 

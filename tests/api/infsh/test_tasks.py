@@ -135,7 +135,8 @@ async def test_missing_secrets_are_named_with_nothing_around_them(api: Api, perf
     (missing,) = response.json()["errors"]
     assert (missing["type"], missing["key"], missing["action"]) == ("secret", "KEY", {"type": "add_secret"})
     assert "--app-secret KEY" in missing["message"]
-    api.server.site.app_secrets = frozenset({"KEY"})
+    for server in api.servers:
+        server.site.app_secrets = frozenset({"KEY"})
     assert (await ask(api, {"app": "acme/secretive"})).status_code == 200
 
 
@@ -206,7 +207,7 @@ async def test_a_stream_has_what_happens_in_order(api: Api, performer: ScriptedA
 
 
 async def _followed(api: Api) -> bool | None:
-    return api.server.site.watch.followers > 0 or None
+    return any(server.site.watch.followers for server in api.servers) or None
 
 
 async def test_a_failure_is_told_wherever_it_is_looked_for(api: Api, performer: ScriptedApps) -> None:
@@ -287,7 +288,7 @@ async def test_a_server_that_stops_breaks_streams_off(api: Api, performer: Scrip
     performer.script = for_ever
     reading = asyncio.create_task(stream(api, await begun(api)))
     await until(lambda: _followed(api))
-    await api.server.stop()
+    await api.stop()
     with pytest.raises(httpx2.RemoteProtocolError):
         await reading
 

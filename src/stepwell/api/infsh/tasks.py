@@ -15,7 +15,7 @@ from stepwell.api.infsh import answers
 from stepwell.api.infsh.answers import RequirementsNotMet
 from stepwell.api.infsh.stream import END, After, TaskStream
 from stepwell.api.infsh.task_files import note_inputs, removed
-from stepwell.api.infsh.views import progress_of, shown, task_id, view_of
+from stepwell.api.infsh.views import know_progress, progress_of, shown, task_id, view_of
 from stepwell.api.routes import Ask, Route
 from stepwell.api.stream import Bell
 from stepwell.model.app import DEFAULT_VARIANT, read_reference
@@ -227,6 +227,8 @@ async def stream(ask: Ask) -> Response:
     last = request.headers.get("last-event-id") or ask.query("after") or ""
     if last == END and row.status.final:
         return Response(status_code=204)
+    if not row.status.final:
+        await know_progress(site, row.id)
     return TaskStream(
         site,
         row.id,

@@ -36,7 +36,17 @@ async def view_of(site: Site, task: RunId, progress: Progress | None = None) -> 
     found = await task_of(node.store, site.env, task, node.world.now(), site.running)
     if found is None:
         raise NotFound(f"no task {task}")
-    return await shown(site, found, progress if progress is not None else progress_of(site, task))
+    if progress is None:
+        if not found.status.final:
+            await know_progress(site, task)
+        progress = progress_of(site, task)
+    return await shown(site, found, progress)
+
+
+async def know_progress(site: Site, task: RunId) -> None:
+    """Have here what another server published of a task that goes on."""
+    if site.node.shared and not site.running(task):
+        await site.lookups.know(task)
 
 
 async def shown(site: Site, found: Task, progress: Progress) -> TaskView:
