@@ -423,10 +423,11 @@ def test_a_large_worker_is_not_overtaken_by_small_ones_for_ever() -> None:
 
 
 class Machine:
-    """Runs the workers of a schedule against a clock of its own."""
+    """Runs the workers of a schedule against a clock of its own. Each one started is ready `later_ms` after the one
+    before."""
 
-    def __init__(self, schedule: Placement, start_ms: int, call_ms: dict[WorkerKey, int]) -> None:
-        self.schedule, self.start_ms, self.call_ms = schedule, start_ms, call_ms
+    def __init__(self, schedule: Placement, start_ms: int, call_ms: dict[WorkerKey, int], *, later_ms: int = 0) -> None:
+        self.schedule, self.start_ms, self.call_ms, self.later_ms = schedule, start_ms, call_ms, later_ms
         self.now = 0
         self.events: list[tuple[int, int, str, str]] = []
         self.number = itertools.count()
@@ -444,9 +445,9 @@ class Machine:
             for action in self.schedule.decide(self.now):
                 match action:
                     case Start(worker=worker, key=key):
-                        self.starts += 1
                         self.keys[worker] = key
-                        self.soon(self.start_ms, "ready", worker)
+                        self.soon(self.start_ms + self.later_ms * self.starts, "ready", worker)
+                        self.starts += 1
                     case Assign(worker=worker):
                         self.soon(self.call_ms[self.keys[worker]], "done", worker)
                     case Stop(worker=worker):
@@ -483,6 +484,39 @@ def test_a_thousand_calls_of_twenty_apps_are_done_evenly_at_every_moment() -> No
         assert max(counts) <= 1.2 * min(counts) + 1, (moment, counts)
     machine.run(100_000)
     assert all(machine.finished[key] == 50 for key in keys)
+
+
+@pytest.mark.parametrize("call_ms", [30, 100])
+def test_apps_whose_workers_are_ready_later_catch_up_on_a_busy_machine(call_ms: int) -> None:
+    numbers = itertools.count()
+    schedule = Placement(Capacity(workers=32, cpus=2), Rules(), lambda: f"w{next(numbers)}")
+    keys = apps(20)
+    machine = Machine(schedule, 400, dict.fromkeys(keys, call_ms), later_ms=50)
+    for key in keys:
+        for number in range(50):
+            schedule.add(Waiting(call=f"{key.reference} {number}", key=key), Kind(), 0)
+    while sum(machine.finished.values()) < 500:
+        machine.run(machine.now + 10)
+    counts = [machine.finished[key] for key in keys]
+    assert max(counts) <= 1.2 * min(counts) + 1, counts
+    machine.run(100_000)
+    assert all(machine.finished[key] == 50 for key in keys)
+
+
+def test_nobody_waits_long_for_an_app_that_was_set_up_for_minutes_or_whose_calls_take_minutes() -> None:
+    numbers = itertools.count()
+    schedule = Placement(Capacity(workers=32, cpus=1), Rules(most=1), lambda: f"w{next(numbers)}")
+    slow = WorkerKey("ns/slow@1")
+    machine = Machine(schedule, 300, {A: 100, B: 100, slow: 120_000}, later_ms=60_000)
+    for key, count in ((A, 5_000), (slow, 10), (B, 5_000)):  # ready one minute after the other
+        for number in range(count):
+            schedule.add(Waiting(call=f"{key.reference} {number}", key=key), Kind(), 0)
+    machine.run(60_000)
+    assert machine.finished[A] > 590
+    machine.run(300_000)
+    assert machine.finished[A] > 2_900
+    assert machine.finished[B] > 1_700
+    assert machine.finished[slow] == 1
 
 
 @pytest.mark.parametrize("slots", [1, 4, 7])

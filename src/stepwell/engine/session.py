@@ -60,10 +60,15 @@ class Rules:
     longest_backoff_ms: int = 60_000
     wait_for_resources: bool = False
     """Keep calls that need more than this machine has, instead of refusing them."""
+    catch_up_ms: int = 2_000
+    """An app whose workers were ready later than those of others is let catch up for so long, while the machine is
+    busy."""
     patience_ms: int = 10_000
     """A call that needs much and has waited for so long is not overtaken any more by workers that need less."""
 
 
+_LEAD_MS = 50.0
+"""So much further than others an app may be in any case."""
 _MOST_LINES = 1_000
 """Keys that are remembered; beyond it, those without workers and calls are forgotten."""
 
@@ -97,11 +102,19 @@ class _Wait:
 
 @dataclass(slots=True, eq=False)
 class _App:
-    """`served_ms`: how long workers were busy for it, brought up to that of the others when it comes back."""
+    """`served_ms`: how long workers were busy for it, brought up to that of the others when it comes back; `pace_ms`:
+    the same for each worker that it has."""
 
     served_ms: float = 0.0
+    pace_ms: float = 0.0
     workers: int = 0  # that are not stopping
+    ready: int = 0  # of these, set up
     calls: int = 0  # waiting or being made
+    busy: dict[str, _Worker] = field(default_factory=dict)
+
+    def pace(self, now: int) -> float:
+        """With the calls that are being made."""
+        return self.pace_ms + sum(now - one.since for one in self.busy.values()) / max(self.ready, 1)
 
 
 @dataclass(slots=True, eq=False)
@@ -156,6 +169,8 @@ class Placement:
         self._leases: dict[str, _Lease] = {}
         self._where: dict[str, tuple[_Line, _Wait]] = {}  # by call
         self._touched: dict[WorkerKey, _Line] = {}
+        self._held: dict[WorkerKey, _Line] = {}  # whose idle workers let others catch up
+        self._held_until = 0
         self._gathering: dict[WorkerKey, _Line] = {}  # that wait until a batch is full
         self._hungry: dict[WorkerKey, _Line] = {}  # with calls for which no worker is idle, or too few to be kept
         self._starved: dict[WorkerKey, _Line] = {}  # of these, the ones for which there was no room
@@ -195,8 +210,9 @@ class Placement:
             line.waiting.append(wait)
             line.opening += waiting.opens
         if line.app.calls == 0:
-            active = [app.served_ms for app in self._apps.values() if app.calls]
-            line.app.served_ms = max(line.app.served_ms, min(active, default=0.0))
+            active = [app for app in self._apps.values() if app.calls]
+            line.app.served_ms = max(line.app.served_ms, min((one.served_ms for one in active), default=0.0))
+            line.app.pace_ms = max(line.app.pace_ms, min((one.pace(now) for one in active), default=0.0))
         line.app.calls += 1
         self._where[waiting.call] = (line, wait)
         self._touched[line.key] = line
@@ -238,6 +254,10 @@ class Placement:
         line.starting -= 1
         line.start_ms = (1 - _NEWEST) * line.start_ms + _NEWEST * (now - one.since)
         line.failures = line.not_before = 0
+        if not line.app.ready:
+            others = [app.pace(now) for app in self._apps.values() if app.ready and app.calls]
+            line.app.pace_ms = max(line.app.pace_ms, min(others, default=0.0) - self.rules.catch_up_ms)
+        line.app.ready += 1
         self._rest(one, now)
 
     def done(self, worker: str, now: int) -> None:
@@ -275,6 +295,7 @@ class Placement:
             line.starting -= 1
         if one.state is not State.STOPPING:
             line.app.workers -= 1
+            line.app.ready -= one.state is not State.STARTING
         line.idle.pop(worker, None)
         del line.workers[worker]
         if one.session:
@@ -320,6 +341,8 @@ class Placement:
         for line in self._gathering.values():
             if line.batch_at is not None and line.batch_at <= now:
                 self._touched[line.key] = line
+        self._touched |= self._held
+        self._held.clear()
         while self._touched:
             _, line = self._touched.popitem()
             self._match(line, now)
@@ -332,8 +355,10 @@ class Placement:
     def wake_at(self, now: int) -> int | None:
         moments: list[int] = []
         moments += [line.batch_at for line in self._gathering.values() if line.batch_at is not None]
+        if self._held:
+            moments.append(self._held_until)
         for line in self._manned():
-            if line.idle:
+            if line.idle and not line.waiting:
                 oldest = next(iter(line.idle.values()))
                 if (limit := self._idle_ms(line)) is not None:
                     moments.append(oldest.since + limit)
@@ -362,6 +387,9 @@ class Placement:
             if self._gives_way(worker, now):
                 self._stop(worker, now, "others have waited longer")
                 continue
+            if self._lets_catch_up(line, now):
+                self._held[line.key] = line
+                break
             taken = self._take(line, now)
             if not taken:
                 break
@@ -372,6 +400,24 @@ class Placement:
         else:
             self._hungry.pop(line.key, None)
             self._starved.pop(line.key, None)
+
+    def _lets_catch_up(self, line: _Line, now: int) -> bool:
+        """Whether an app waits a moment, on a busy machine, for those that came to work later."""
+        if sum(len(app.busy) for app in self._apps.values()) < self.capacity.cpus:
+            return False
+        others = [
+            app.pace(now)
+            for app in self._apps.values()
+            if app is not line.app and app.ready and app.calls > len(app.busy)
+        ]
+        slowest = min(others, default=None)
+        if slowest is None:
+            return False
+        ahead = line.app.pace(now) - slowest - max(line.call_ms or 0.0, _LEAD_MS)
+        if ahead <= 0:
+            return False
+        self._held_until = now + max(1, int(ahead))
+        return True
 
     def _take(self, line: _Line, now: int) -> list[_Wait]:
         """What is made next: one call, or a batch. Empty while a batch waits for more."""
@@ -400,7 +446,8 @@ class Placement:
         self._starved.clear()
         wanting = [one for one in self._hungry.values() if self._wants_more(one, now) and not self._never_fits(one)]
         turns = [(self._turn_order(line), line) for line in wanting]
-        growing = [one for one in self._hungry.values() if one.waiting and len(one.workers) < self._most(one)]
+        calling = {**self._hungry, **self._held}.values()
+        growing = [one for one in calling if one.waiting and len(one.workers) < self._most(one)]
         heapq.heapify(turns)
         held_back = False
         while turns:
@@ -446,6 +493,7 @@ class Placement:
         line = worker.line
         line.idle.pop(worker.id, None)
         worker.state, worker.since, worker.calls = State.BUSY, now, len(taken)
+        line.app.busy[worker.id] = worker
         for wait in taken:
             del self._where[wait.waiting.call]
         first = taken[0].waiting
@@ -469,6 +517,7 @@ class Placement:
 
     def _stopping(self, worker: _Worker, now: int) -> None:
         worker.line.idle.pop(worker.id, None)
+        worker.line.app.ready -= worker.state is not State.STARTING
         worker.state, worker.since = State.STOPPING, now
         worker.line.app.workers -= 1
         self._touched[worker.line.key] = worker.line
@@ -477,6 +526,8 @@ class Placement:
         line = worker.line
         line.served_ms += took
         line.app.served_ms += took
+        line.app.pace_ms += took / max(line.app.ready, 1)
+        line.app.busy.pop(worker.id, None)
         line.app.calls -= worker.calls
         worker.calls = 0
 

@@ -71,6 +71,7 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     """What all workers of this machine together may take."""
 
     workers: int = 32
+    cpus: int = 1
     memory_bytes: int = 0  # 0: not known, and not counted
     gpus: tuple[Gpu, ...] = ()
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import secrets
 import shutil
 import tempfile
@@ -61,7 +62,7 @@ class AppRuntime:
         rules = Rules(
             idle_ms=round(own.idle_s * 1000), most=own.workers_per_app, wait_for_resources=own.wait_for_resources
         )
-        capacity = Capacity(workers=own.workers, memory_bytes=memory, gpus=gpus())
+        capacity = Capacity(workers=own.workers, cpus=os.cpu_count() or 1, memory_bytes=memory, gpus=gpus())
         self.environments = Environments(self.folder / "environments", own.environments, isolation)
         self.pool = Pool(
             self.folder,
