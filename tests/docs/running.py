@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import stepwell
 from stepwell.sdk.worker import Worker
@@ -80,8 +80,15 @@ def running_server(**settings: Any) -> Iterator[Server]:
         loop.close()
 
 
+class Reached(Protocol):
+    """A server, in this process or in another."""
+
+    @property
+    def url(self) -> str: ...
+
+
 @contextmanager
-def working(services: Sequence[stepwell.Service], server: Server) -> Iterator[None]:
+def working(services: Sequence[stepwell.Service], server: Reached) -> Iterator[None]:
     """The services as workers of the server, on another event loop."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
