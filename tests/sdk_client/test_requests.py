@@ -412,3 +412,47 @@ def test_a_run_that_does_not_exist_is_not_found() -> None:
         for ask in (client.run(RUN).status, client.run(RUN).cancel, client.run(RUN).result):
             with pytest.raises(NotFound):
                 ask()
+
+
+# Reruns
+
+MADE = Reply(201, {"data": {"run_id": "01JZ0000000000000000000002", "origin": RUN, "from_step": "draft", "kept": 1}})
+
+
+def test_a_rerun_names_the_step_and_what_changes() -> None:
+    with scripted(lambda asked: MADE) as server, Client(server.url, api_key="signkey-test-aa") as client:
+        old = client.run(RUN, function=summarize)
+        new = client.rerun(old, from_step="draft", set={"model": "small", "who": Ticket("t1")})
+        client.rerun(RUN, input=Ticket("t2", urgent=True))
+        client.rerun(RUN)
+    assert (new.id, new.function) == ("01JZ0000000000000000000002", "support-summarize")
+    assert {(asked.method, asked.path) for asked in server.asked} == {("POST", f"/v1/runs/{RUN}/rerun")}
+    assert [asked.json() for asked in server.asked] == [
+        {"from_step": "draft", "set": {"model": "small", "who": {"id": "t1", "urgent": False}}},
+        {"input": {"id": "t2", "urgent": True}},
+        {},
+    ]
+    assert len({asked.headers["idempotency-key"] for asked in server.asked}) == 3
+    assert server.asked[0].headers["authorization"].startswith("Bearer ")
+
+
+@pytest.mark.parametrize("first", [LOST, Reply(503, {"error": "full"})])
+def test_a_rerun_that_is_tried_again_is_the_same_rerun(first: Reply) -> None:
+    with scripted(in_turn(first, MADE)) as server, Client(server.url) as client:
+        assert client.rerun(RUN, from_step="draft").id == "01JZ0000000000000000000002"
+    assert len(server.asked) == 2
+    assert len({asked.headers["idempotency-key"] for asked in server.asked}) == 1
+
+
+def test_a_rerun_that_is_refused_says_why() -> None:
+    with scripted(always(409, {"error": f"run {RUN} has not ended"})) as server, Client(server.url) as client:
+        with pytest.raises(ServerError, match="has not ended") as refused:
+            client.rerun(RUN)
+    assert refused.value.status == 409
+    with scripted(always(404, {"error": "no such step"})) as server, Client(server.url) as client:
+        with pytest.raises(NotFound, match="no such step"):
+            client.rerun(RUN, from_step="x")
+    with scripted(lambda asked: MADE) as server, Client(server.url) as client:
+        with pytest.raises(StepResultNotPortable, match="the input of a rerun"):
+            client.rerun(RUN, input={"at": object()})
+    assert server.asked == []

@@ -148,6 +148,21 @@ def test_a_function_is_started_and_its_result_comes_back_typed(client: stepwell.
     assert client.run(run.id, function=buy).result() == Receipt("o1", 35)
 
 
+def test_a_run_is_made_again_with_other_data_and_with_its_type(client: stepwell.Client) -> None:
+    old = client.start(buy, Order("o1", amount=5))
+    assert old.result(timeout="20s") == Receipt("o1", 35)
+    assert client.rerun(old, set={"amount": 6}).result(timeout="20s") == Receipt("o1", 36)
+    assert client.rerun(old.id, from_step="total").result(timeout="20s") == {"order": "o1", "total": 35}
+
+
+async def test_the_async_client_makes_a_run_again(url: str) -> None:
+    async with stepwell.AsyncClient(url) as client:
+        old = await client.start(buy, Order("o1", amount=5))
+        await old.result(timeout="20s")
+        new = await client.rerun(old, input=Order("o2", amount=7))
+        assert await new.result(timeout="20s") == Receipt("o2", 37)
+
+
 def test_a_stream_tells_of_every_step(client: stepwell.Client) -> None:
     run = client.start(buy, Order("o2"))
     updates = list(run.stream())

@@ -54,6 +54,8 @@ def synchronous() -> None:
         assert_type(run.result(timeout="1m"), Summary)
         assert_type(run.result(timeout=timedelta(minutes=1)).title, str)
         assert_type(run.result(5), Summary)
+        assert_type(client.rerun(run, from_step="draft", set={"model": "small"}), stepwell.Run[Summary])
+        assert_type(client.rerun(run.id, input={"id": "t1"}), stepwell.Run[Any])
         assert_type(run.stream(), Iterator[stepwell.Update])
         for update in run.stream():
             assert_type(update.text, str)
@@ -86,6 +88,8 @@ async def asynchronous() -> None:
         run = await client.start(summarize, Ticket(id="t1", text="..."))
         assert_type(run, stepwell.AsyncRun[Summary])
         assert_type(await run.result(timeout="1m"), Summary)
+        assert_type(await client.rerun(run, from_step="draft"), stepwell.AsyncRun[Summary])
+        assert_type(await client.rerun(run.id), stepwell.AsyncRun[Any])
         assert_type(run.stream(), AsyncIterator[stepwell.Update])
         async for update in run.stream():
             assert_type(update.text, str)

@@ -24,6 +24,7 @@ from stepwell.sdk.client.requests import MATCH_S, Sent
 from stepwell.sdk.client.run import (
     ReceivedEvent,
     data_text,
+    edit_text,
     events_given,
     limit_of,
     listed,
@@ -235,6 +236,55 @@ class Client:
             function, output: Either says how to read the result.
         """
         return Run(self._exchange, id, None if function is None else function.slug, result_type(function, output))
+
+    @overload
+    def rerun(
+        self,
+        run: Run[R],
+        /,
+        *,
+        from_step: str | None = None,
+        set: Mapping[str, Any] | None = None,
+        input: Any = None,
+    ) -> Run[R]: ...
+    @overload
+    def rerun(
+        self, run: str, /, *, from_step: str | None = None, set: Mapping[str, Any] | None = None, input: Any = None
+    ) -> Run[Any]: ...
+    def rerun(
+        self,
+        run: Run[Any] | str,
+        /,
+        *,
+        from_step: str | None = None,
+        set: Mapping[str, Any] | None = None,
+        input: Any = None,
+    ) -> Run[Any]:
+        """Make an ended run again, from its beginning or from one of its steps, perhaps with another input.
+
+        What was recorded before that step is kept and not done again. When this returns, the new run has begun,
+        durably, and once, however often it was tried.
+
+        Args:
+            run: The old run, or its id; with a run the result of the new one has the same type.
+            from_step: The name of a step, `draft:1` for the second use of that name, or its id; None: from the
+                beginning.
+            set: What changes of the recorded input, by its path: `{"messages.0.content": "Be brief."}`. Without a step
+                the input is the data of the event.
+            input: The whole new input instead.
+
+        Raises:
+            NotFound: There is no such run, or no such step in it.
+            InvalidInput: The input does not fit the step.
+            ServerError: With `status` 409: the run has not ended, or the step has no input that could be edited.
+            StepResultNotPortable: A part of the input has no JSON form.
+            Unauthorized: A key is missing or wrong.
+            ServerUnreachable: No server answers.
+        """
+        old = self.run(run) if isinstance(run, str) else run
+        body = edit_text(from_step, set, input)
+        made = self._exchange.run(requests.rerun(self._exchange.address, old.id, body))
+        return Run(self._exchange, made, old.function, old._annotation)
 
     def runs(
         self,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import os
 import time
+import uuid
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -186,6 +187,28 @@ def cancel(address: Address, run_id: str) -> Flow[None]:
         answer = yield from _authorized(address, ask)
     if answer.status != 409:
         check(answer, ask)
+
+
+def rerun(address: Address, run_id: str, body: bytes) -> Flow[str]:
+    """Make an ended run again and return the id of the new run, which is made once however often this was tried.
+
+    Args:
+        body: JSON text with `from_step`, `set` and `input`, as far as they are wanted.
+
+    Raises:
+        NotFound: There is no such run, or no such step in it.
+        InvalidInput: The input does not fit.
+        ServerError: With status 409: the run has not ended, or the step cannot be edited.
+    """
+    headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
+    ask = Ask("POST", f"/v1/runs/{quote(run_id, safe='')}/rerun", body, headers=headers)
+    answer = yield from _authorized(address, ask)
+    check(answer, ask)
+    found = _data(answer)
+    made = found.get("run_id") if isinstance(found, dict) else None
+    if not isinstance(made, str) or not made:
+        raise ServerError(f"the server made {run_id} again and named no run: {_text(answer)}", status=answer.status)
+    return made
 
 
 def runs_of_event(address: Address, event_id: str, *, wait_s: float) -> Flow[list[dict[str, Any]]]:

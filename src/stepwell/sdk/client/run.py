@@ -31,6 +31,33 @@ if TYPE_CHECKING:
     from stepwell.sdk.function import Function
 
 
+def edit_text(from_step: str | None, changes: Mapping[str, Any] | None, given: Any) -> bytes:
+    """What a rerun is asked for, as JSON text.
+
+    Raises:
+        StepResultNotPortable: A part of it has no JSON form.
+    """
+    asked: dict[str, bytes] = {}
+    if from_step is not None:
+        asked["from_step"] = canonical(from_step)
+    if changes is not None:
+        asked["set"] = _untyped_text(dict(changes), "what a rerun is to change")
+    if given is not None:
+        asked["input"] = _untyped_text(given, "the input of a rerun")
+    return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), text) for name, text in asked.items())
+
+
+def _untyped_text(data: Any, where: str) -> bytes:
+    try:
+        refuse_large_integers(plain(data), where, GIVEN)
+        return canonical(plain(data))
+    except StepResultNotPortable:
+        raise
+    except Exception as err:
+        # Whatever a serializer of the user's type raises.
+        raise no_json_form(data, data, UNTYPED, where, err, GIVEN) from err
+
+
 @dataclass(frozen=True, slots=True)
 class ReceivedEvent:
     """An event as the server keeps it.
@@ -76,14 +103,7 @@ def data_text(function: Function[Any, Any] | str, data: Any) -> bytes:
         return b"{}"
     where = f"the data for {slug_of(function)}"
     if isinstance(function, str):
-        try:
-            refuse_large_integers(plain(data), where, GIVEN)
-            text = canonical(plain(data))
-        except StepResultNotPortable:
-            raise
-        except Exception as err:
-            # Whatever a serializer of the user's type raises.
-            raise no_json_form(data, data, UNTYPED, where, err, GIVEN) from err
+        text = _untyped_text(data, where)
     else:
         text = encode_result(data, function.data_type, where, GIVEN)[0]
     if not text.startswith(b"{"):
