@@ -21,7 +21,7 @@ from stepwell.apps.settings import AppSettings
 from stepwell.engine.session import Placement, Rules
 from stepwell.model.app import App, AppVersion
 from stepwell.model.dispatch import Dispatch
-from stepwell.model.errors import NotFound
+from stepwell.model.errors import NotFound, Overloaded
 from stepwell.model.function import Function
 from stepwell.model.ids import Instant, JobId, RunId, StepId
 from stepwell.model.message import CallLost, Message, Raised, Returned
@@ -85,6 +85,7 @@ class Apps:
         )
         self.versions: dict[str, AppVersion] = {}
         self.current: dict[str, str] = {}
+        self.away = False
         self.messages: dict[str, list[Message]] = {}
         self.pieces: dict[str, list[Piece]] = {}
         self.logged: list[tuple[str, str, str]] = []
@@ -99,6 +100,8 @@ class Apps:
         self.messages.setdefault(run, []).append(message)
 
     async def _find(self, env: str, reference: str) -> tuple[App, AppVersion]:
+        if self.away:
+            raise Overloaded("the store is away")
         version = self.versions.get(reference)
         if version is None:
             raise NotFound(f"no app {reference}")

@@ -14,7 +14,7 @@ import pytest
 from stepwell.apps.settings import AppSettings
 from stepwell.engine.session import Rules
 from stepwell.model.app import AppFunction, Needed, Resources, Scaling, Variant
-from stepwell.model.errors import BuildFailed, ConfigurationError
+from stepwell.model.errors import BuildFailed, ConfigurationError, Overloaded
 from stepwell.model.ids import RunId
 from stepwell.model.message import CallLost, Returned
 from stepwell.model.placement import Capacity
@@ -194,6 +194,21 @@ async def test_an_app_that_cannot_be_imported_or_built_says_why(tmp_path: Path) 
         assert package is not None
         given.pool.packages.remove(given.versions[app].checksum)
         assert "are not on this machine" in (await given.error(given.call(app)))["message"]
+
+
+async def test_a_store_that_is_away_loses_a_call_and_does_not_fail_it(tmp_path: Path) -> None:
+    async with apps(tmp_path, keep_output=unavailable) as given:
+        app = given.app(FILES)
+        given.away = True
+        first = given.call(app)
+        assert isinstance(await given.end(first), CallLost)
+        given.away = False
+        second = given.call(app, {"path": "/tmp/image.png"})
+        assert isinstance(await given.end(second), CallLost)
+
+
+async def unavailable(path: str, filename: str, content_type: str, task: RunId, env: str, /) -> str:
+    raise Overloaded("the store is away")
 
 
 async def test_a_setup_that_takes_too_long_is_given_up(tmp_path: Path) -> None:

@@ -163,6 +163,96 @@ async def test_a_task_is_cancelled_while_it_runs_and_its_worker_stays_warm(tmp_p
         assert len((await client.get("/api/status"))["apps"]["workers"]) == 1
 
 
+async def test_a_new_version_takes_over_at_once_and_a_session_stays_with_its_worker(
+    tmp_path: Path, wheels: Path
+) -> None:
+    async with serving(settings_of(tmp_path, wheels)) as client:
+        await client.deploy(tmp_path)
+        opened = await client.task(await client.begin(input={"text": "a"}, session="new"))
+        session = opened["session_id"]
+        await client.task(await client.begin(input={"text": "b"}))
+        await client.deploy(tmp_path, CODE.replace("input.text.upper()", "input.text.title()"))
+
+        async def only_the_session() -> bool:
+            workers = (await client.get("/api/status"))["apps"]["workers"]
+            return [one["session"] for one in workers] == [session]
+
+        await until(only_the_session)
+        inside = await client.task(await client.begin(input={"text": "inside"}, session=session))
+        assert (inside["output"]["text"], inside["output"]["pid"]) == ("INSIDE", opened["output"]["pid"])
+        outside = await client.task(await client.begin(input={"text": "outside"}))
+        assert outside["output"]["text"] == "Outside"
+        await client.http.delete(f"/sessions/{session}")
+        await until(partial(nobody, {opened["output"]["pid"]}))
+
+
+SPY = """
+    import os, urllib.error, urllib.request
+    from inferencesh import BaseApp, BaseAppInput, BaseAppOutput
+
+    class Input(BaseAppInput):
+        url: str
+        paths: list[str]
+
+    class Output(BaseAppOutput):
+        environment: str
+        answers: list[str]
+        files: list[str]
+
+    def answer(request):
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return f"{response.status} {response.read()[:100]}"
+        except urllib.error.HTTPError as error:
+            return str(error.code)
+
+    def read(path):
+        try:
+            with open(path, "rb") as file:
+                return file.read(10_000_000).decode(errors="replace")
+        except OSError as error:
+            return type(error).__name__
+
+    class App(BaseApp):
+        async def run(self, input: Input) -> Output:
+            routes = ["/api/status", "/api/runs", "/v1/events", "/status", "/metrics", "/tasks/list", "/secrets/list"]
+            answers = [answer(input.url + route) for route in routes]
+            answers.append(answer(urllib.request.Request(input.url + "/apps/run", b"{}", method="POST")))
+            answers.append(answer(urllib.request.Request(input.url + "/e/guess", b"{}", method="POST")))
+            return Output(environment=str(dict(os.environ)), answers=answers, files=[read(one) for one in input.paths])
+"""
+
+
+async def test_the_code_of_an_app_learns_nothing_of_the_server(
+    tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "ca" * 32
+    monkeypatch.setenv("STEPWELL_SIGNING_KEY", key)
+    monkeypatch.setenv("APP_KEY", "canary-of-an-app")
+    production = {
+        "dev": False, "signing_key": key, "event_keys": ("canary-event-key",),
+        "app_secrets": {"OTHER_KEY": "canary-of-another-app"},
+    }  # fmt: skip
+    async with serving(settings_of(tmp_path, wheels, **production)) as client:
+        client.http.headers["authorization"] = f"Bearer {key}"
+        await client.deploy(tmp_path, SPY)
+        data = tmp_path / "data"
+        own = f"/proc/{os.getpid()}"
+        paths = [
+            *map(str, (data / "stepwell.db", data / "stepwell.db-wal", *(data / "apps").rglob("process.json"))),
+            *(f"{own}/{name}" for name in ("environ", "mem", "cmdline", "root/etc/shadow", f"root{data}/stepwell.db")),
+        ]
+        found = await client.task(
+            await client.begin(input={"url": client.server.url.replace("localhost", "127.0.0.1"), "paths": paths})
+        )
+        assert found["status"] == 10, found["error"]
+        output = found["output"]
+        assert set(output["answers"]) == {"401"}
+        assert set(output["files"]) <= {"PermissionError", "FileNotFoundError"}, output["files"]
+        assert "canary" not in output["environment"]
+        assert key not in str(output)
+
+
 async def test_a_task_that_was_under_way_when_the_server_stopped_is_done_by_the_next_one(
     tmp_path: Path, wheels: Path
 ) -> None:

@@ -213,7 +213,10 @@ class AppPerformer:
         try:
             app, version = await self._find(env, reference)
         except StepwellError as err:
-            call.refused("setup", str(err))
+            if err.retryable:
+                call.lost(str(err))
+            else:
+                call.refused("setup", str(err))
             return
         if len(self._versions) >= _MOST_KNOWN:
             self._versions.clear()
@@ -413,7 +416,7 @@ class _Call:
         """Publish a partial output with files; further ones that come meanwhile are left out."""
         try:
             self._put_out(await self._with_kept(frame.value, frame.files, places))
-        except StepwellError as err:
+        except (StepwellError, OSError, LookupError) as err:
             log.debug("a partial output of %s is not shown: %s", self.dispatch.run, err)
         finally:
             self._partial = None
@@ -423,8 +426,11 @@ class _Call:
             await asyncio.wait([self._partial])
         try:
             value = await self._with_kept(frame.value, frame.files, places)
-        except StepwellError as err:
-            self._raised(Failed(message=str(err), name="OutputNotKept", code="output"))
+        except (StepwellError, OSError, LookupError) as err:
+            if isinstance(err, StepwellError) and err.retryable:
+                self.lost(str(err))
+            else:
+                self._raised(Failed(message=str(err), name="OutputNotKept", code="output"))
         else:
             self._returned(value, frame.meta)
 

@@ -527,6 +527,10 @@ class Pool:
         except OSError as err:
             failed = Failed(message=f"a worker cannot be started: {err}", code="setup", name="WorkerNotStarted")
             self._not_up(worker, _Broken(failed, told=False))
+        except Exception as err:  # a bug of ours; the calls that wait for the worker must not wait for ever
+            log.exception("worker %s of %s cannot be set up", worker.id, worker.key.reference)
+            failed = Failed(message=f"a worker cannot be started: {err!r}", code="setup", name="WorkerNotStarted")
+            self._not_up(worker, _Broken(failed, told=False))
         else:
             worker.state, worker.stage, worker.coming_up, worker.follower = "idle", "run", None, None
             self.schedule.ready(worker.id, self._now())
@@ -647,7 +651,9 @@ class Pool:
                     worker.process.send(Run(call=f"again {number}", function=function, input=request.input))
                     await self._answer(worker, Done)
         except (StepwellError, _Broken) as err:
-            if call.id in worker.calls:
+            if call.id in worker.calls and isinstance(err, StepwellError) and err.retryable:
+                worker.opening = True  # nothing is lost: it is tried again
+            elif call.id in worker.calls:
                 call.refused("session", f"session {session} cannot be built again on a new worker: {err}")
                 worker.calls.clear()
                 self._worker_of.pop(call.id, None)
