@@ -290,3 +290,37 @@ async def test_members_hidden_by_rule_are_in_no_trace(start: Start) -> None:
             assert "a@b.example" not in text
             assert "an answer" in text
         assert (await api.get(f"/api/runs/{run}"))["output"]["email"] == "a@b.example"  # what the client reads
+
+
+async def test_members_hidden_by_rule_are_in_no_answer_of_v1_or_graphql(start: Start) -> None:
+    api = await start(redact=("email",))
+    async with on_typescript(api) as shop:
+        shop.answers["ask"] = lambda call: returned({"email": "a@b.example", "n": 1})
+        await shop.register()
+        run = (await api.finished(await api.send("shop/ask", {"email": "a@b.example"})))["run_id"]
+        event = (await api.get(f"/api/runs/{run}"))["event_id"]
+        query = """query ($run: String!, $event: ULID!, $id: ID!) {
+            run(runID: $run) { output }
+            runTrigger(runID: $run) { payloads }
+            eventV2(id: $event) { raw }
+            event(query: {eventId: $id}) { payload raw functionRuns { output } }
+        }"""
+        variables = {"run": run, "event": event, "id": event}
+        answer = (await api.http.post("/v0/gql", json={"query": query, "variables": variables})).json()
+        found = answer["data"]
+        seen = [
+            found["run"]["output"],
+            *found["runTrigger"]["payloads"],
+            found["eventV2"]["raw"],
+            found["event"]["payload"],
+            found["event"]["raw"],
+            found["event"]["functionRuns"][0]["output"],
+            (await api.http.get(f"/v1/runs/{run}")).text,
+            (await api.http.get(f"/v1/events/{event}")).text,
+            (await api.http.get(f"/v1/events/{event}/runs")).text,
+            (await api.http.get("/v1/events", params={"name": "shop/ask"})).text,
+            (await api.http.get("/v1/events", params={"name": "inngest/function.finished"})).text,
+        ]
+        for text in seen:
+            assert '"email":"***"' in text
+            assert "a@b.example" not in text

@@ -66,7 +66,7 @@ async def execute(
         env: The environment that the caller may see.
         sync: Carries out `createApp` and `updateApp`; without it they are refused.
         running: Who knows which calls are being answered right now.
-        redaction: What the inputs and results of steps do not show.
+        redaction: What events, inputs and results do not show.
     """
     from stepwell.api.inngest import graphql_engine
 

@@ -79,8 +79,8 @@ class Context:
         return ("run", run) in self._read
 
     async def text(self, payload: Payload | None) -> str | None:
-        """The JSON text of a payload."""
-        text = await payloads.text_of(self.store, payload)
+        """The JSON text of a payload, as it is shown."""
+        text = self.redaction.shown(await payloads.text_of(self.store, payload))
         return text.decode() if text is not None else None
 
     async def stored(self, run: str) -> runs.StoredRun | None:
@@ -97,7 +97,12 @@ class Context:
         return await self.once(("runs", event.key), lambda: events.runs_of_event(self.store, self.node.registry, event))
 
     async def event_text(self, event: Event) -> str:
-        return (await events.event_text(self.store, event)).decode()
+        """The JSON text of an event, as it is shown."""
+        return self.shown(await events.event_text(self.store, event))
+
+    def shown(self, text: bytes) -> str:
+        """A JSON text without what the server's rules hide."""
+        return (self.redaction.shown(text) or text).decode()
 
     def function(self, slug: str, service: str = "") -> Function:
         """A function; one that nobody serves any more has only its name."""

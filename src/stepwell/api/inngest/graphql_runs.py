@@ -96,7 +96,7 @@ async def _run_trigger(_: object, context: Context, runID: str) -> dict[str, Any
     return {
         "eventName": row.event_name,
         "IDs": [event.internal_id for event in events],
-        "payloads": [event.body.decode() for event in events],
+        "payloads": [context.shown(event.body) for event in events],
         "timestamp": min((event.received_at for event in events), default=row.created_at),
         "isBatch": batch,
         "batchID": row.event if batch else None,

@@ -118,7 +118,8 @@ async def _cursor(ask: Ask) -> str | None:
 
 async def _events(site: Site, found: Sequence[Event]) -> list[dict[str, Any]]:
     texts = await texts_of(site.node.store, [one.body for one in found])
-    return [_event(one, decode(text)) for one, text in zip(found, texts, strict=True)]
+    hides = site.redaction
+    return [_event(one, decode(hides.shown(text) or text)) for one, text in zip(found, texts, strict=True)]
 
 
 def _event(found: Event, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,7 +226,7 @@ def _run(site: Site, row: RunRow, ids: Mapping[EventKey, str], output: bytes | N
         "event_id": ids.get(row.event, row.event) if row.event is not None else None,
         "status": STATUS[status_now(row, site.running)],
         "ended_at": instant(row.ended_at),
-        "output": None if output is None else Raw(output),
+        "output": None if output is None else Raw(site.redaction.shown(output) or output),
     }
 
 
