@@ -1,6 +1,6 @@
 """Everything that PyPI `inferencesh` can do with tasks, files and sessions, against the server at a URL.
 
-    python client.py sync|async URL FOLDER
+    python client.py sync|async URL URL-WHOSE-STREAMS-ARE-CUT FOLDER
 
 Runs in the client's own environment, and prints what came of each method as one line of JSON.
 """
@@ -53,7 +53,7 @@ def plain(response: Any) -> Any:
     return getattr(response, "data", response)
 
 
-async def do(client: Any, folder: Path) -> dict[str, Any]:
+async def do(client: Any, unlucky: Any, folder: Path) -> dict[str, Any]:
     done: dict[str, Any] = {}
 
     def params(function: str, **given: Any) -> dict[str, Any]:
@@ -86,6 +86,20 @@ async def do(client: Any, folder: Path) -> dict[str, Any]:
         await settled(cancel(started["id"]))
         outcome = await refusal(lambda task=started["id"]: client.wait_for_completion(task))
         done[name] = {**outcome, "seconds": time.monotonic() - began}
+
+    # connections that break
+    seen: list[Any] = []
+
+    async def follow() -> None:
+        stream = await settled(unlucky.run(params("run", upto=20, pause=0.1), stream=True))
+        if hasattr(stream, "__aiter__"):
+            async for update in stream:
+                seen.append(update)
+        else:
+            seen.extend(stream)
+
+    done["cut stream"] = {"outcome": await refusal(follow), "seen": seen}
+    done["cut task"] = await settled(client.wait_for_completion(seen[0]["id"]))
 
     # files
     text = folder / "words.txt"
@@ -147,9 +161,10 @@ async def running(client: Any, task: str) -> None:
 
 
 async def main() -> None:
-    kind, url, folder = sys.argv[1:4]
+    kind, url, cut, folder = sys.argv[1:5]
     make = {"sync": inference, "async": async_inference}[kind]
-    done = await do(make(api_key="inf_anything", base_url=url), Path(folder))
+    client, unlucky = (make(api_key="inf_anything", base_url=f"{one}/") for one in (url, cut))
+    done = await do(client, unlucky, Path(folder))
     print(json.dumps(done, default=str))
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
 import shutil
+import socket
+import struct
 import subprocess
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,20 +94,66 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         serving.close()
 
 
-Outcome = Callable[[str], dict[str, Any]]
+class Cutter:
+    """A way to the server on which every stream breaks off 200 ms after it was asked for."""
+
+    def __init__(self, port: int) -> None:
+        self.cuts = 0
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._port))
+            for one, other in ((client, server), (server, client)):
+                threading.Thread(target=self._pass, args=(one, other, one is client), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, asks: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+                if asks and b"/stream HTTP/1.1" in data:
+                    threading.Timer(0.2, self._cut, (source, target)).start()
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        source.close()
+
+    def _cut(self, *sockets: socket.socket) -> None:
+        self.cuts += 1
+        for one in sockets:
+            with contextlib.suppress(OSError):
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                one.shutdown(socket.SHUT_RDWR)
 
 
-def python_client(kind: str, url: str, folder: Path) -> dict[str, Any]:
-    return _told([str(python_of("inferencesh-client")), str(HERE / "client.py"), kind, url, str(folder)])
+@pytest.fixture
+def cutter(serving: Serving) -> Iterator[Cutter]:
+    cutter = Cutter(serving.server.port)
+    yield cutter
+    cutter.close()
 
 
-def javascript_client(kind: str, url: str, folder: Path) -> dict[str, Any]:
+def python_client(kind: str, url: str, cut: str, folder: Path) -> dict[str, Any]:
+    return _told([str(python_of("inferencesh-client")), str(HERE / "client.py"), kind, url, cut, str(folder)])
+
+
+def javascript_client(kind: str, url: str, cut: str, folder: Path) -> dict[str, Any]:
     """Through a bundler, as the package wants it."""
     need_packages()
     bundle = folder / "client.bundle.mjs"
     esbuild = [str(JAVASCRIPT / "node_modules" / ".bin" / "esbuild"), "client.mjs", "--bundle", "--platform=node"]
     subprocess.run([*esbuild, "--format=esm", "--log-level=warning", f"--outfile={bundle}"], cwd=JAVASCRIPT, check=True)
-    return _told([node(), str(bundle), kind, url])
+    return _told([node(), str(bundle), kind, url, cut])
 
 
 def need_packages() -> None:

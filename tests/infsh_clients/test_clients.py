@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.infsh_clients.conftest import Serving, javascript_client, python_client
+from tests.infsh_clients.conftest import Cutter, Serving, javascript_client, python_client
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +29,8 @@ def refused(outcome: dict[str, Any], status: int, code: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_python(serving: Serving, tmp_path: Path, kind: str) -> None:
-    done = python_client(kind, serving.url, tmp_path)
+def test_python(serving: Serving, cutter: Cutter, tmp_path: Path, kind: str) -> None:
+    done = python_client(kind, serving.url, cutter.url, tmp_path)
 
     for name in ("run", "wait_for_completion", "tasks.wait_for_completion", "get_task", "tasks.get"):
         assert done[name]["status"] == 10, name
@@ -51,6 +51,19 @@ def test_python(serving: Serving, tmp_path: Path, kind: str) -> None:
     for name in ("cancel", "tasks.cancel"):
         assert done[name].pop("seconds") < 2, name
         assert done[name] == {"type": "RuntimeError", "message": "task cancelled"}, name
+
+    cut = done["cut stream"]["seen"]
+    assert statuses(cut) == sorted(statuses(cut))
+    seen = [one["output"]["count"] for one in cut if one.get("output")]
+    assert seen == sorted(seen)
+    if kind == "sync":
+        assert cutter.cuts >= 2
+        assert (done["cut stream"]["outcome"]["type"], cut[-1]["status"]) == (None, 10)
+    else:  # the async client does not come back from a connection that breaks, whatever broke it
+        assert done["cut stream"]["outcome"]["type"] == "ClientPayloadError"
+    for task in (done["cut task"], cut[-1]) if kind == "sync" else (done["cut task"],):
+        assert (task["status"], task["output"], task["input"]["upto"]) == (10, {"count": 20}, 20)
+        assert task["logs"][0]["content"] == "".join(f"counted {number}\n" for number in range(1, 21))
 
     for name in ("upload_file bytes", "files.upload path", "upload_file data URI"):
         assert done[name]["uri"].startswith(serving.url), name
@@ -87,8 +100,8 @@ def test_python(serving: Serving, tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["stream", "poll"])
-def test_javascript(serving: Serving, tmp_path: Path, kind: str) -> None:
-    done = javascript_client(kind, serving.url, tmp_path)
+def test_javascript(serving: Serving, cutter: Cutter, tmp_path: Path, kind: str) -> None:
+    done = javascript_client(kind, serving.url, cutter.url, tmp_path)
 
     assert (done["run"]["status"], done["run"]["output"]) == (10, {"count": 4})
     assert done["run"]["logs"][0]["content"] == "counted 1\ncounted 2\ncounted 3\ncounted 4\n"
@@ -123,6 +136,22 @@ def test_javascript(serving: Serving, tmp_path: Path, kind: str) -> None:
     for name in ("tasks.stream", "streamTask"):
         assert (counts(done[name]), done[name][-1]["status"]) == ([1, 2, 3], 10), name
     assert [one["status"] for one in done["streamable"]] == [10]
+
+    assert cutter.cuts >= 4
+    if kind == "stream":
+        assert done["cut run"]["type"] == "TypeError"  # and no promise that nobody ever keeps
+    parts = done["cut EventSource"]
+    told = [one["data"]["output"]["count"] for one in parts if one.get("fields") == ["output"]]
+    first = (parts[0]["output"] or {"count": 0})["count"]
+    assert told == list(range(first + 1, 21))  # nothing is missing, and nothing comes twice
+    assert (parts[-1]["status"], parts[-1]["output"]) == (10, {"count": 20})
+    told = [one["output"]["count"] for one in done["cut StreamManager"] if one.get("output")]
+    assert told == sorted(told)
+    assert (told[-1], done["cut StreamManager"][-1]["status"]) == (20, 10)
+    for name in ("bare objects", "by a proxy"):
+        assert (done[name]["status"], done[name]["output"]) == (10, {"count": 2}), name
+    for name in ("bare errors", "errors by a proxy"):
+        refused(done[name], 404, "not_found")
 
     for name in ("uploadFile", "files.upload", "upload data URI"):
         assert done[name]["uri"].startswith(serving.url), name

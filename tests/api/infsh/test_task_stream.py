@@ -116,10 +116,15 @@ async def test_who_puts_merged_deltas_in_place_of_the_result_has_the_result() ->
     assert last["output"] == {"response": "Hello", "usage": 1}
 
 
-@pytest.mark.parametrize(("breaks", "ended"), [(True, False), (False, True)])
-async def test_deltas_that_are_void_break_the_connection_before_a_wrong_result(breaks: bool, ended: bool) -> None:
+@pytest.mark.parametrize(
+    ("client", "ended", "told"),
+    [({}, False, False), ({"merges": False}, True, True), ({"returns": True}, True, False)],
+)
+async def test_deltas_that_are_void_end_the_stream_before_a_wrong_result(
+    client: dict[str, bool], ended: bool, told: bool
+) -> None:
     source = Source()
-    async with watching(source, breaks=breaks) as watcher:
+    async with watching(source, **client) as watcher:
         source.delta({"response": "wrong"})
         await watcher.until(2)
         source.streams.void(TASK, STEP, "task")
@@ -127,8 +132,9 @@ async def test_deltas_that_are_void_break_the_connection_before_a_wrong_result(b
         source.move(COMPLETED, {"response": "right"})
         lines = await watcher.end()
         assert watcher.ended is ended
+        assert (lines[-1].get("status") == 10) is told
     assert any(one.get("event") == "reset" and one["fields"] == ["output"] for one in lines)
-    async with watching(source, breaks=breaks) as again:
+    async with watching(source, **client) as again:
         (only,) = await again.end()
     assert only["output"] == {"response": "right"}
 
@@ -174,10 +180,10 @@ async def test_a_stream_with_nothing_to_tell_is_touched_and_beats(monkeypatch: p
     assert (touches[0]["data"]["id"], touches[0]["data"]["status"]) == (TASK, 7)
 
 
-async def test_a_server_that_stops_breaks_lines_off_and_ends_events() -> None:
-    for lines, ended in ((True, False), (False, True)):
+async def test_a_server_that_stops_breaks_lines_off_and_ends_what_clients_come_back_from() -> None:
+    for lines, returns, ended in ((True, False, False), (True, True, True), (False, False, True)):
         source = Source()
-        async with watching(source, lines=lines) as watcher:
+        async with watching(source, lines=lines, returns=returns) as watcher:
             source.watch.close()
             await watcher.end()
             assert watcher.ended is ended

@@ -94,7 +94,7 @@ class Source:
 class Watcher:
     """One connection. `lines` is what came, parsed; `ids` are those of the events."""
 
-    def __init__(self, source: Source, *, lines: bool, after: str | None, breaks: bool) -> None:
+    def __init__(self, source: Source, *, lines: bool, after: str | None, **client: bool) -> None:
         self.lines: list[Any] = []
         self.ids: list[str] = []
         self.at: list[float] = []
@@ -105,7 +105,7 @@ class Watcher:
         self._news = asyncio.Event()
         self._leave = asyncio.Event()
         place = After(after) if after is not None else None
-        stream = TaskStream(source.site, TASK, source.load, Framing(lines), after=place, breaks=breaks)
+        stream = TaskStream(source.site, TASK, source.load, Framing(lines), after=place, **client)
         self._task = asyncio.create_task(stream({"type": "http"}, self._receive, self._send))
 
     async def _receive(self) -> Any:
@@ -126,6 +126,8 @@ class Watcher:
             part, self._text = self._text.split(end, 1)
             if not self._as_lines:
                 fields = dict(line.split(": ", 1) for line in part.split("\n"))
+                if "retry" in fields:
+                    continue
                 self.ids.append(fields.get("id", ""))
                 part = fields["data"]
             self.lines.append(json.loads(part))
@@ -155,9 +157,9 @@ class Watcher:
 
 @contextlib.asynccontextmanager
 async def watching(
-    source: Source, *, lines: bool = True, after: str | None = None, breaks: bool = True
+    source: Source, *, lines: bool = True, after: str | None = None, **client: bool
 ) -> AsyncIterator[Watcher]:
-    watcher = Watcher(source, lines=lines, after=after, breaks=breaks)
+    watcher = Watcher(source, lines=lines, after=after, **client)
     await watcher.until(1) if after is None else await asyncio.sleep(0.005)
     yield watcher
     await watcher.drop()

@@ -1,13 +1,16 @@
 // Everything that npm `@inferencesh/sdk` can do with tasks, files, sessions and apps, against the server at a URL.
 //
-//     node client.bundle.mjs stream|poll URL
+//     node client.bundle.mjs stream|poll URL URL-WHOSE-STREAMS-ARE-CUT
 //
 // The package imports its own files without their extensions, so it runs through a bundler only. Prints what came of
 // each method as one line of JSON.
+import { createServer } from "node:http";
 import { Inference, inference, StreamManager, streamable } from "@inferencesh/sdk";
+import { processProxyRequest } from "@inferencesh/sdk/proxy";
+import { EventSource } from "eventsource";
 
 const APP = "acme/everything";
-const [kind, url] = process.argv.slice(2);
+const [kind, url, cut] = process.argv.slice(2);
 const config = { apiKey: "inf_anything", baseUrl: url, stream: kind === "stream", pollIntervalMs: 50 };
 const client = kind === "stream" ? new Inference(config) : inference(config);
 const done = {};
@@ -109,6 +112,68 @@ const lines = [];
 const headers = { Authorization: "Bearer inf_anything" };
 for await (const line of streamable(`${url}/tasks/${started.id}/stream`, { headers })) lines.push(line);
 done["streamable"] = lines;
+
+// connections that break
+const unlucky = new Inference({ ...config, baseUrl: cut });
+done["cut run"] = await refusal(() => unlucky.run(params("run", { upto: 20, pause: 0.1 })));
+const long = await client.run(params("run", { upto: 20, pause: 0.1 }), { wait: false });
+done["cut EventSource"] = await new Promise((resolve) => {
+  const seen = [];
+  const source = new EventSource(`${cut}/tasks/${long.id}/stream`);
+  source.onmessage = (event) => {
+    seen.push(JSON.parse(event.data));
+    if (seen.at(-1).status >= 10) {
+      source.close();
+      resolve(seen);
+    }
+  };
+});
+const longer = await client.run(params("run", { upto: 20, pause: 0.1 }), { wait: false });
+done["cut StreamManager"] = await new Promise((resolve) => {
+  const seen = [];
+  const look = (one) => {
+    seen.push({ status: one.status, output: one.output });
+    if (one.status < 10) return;
+    manager.stop();
+    resolve(seen);
+  };
+  const createEventSource = () => unlucky.streamTask(longer.id);
+  const manager = new StreamManager({ createEventSource, reconnectDelayMs: 50, maxReconnects: 100, onData: look });
+  manager.options.onPartialData = look;
+  manager.connect();
+});
+
+// other ways to the server
+const v2 = new Inference({ ...config, headers: { "X-API-Version": "2" } });
+done["bare objects"] = await v2.run(params("run", { upto: 2 }));
+done["bare errors"] = await refusal(() => v2.run({ app: "acme/nope", input: {} }));
+const proxy = createServer(async (request, response) => {
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  await processProxyRequest(
+    {
+      framework: "node",
+      method: request.method,
+      header: (name) => request.headers[name],
+      headers: () => request.headers,
+      query: (name) => new URL(request.url, "http://proxy").searchParams.get(name),
+      body: async () => Buffer.concat(chunks).toString(),
+      setHeader: (name, value) => response.setHeader(name, value),
+      error: (status, body) => response.writeHead(status).end(JSON.stringify(body)),
+      respond: async (answer) => {
+        response.writeHead(answer.status);
+        for await (const chunk of answer.body ?? []) response.write(chunk);
+        response.end();
+      },
+    },
+    { apiKey: "inf_of_the_proxy", apiBaseUrl: url, allowedDomains: [/^127\.0\.0\.1/] },
+  );
+});
+await new Promise((resolve) => proxy.listen(0, "127.0.0.1", resolve));
+const proxied = new Inference({ ...config, apiKey: undefined, proxyUrl: `http://127.0.0.1:${proxy.address().port}/` });
+done["by a proxy"] = await proxied.run(params("run", { upto: 2 }));
+done["errors by a proxy"] = await refusal(() => proxied.run({ app: "acme/nope", input: {} }));
+proxy.close();
 
 // files
 const blob = new Blob(["some words"], { type: "text/plain" });

@@ -25,6 +25,7 @@ def test_every_line_is_one_value() -> None:
     lines = Framing(lines=True)
     text = b"".join(
         [
+            lines.opening(),
             lines.whole({"id": "t", "text": "a\nb"}, "o.1"),
             lines.part({"id": "t", "status": 7}, ["status"], "o.2"),
             lines.typed("delta", {"seq": 1}, "o.3"),
@@ -43,6 +44,7 @@ def test_every_line_is_one_value() -> None:
 
 def test_events_have_an_id_and_only_typed_ones_a_name() -> None:
     events = Framing(lines=False)
+    assert events.opening() == b"retry: 1000\n\n"
     assert events.whole({"id": "t"}, "o.1") == b'id: o.1\ndata: {"id":"t"}\n\n'
     assert events.typed("delta", {"seq": 1}, "o.2") == (
         b'event: delta\nid: o.2\ndata: {"event":"delta","data":{"seq":1}}\n\n'

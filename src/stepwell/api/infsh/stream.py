@@ -81,7 +81,9 @@ class TaskStream(Response):
     Args:
         load: Reads the task, with what is known of its progress.
         after: Where they go on; None: from the beginning.
-        breaks: They make nothing of deltas that are void, and come back when the connection breaks.
+        merges: They put what they merged of deltas in the place of the result.
+        returns: They come back when the stream ends without its last line, and give up when it breaks; for others it
+            breaks, since they would wait for ever.
     """
 
     def __init__(
@@ -92,7 +94,8 @@ class TaskStream(Response):
         framing: Framing,
         *,
         after: After | None = None,
-        breaks: bool = True,
+        merges: bool = True,
+        returns: bool = False,
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -103,7 +106,8 @@ class TaskStream(Response):
         self._load = load
         self._framing = framing
         self._after = after
-        self._breaks = breaks
+        self._merges = merges
+        self._returns = returns
         self._bell = Bell()
         self._gone = False
         self._timer: asyncio.TimerHandle | None = None
@@ -124,6 +128,7 @@ class TaskStream(Response):
         self._wake_later()
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            self._put(self._framing.opening())
             with ExitStack() as stack:
                 follower = stack.enter_context(self._site.watch.follow(self._task, self._bell.ring))
                 reader = stack.enter_context(self._site.streams.subscribe(self._task, self._bell.ring))
@@ -133,8 +138,8 @@ class TaskStream(Response):
                 return
             if ended:
                 await self._linger()
-            elif self._framing.lines:
-                return  # without its end: a client that sees a clean one believes that there is nothing more to come
+            elif self._framing.lines and not self._returns:
+                return  # which closes the connection in the middle of the answer
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except NotFound:
             return  # it was deleted; nobody is told that it has ended
@@ -285,14 +290,14 @@ class TaskStream(Response):
     def _fits(self, view: TaskView) -> bool:
         """Whether those who put what they merged in the place of the result have the result.
 
-        What is missing at the end of a text is sent. If they have something else, the connection breaks; who comes
-        back gets the result alone.
+        What is missing at the end of a text is sent. If they have something else, the stream ends before its last
+        line; who comes back gets the result alone.
         """
         if not self._sent_deltas or view.output is None:
             return True
         rest = rest_of(self._sent_deltas, _value(view.output))
         if rest is None:
-            return not self._breaks
+            return not self._merges
         if rest:
             self._tell_delta(rest, self._progress.deltas + 1)
         return True

@@ -235,7 +235,8 @@ async def stream(ask: Ask) -> Response:
         partial(view_of, site, row.id),
         Framing(wants_lines(request.headers.get("accept", ""))),
         after=After(last) if last and last != END else None,
-        breaks=not request.headers.get("x-client-source", "").startswith("inference-sdk-js"),
+        merges=not request.headers.get("x-client-source", "").startswith("inference-sdk-js"),
+        returns=request.headers.get("user-agent", "").startswith("inference-sdk-py"),
     )
 
 

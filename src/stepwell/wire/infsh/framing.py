@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
+RETRY_MS = 1_000
 
 _encode = msgspec.json.Encoder().encode
 _HEARTBEAT = b'{"type":"heartbeat"}'
@@ -34,6 +35,10 @@ class Framing:
     def __init__(self, lines: bool) -> None:
         self.lines = lines
         self.content_type = NDJSON if lines else SSE
+
+    def opening(self) -> bytes:
+        """What comes before anything else: how soon to come back, for those who listen to server-sent events."""
+        return b"" if self.lines else b"retry: %d\n\n" % RETRY_MS
 
     def whole(self, value: object, at: str = "") -> bytes:
         """A whole object."""
