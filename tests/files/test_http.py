@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -13,6 +14,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from stepwell.api.body import Limits
+from stepwell.model.errors import ConfigurationError, NotFound
+from stepwell.node.retention import Keep
+from stepwell.server import ServerSettings
 from tests.files.conftest import Place, begun
 
 PNG = base64.b64decode(
@@ -505,3 +509,42 @@ async def test_a_fresh_server_forgets_files(tmp_path: Path) -> None:
     assert (await place.http.get(urlsplit(file["uri"]).path)).status_code == 404
     await place.http.aclose()
     await place.server.stop()
+
+
+async def test_files_may_be_in_an_object_store(tmp_path: Path, bucket: str) -> None:
+    place = await begun(tmp_path / "data", files=bucket)
+    content = bytes(range(256)) * 40_000
+    file = await place.upload(content, filename="a.bin")
+    assert (await place.http.get(file["uri"])).content == content
+    assert (
+        await place.http.get(file["uri"], headers={"range": "bytes=5000000-5000003"})
+    ).content == b"\x40\x41\x42\x43"
+    assert place.kept == []
+    await place.http.aclose()
+    await place.server.stop()
+    place = await begun(tmp_path / "data", files=bucket)
+    try:
+        path = urlsplit(file["uri"]).path
+        assert (await place.http.get(path)).content == content
+        assert (await place.http.delete(f"/files/{file['id']}")).status_code == 200
+        assert (await place.http.get(path)).status_code == 404
+        with pytest.raises(NotFound):
+            await anext(place.files.contents.read(hashlib.sha256(content).hexdigest()))
+    finally:
+        await place.http.aclose()
+        await place.server.stop()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"files": "gs://bucket"}, "s3://bucket/prefix"),
+        ({"files": "s3://"}, "s3://bucket/prefix"),
+        ({"public_url": "stepwell.example.com"}, "--public-url"),
+        ({"public_url": "https://stepwell.example.com/path"}, "--public-url"),
+        ({"keep": Keep(files_ms=3_599_999)}, "--keep-files"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(words)):
+        ServerSettings(**settings).check()

@@ -55,6 +55,10 @@ class Serving:
         return int(self._inside.memory_info().rss)
 
     @property
+    def open_files(self) -> int:
+        return len([one for one in self._inside.open_files() if str(self.folder) in one.path])
+
+    @property
     def lying(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file()]
 
@@ -156,6 +160,22 @@ async def test_f73_an_upload_that_is_cut_off_in_the_middle(serving: Serving, siz
         assert last.content == (size - 1).to_bytes(8, "big")
         grown = max(peak, serving.memory) - before
         assert grown < 24 * MIB, f"memory grew by {grown // MIB} MiB"
+
+
+@pytest.mark.slow
+async def test_downloads_that_are_cut_off_leave_nothing_open(serving: Serving) -> None:
+    async with client(serving) as http:
+        file = await announced(http, 32 * MIB)
+        assert (await http.put(file["upload_url"], content=content(32))).status_code == 200
+
+        async def some() -> None:
+            async with http.stream("GET", file["uri"]) as answer:
+                await anext(answer.aiter_bytes(MIB))
+
+        await asyncio.gather(*[some() for _ in range(30)])
+        async with asyncio.timeout(10):
+            while serving.open_files:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.slow
