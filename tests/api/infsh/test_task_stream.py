@@ -121,7 +121,7 @@ async def test_who_puts_merged_deltas_in_place_of_the_result_has_the_result() ->
     [({}, False, False), ({"merges": False}, True, True), ({"returns": True}, True, False)],
 )
 async def test_deltas_that_are_void_end_the_stream_before_a_wrong_result(
-    client: dict[str, bool], ended: bool, told: bool
+    client: dict[str, Any], ended: bool, told: bool
 ) -> None:
     source = Source()
     async with watching(source, **client) as watcher:
