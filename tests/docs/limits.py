@@ -178,6 +178,7 @@ TABLES: dict[str, list[Row]] = {
         Row("a call over HTTP", span(http.CALL_TIMEOUT_S), FIXED, "the call is lost, and tried again"),
         Row("connecting to a service", span(http.CONNECT_TIMEOUT_S), FIXED, "tried again"),
         Row("a pause inside a body", span(default(BodyLimits, "body_idle_s")), LIMIT("body_idle_s"), "408"),
+        Row("from connecting to the end of the headers of a request", span(default(BodyLimits, "headers_s")), LIMIT("headers_s"), "disconnected"),
         Row("a call of our SDK over HTTP goes on starting steps", span(options.duration(options.Checkpointing().max_runtime).total_seconds()), "`Checkpointing(max_runtime=)`", "the server makes another"),
         Row("no checkpoints after one that could not be sent", span(reporting.WITHOUT_S), FIXED, "each step takes a call"),
         Row("a waiting function stays in a worker's memory", ms(socket.IDLE_MS), FIXED, f"dropped, and entered again later; {live.OUTSIDE_IDLE_FACTOR} times as long while it does something outside its steps"),

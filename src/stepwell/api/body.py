@@ -35,6 +35,9 @@ class Limits:
     """Requests with a body in progress; above it senders get 503."""
     body_idle_s: float = 30.0
     """How long a sender may pause inside a body."""
+    headers_s: float = 30.0
+    """How long a client may take from connecting, or from the first byte of a further request, to the end of its
+    headers; then it is disconnected."""
     max_streams: int = 4_000
     """Open event streams (`/follow`, `/stream`) at a time."""
 

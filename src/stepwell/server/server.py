@@ -21,10 +21,11 @@ import socket
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -386,7 +387,7 @@ class Server:
     ) -> None:
         config = uvicorn.Config(
             app,
-            http=_Protocol,
+            http=cast("type[asyncio.Protocol]", partial(_Protocol, headers_s=self.settings.limits.headers_s)),
             ws="websockets-sansio",
             ws_max_size=MAX_FRAME_BYTES,
             ws_per_message_deflate=False,
@@ -459,12 +460,49 @@ async def _join(streams: Streams, url: str, stack: contextlib.AsyncExitStack) ->
 
 
 class _Protocol(HttpToolsProtocol):
-    """No access log, whoever listens: addresses hold event keys."""
+    """No access log, whoever listens: addresses hold event keys. Who says nothing is disconnected after `headers_s`."""
 
-    def __init__(self, *args: Any, **named: Any) -> None:
+    def __init__(self, *args: Any, headers_s: float, **named: Any) -> None:
         super().__init__(*args, **named)
         self.access_log = False
         self.logger.addFilter(_meant)
+        self._headers_s = headers_s
+        self._too_late: asyncio.TimerHandle | None = None
+        self._within_headers = False
+        self._upgraded = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._expect_headers(expected=True)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        cycle: Any = self.cycle  # None before the first request
+        idle = cycle is None or cycle.response_complete
+        self._expect_headers(expected=(idle or self._within_headers) and not self._upgraded)
+
+    def on_message_begin(self) -> None:
+        self._within_headers = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._within_headers = False
+        super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._upgraded = True
+        super().handle_websocket_upgrade()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect_headers(expected=False)
+        super().connection_lost(exc)
+
+    def _expect_headers(self, *, expected: bool) -> None:
+        if not expected and self._too_late is not None:
+            self._too_late.cancel()
+            self._too_late = None
+        elif expected and self._too_late is None and not self.transport.is_closing():
+            self._too_late = self.loop.call_later(self._headers_s, self.transport.close)
 
 
 def _meant(record: logging.LogRecord) -> bool:
