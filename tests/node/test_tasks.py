@@ -292,3 +292,64 @@ def test_a_function_calls_an_app_by_invoking_it() -> None:
     assert node.store.run_rows[call.run].status is RunStatus.RUNNING  # it has time to end, as any call of an app
     node.answer(call, message.Returned(call.job, b'{"output":1}'))
     assert node.store.run_rows[call.run].status is RunStatus.CANCELLED
+
+
+# several nodes
+
+
+def two_nodes(here: set[str], there: set[str]) -> tuple[InMemoryNode, InMemoryNode]:
+    """Nodes that have the packages of these checksums."""
+    settings = NodeSettings(search_ms=1_000)
+    first = InMemoryNode(name="a", settings=settings, connected=())
+    second = InMemoryNode(name="b", store=first.store, scheduler=first.scheduler, settings=settings, connected=())
+    first.node.call_apps(here.__contains__)
+    second.node.call_apps(there.__contains__)
+    first.do(first.node.apps.add(AppVersion(namespace="acme", name="stitch", version="k3f9", checksum="abc")))
+    return first, second
+
+
+def test_a_call_goes_to_a_node_that_has_the_files_of_the_app() -> None:
+    first, second = two_nodes({"abc"}, set())
+    run = begin(second)
+    first.pass_time(milliseconds=50)
+    assert ([one.run for one in first.worker.calls], second.worker.calls) == ([run], [])
+    returned(first)
+    assert first.store.run_rows[run].status is RunStatus.COMPLETED
+    mine = begin(first)
+    assert [one.run for one in first.worker.calls] == [mine]
+    first.node.stop()
+    second.pass_time(minutes=2)
+    assert second.worker.calls == []  # it waits for a node that can call it
+
+
+def test_a_call_waits_until_a_node_has_the_files() -> None:
+    there: set[str] = set()
+    first, second = two_nodes(set(), there)
+    run = begin(first)
+    first.pass_time(seconds=30)
+    assert first.worker.calls == second.worker.calls == []
+    assert first.store.run_rows[run].status is RunStatus.QUEUED
+    there.add("abc")
+    first.pass_time(seconds=6)
+    assert [one.run for one in second.worker.calls] == [run]
+    check(second, run)
+
+
+def test_a_call_of_a_lost_node_is_made_by_another_that_has_the_files() -> None:
+    first, second = two_nodes({"abc"}, {"abc"})
+    run = begin(first)
+    assert [one.run for one in first.worker.calls] == [run]
+    first.node.stop()
+    second.pass_time(minutes=1)
+    assert [one.run for one in second.worker.calls] == [run]
+    returned(second)
+    check(second, run)
+
+
+def test_a_call_of_a_version_that_was_removed_is_made_to_fail() -> None:
+    first, second = two_nodes(set(), set())
+    run = begin(first)
+    first.do(first.node.apps.remove(DEV_ENV, "acme/stitch"))
+    first.pass_time(seconds=10)
+    calls = [*first.worker.calls, *second.worker.calls]
+    assert [one.run for one in calls] == [run]  # whose performer says that the files are gone

@@ -227,6 +227,8 @@ class _Fold:
                 self.edit = entry
             case journal.RunCancelling():
                 self.cancelling = entry
+                if (call := self._discovery()) is not None:
+                    self._begin(call.began)
             case (
                 journal.StepReady()
                 | journal.GroupFound()

@@ -12,6 +12,7 @@ Elsewhere: how a version comes to be (`stepwell.apps`), its runs (`tasks.py`).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,7 +23,7 @@ from stepwell.model.function import Function, Service, Transport
 from stepwell.store.base import Record, RunQuery
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from stepwell.node.clock import World
     from stepwell.node.registry import Registry
@@ -256,7 +257,8 @@ class Apps:
                 await self._retire(env, name)
             else:
                 app = msgspec.json.decode(record.value, type=App)
-                await self._register(_service(app))
+                wanted = [Reference(app.namespace, app.name, one) for one in app.versions]
+                await self._register(_service(app, [await self._version_of(app, one) for one in wanted]))
             after = await self._store.record(env, APP, name)
             if (after.revision if after is not None else 0) == (record.revision if record is not None else 0):
                 return
@@ -280,18 +282,26 @@ class Apps:
                 return found
 
 
-def _service(app: App) -> Service:
+@lru_cache(maxsize=10_000)
+def package_of(config: bytes) -> str:
+    """The checksum of the package of a version, by the configuration of its function."""
+    found = msgspec.json.decode(config)
+    return str(found.get("package", "")) if isinstance(found, dict) else ""
+
+
+def _service(app: App, versions: Iterable[AppVersion]) -> Service:
     functions = tuple(
         Function(
-            slug=f"{app.reference}@{version}",
-            name=f"{app.reference}@{version}",
+            slug=version.reference,
+            name=version.reference,
             service=app.reference,
             triggers=(),
             env=app.env,
             retries=0,
             cancel_grace_ms=CANCEL_GRACE_MS,
+            config=msgspec.json.encode({"package": version.checksum}),
         )
-        for version in app.versions
+        for version in versions
     )
     return Service(
         name=app.reference, transport=Transport.APP, env=app.env, functions=functions, app_version=app.current

@@ -24,9 +24,9 @@ from stepwell.model import message
 from stepwell.model.errors import Conflict, NotFound
 from stepwell.model.event import DEV_ENV
 from stepwell.model.ids import IdSource, JobId, RunId
-from stepwell.model.job import Claim, Job, JobKind
+from stepwell.model.job import Claim, Job, JobKind, route_of
 from stepwell.model.payload import canonical
-from stepwell.node.apps import Apps
+from stepwell.node.apps import Apps, package_of
 from stepwell.node.calls import dispatch_of
 from stepwell.node.clock import StoreTime
 from stepwell.node.credentials import Credentials
@@ -44,7 +44,7 @@ from stepwell.store.base import Committed, StoreFull, StoreUnavailable, Transiti
 from stepwell.store.base import Node as NodeRow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from stepwell.engine.rerun import Recorded
     from stepwell.engine.run import Run
@@ -75,6 +75,8 @@ JUST_LOST_MS = 60_000
 FOLLOW_MS = 5_000
 """How often runs that somebody follows are read anew in case a hint got lost."""
 TIDY_SESSIONS_MS = 30_000
+LOOK_FOR_PACKAGES_MS = 2_000
+"""How often it is looked which packages of apps have come, beside every change of what is registered."""
 _FAR = 1 << 62
 
 
@@ -124,6 +126,9 @@ class Node:
         self._cut_off = False
         self._renewing = False
         self._tidied_at = 0
+        self._has_package: Callable[[str], bool] | None = None
+        self._apps_here: frozenset[str] = frozenset()  # routes
+        self._apps_seen: tuple[int, Instant] = (-1, 0)  # the state of the registry that these are of, and when
         self._told_lost: set[tuple[str, int]] = set()
         self._held: list[Job] = []  # calls that were to be made while we could not prove our lease
         self.draining = False
@@ -410,7 +415,12 @@ class Node:
     def _serves(self, routes: Sequence[str | None]) -> bool:
         named = {route for route in routes if route is not None}
         ours = self._routes.heard(named) if named and self._routes is not None else bool(named)
-        return ours or None in routes or session_route(self.name) in named
+        return ours or None in routes or not named.isdisjoint(self._own_routes())
+
+    def _own_routes(self) -> tuple[str, ...]:
+        """The routes of calls that this node can make because of what it has, whoever is connected."""
+        sessions = (session_route(self.name),) if self.sessions.any else ()
+        return (*sessions, *self._routes_of_apps())
 
     async def _know_services(self) -> None:
         try:
@@ -431,6 +441,29 @@ class Node:
         """What performers say when a worker that is connected here has room for a call."""
         if self._routes is not None and self._routes.is_waited_for(env, service):
             self._wake_at(self.world.now())
+
+    def call_apps(self, has_package: Callable[[str], bool]) -> None:
+        """This node calls apps whose packages it has, by their checksums. Where several share a store, calls of the
+        others are left to those that have them."""
+        if self.shared:
+            self._has_package = has_package
+            self.turns.app_here = lambda route: route in self._routes_of_apps()
+
+    def _routes_of_apps(self) -> frozenset[str]:
+        """The routes of the calls of apps that can be made here."""
+        if self._has_package is None:
+            return self._apps_here
+        registry, now = self.registry, self.world.now()
+        changes, at = self._apps_seen
+        if registry.changes != changes or now >= at + LOOK_FOR_PACKAGES_MS:
+            self._apps_seen = (registry.changes, now)
+            self._apps_here = frozenset(
+                route_of(one.env, one.slug)
+                for env in registry.envs_with_apps()
+                for one in registry.functions_of_apps(env)
+                if one.archived or self._has_package(package_of(one.config))  # a removed one is gone everywhere
+            )
+        return self._apps_here
 
     # what surfaces ask for
 
@@ -575,7 +608,7 @@ class Node:
                 routes: list[str] | None = None
             else:
                 openings = self._routes.openings()
-                own = (session_route(self.name),) if self.sessions.any else ()
+                own = self._own_routes()
                 routes = [*own, *(route for opening, _ in openings for route in opening.routes)]
                 for opening, places in openings:
                     limit = min(places, CLAIM_LIMIT)

@@ -37,6 +37,11 @@ class Registry:
         self._changes = 0
         self.refreshed_at: Instant = 0
 
+    @property
+    def changes(self) -> int:
+        """How often what is known has changed."""
+        return self._changes
+
     def load(self, services: Iterable[Service]) -> None:
         """Know exactly these services."""
         self._services = {(service.env, service.name): service for service in services}
@@ -92,7 +97,7 @@ class Registry:
         return [function for function in self._conditional if function.env == env]
 
     def open_routes(self) -> tuple[str, ...]:
-        """The routes of the functions that any node can call: no worker of theirs has to be connected to it."""
+        """The routes of the functions that any node can call: it needs neither a worker of theirs nor their files."""
         return self._open_routes
 
     def is_live(self, env: str, service: str) -> bool:
@@ -108,6 +113,10 @@ class Registry:
         """The names of the services that are apps of this server, also of those that are gone and had tasks."""
         found = [one.name for one in self._services.values() if one.env == env and one.transport is Transport.APP]
         return tuple(sorted(found))
+
+    def functions_of_apps(self, env: str) -> list[Function]:
+        """The functions of the apps of this server, also of versions that were removed."""
+        return [one for name in self.apps(env) for one in self._services[env, name].functions]
 
     def envs_with_apps(self) -> tuple[str, ...]:
         """The environments that have apps of this server."""
@@ -146,7 +155,7 @@ class Registry:
         present = self.functions()
         self._conditional = tuple(one for one in present if any(trigger.expression for trigger in one.triggers))
         self._open_routes = tuple(
-            route_of(one.env, one.slug) for one in present if (one.env, one.service) not in self._connected
+            route_of(one.env, one.slug) for one in present if (one.env, one.service) not in self._live
         )
         self._envs_with_apps = tuple(sorted({env for env, _ in apps}))
 

@@ -164,6 +164,7 @@ class Turns:
         self._folded = Folded(cached_runs)
         self._boxes: dict[RunId, list[Envelope]] = {}
         self.watch: Callable[[Run, Sequence[Entry]], None] | None = None  # told of each commit of a run
+        self.app_here: Callable[[str], bool] | None = None  # by route; None where every node can call every app
         self.on_task_end: Callable[[Run], None] | None = None  # told of each task that ended, durably
         self.tally = Tally()
         self.refused = 0  # commits that came too late; each was decided again or proved unneeded
@@ -492,6 +493,9 @@ class Turns:
             ours = ours and self._routes.keep(job_id, run.env, run.service, run.function)
             if ours:
                 plan.kept.append(job_id)
+        elif kind is _CALL and self.app_here is not None and self._registry.is_app(run.env, run.service):
+            route = route_of(run.env, run.function)
+            ours = ours and self.app_here(route)
         plan.jobs[job_id] = Job(
             id=job_id,
             kind=kind,

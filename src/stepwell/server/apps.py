@@ -74,6 +74,7 @@ class AppRuntime:
             sessions=site.node.sessions,
         )
         self.packages = self.pool.packages
+        site.node.call_apps(lambda checksum: self.packages.find(checksum) is not None)
         self.performer = AppPerformer(
             self.pool,
             performers.deliver,
