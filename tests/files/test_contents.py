@@ -43,7 +43,7 @@ def lying(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.fixture(params=["disk", "objects", "s3"])
+@pytest.fixture(params=["disk", "objects", pytest.param("s3", marks=pytest.mark.slow)])
 async def contents(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Contents]:
     made: Contents
     if request.param == "disk":

@@ -511,6 +511,7 @@ async def test_a_fresh_server_forgets_files(tmp_path: Path) -> None:
     await place.server.stop()
 
 
+@pytest.mark.slow
 async def test_files_may_be_in_an_object_store(tmp_path: Path, bucket: str) -> None:
     place = await begun(tmp_path / "data", files=bucket)
     content = bytes(range(256)) * 40_000
