@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from stepwell.apps.isolation import Isolation
 from stepwell.apps.settings import AppSettings
 from stepwell.engine.session import Rules
-from stepwell.model.app import AppFunction, Needed, Resources, Scaling, Variant
+from stepwell.model.app import App, AppFunction, Needed, Resources, Scaling, Variant
 from stepwell.model.errors import BuildFailed, ConfigurationError, Overloaded
 from stepwell.model.ids import RunId
 from stepwell.model.message import CallLost, Returned
@@ -307,6 +308,44 @@ async def test_killed_workers_under_load_lose_nothing_and_leave_nothing(tmp_path
                 given.call(app, {"number": number}, run=run)
         assert all(len(given.messages[run]) == 1 for run in runs)
     assert not any(map(alive, seen))
+
+
+async def test_workers_that_come_and_go_leave_no_descriptors_and_no_records(tmp_path: Path) -> None:
+    async with apps(tmp_path, rules=Rules(idle_ms=0)) as given:
+        app = given.app(COUNTER)
+
+        async def once(number: int) -> int:
+            await given.result(given.call(app, setup={"number": number}))
+            await given.no_workers()
+            await until(lambda: not list((tmp_path / "apps" / "workers").iterdir()))
+            return len(os.listdir("/proc/self/fd"))
+
+        first = await once(0)
+        assert [await once(number) for number in range(1, 5)] == [first] * 4
+        assert given.pool.started == 5
+
+
+async def test_the_least_number_of_workers_is_there_before_the_first_call_and_again_after_a_death(
+    tmp_path: Path,
+) -> None:
+    async with apps(tmp_path) as given:
+        app = given.app(COUNTER, scaling=Scaling(least=2))
+        given.performer.know(App(namespace="ns", name="app", current="1"), given.versions[app])
+        workers = await until(lambda: len(given.workers("idle")) == 2 and given.workers())
+        assert await given.result(given.call(app))
+        assert given.pool.started == 2
+        os.kill(workers[0].pid, signal.SIGKILL)
+        await until(lambda: given.pool.started == 3 and len(given.workers("idle")) == 2)
+
+
+async def test_a_machine_that_cannot_isolate_apps_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with apps(tmp_path, isolation=Isolation()) as given:
+        app = given.app(COUNTER)
+        await given.result(given.call(app))
+        await given.result(given.call(app, setup={"x": 1}))
+        assert caplog.text.count("does not allow to isolate apps fully (done: none)") == 1
 
 
 # cancelling

@@ -233,6 +233,24 @@ async def test_partial_outputs_come_in_order(tmp_path: Path) -> None:
                 assert seen > one.value["number"], "a line is there before what follows it"
 
 
+async def test_an_app_runs_whether_its_memory_can_be_limited_here_or_not(tmp_path: Path) -> None:
+    async with started(ECHO, tmp_path, memory_bytes=1 << 30) as talk:
+        assert (await talk.run("x"))["input"] == "x"
+    assert str(Exit(-signal.SIGKILL, asked=False, out_of_memory=True)).endswith("because memory ran out")
+
+
+async def test_a_process_keeps_no_large_core_and_many_open_files(tmp_path: Path) -> None:
+    code = """
+    from resource import RLIMIT_CORE, RLIMIT_NOFILE, getrlimit
+
+    class App:
+        def run(self, input):
+            return {"core": getrlimit(RLIMIT_CORE), "files": getrlimit(RLIMIT_NOFILE)}
+    """
+    async with started(code, tmp_path, files=512) as talk:
+        assert await talk.run() == {"core": [0, 0], "files": [512, 512]}
+
+
 def test_a_frame_that_is_no_frame_is_refused() -> None:
     with pytest.raises(ValueError, match="longer than"):
         read_frames(bytearray((MAX_FRAME_BYTES + 1).to_bytes(4)))

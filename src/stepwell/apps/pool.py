@@ -555,6 +555,12 @@ class Pool:
         if self._guard is None:
             self._workers_folder.mkdir(parents=True, exist_ok=True)
             self._guard = Guard(self._workers_folder)
+            if self.settings.isolation != "off" and not self.isolation.full:
+                log.warning(
+                    "this machine does not allow to isolate apps fully (done: %s), so what the user of this server can "
+                    "read, some of it apps can read, too; docs/server.md says what",
+                    self.isolation.described(),
+                )
         folder = self._workers_folder / worker.id
         cache = self._caches / version.namespace / version.name
         variables, worker.hidden = self._variables(worker)
