@@ -28,7 +28,7 @@ from stepwell.model.payload import decode
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from stepwell.api.site import Site
 
@@ -133,7 +133,7 @@ class _Line(StarletteRoute):
         await answer(scope, receive, send)
 
 
-def router(site: Site, routes: Iterable[Route], more: Iterable[BaseRoute] = ()) -> Router:
+def router(site: Site, routes: Iterable[Route], more: Iterable[BaseRoute] = ()) -> ASGIApp:
     """The table as something that can be called."""
     by_path: dict[str, dict[str, Route]] = {}
     for route in routes:
@@ -143,7 +143,31 @@ def router(site: Site, routes: Iterable[Route], more: Iterable[BaseRoute] = ()) 
     table: list[BaseRoute] = list(more)
     for path, methods in by_path.items():
         table.append(_Line(site, path, methods))
-    return Router(table, redirect_slashes=False, default=_not_found)
+    return _by_first_part(table)
+
+
+def _by_first_part(table: list[BaseRoute]) -> ASGIApp:
+    """A router for each first part of a path, so that a request is compared with few lines of a long table."""
+    parts = [_first_part(getattr(line, "path", "/{any}")) for line in table]
+    routers = {
+        part: Router(
+            [line for line, its in zip(table, parts, strict=True) if its in (part, "{")],
+            redirect_slashes=False,
+            default=_not_found,
+        )
+        for part in {*parts, "{"}
+    }
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        await routers.get(_first_part(scope["path"]), routers["{"])(scope, receive, send)
+
+    return route
+
+
+def _first_part(path: str) -> str:
+    """`{` for one that is a parameter, or begins with one."""
+    first = path[1:].partition("/")[0]
+    return "{" if "{" in first else first
 
 
 def _endpoint(site: Site, methods: dict[str, Route]) -> Callable[[Request], Awaitable[Response]]:

@@ -106,7 +106,10 @@ class Watcher:
         self._leave = asyncio.Event()
         place = After(after) if after is not None else None
         stream = TaskStream(source.site, TASK, source.load, Framing(lines), after=place, **client)
-        self._task = asyncio.create_task(stream({"type": "http"}, self._receive, self._send))
+        self._task = asyncio.create_task(self._answer(stream))
+
+    async def _answer(self, stream: TaskStream) -> None:
+        await (await stream.opened())({"type": "http"}, self._receive, self._send)
 
     async def _receive(self) -> Any:
         await self._leave.wait()

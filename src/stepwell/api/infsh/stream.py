@@ -21,7 +21,7 @@ import asyncio
 import re
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from starlette.responses import Response
@@ -108,6 +108,8 @@ class TaskStream(Response):
         self._after = after
         self._merges = merges
         self._returns = returns
+        self._known = False
+        """They have seen what there is up to their place."""
         self._bell = Bell()
         self._gone = False
         self._timer: asyncio.TimerHandle | None = None
@@ -123,16 +125,30 @@ class TaskStream(Response):
         self._out_bytes = 0
         self._wrote_at = self._told_at = time.monotonic()
 
+    async def opened(self) -> Self:
+        """Begin to listen, then read what there is; it is to be answered with at once. Raises `NotFound`."""
+        with ExitStack() as stack:
+            self._follower = stack.enter_context(self._site.watch.follow(self._task, self._bell.ring))
+            self._reader = stack.enter_context(self._site.streams.subscribe(self._task, self._bell.ring))
+            after = self._after
+            if after is not None:
+                self._progress = Progress(TaskStatus(min(after.status, TaskStatus.UPLOADING)))
+                self._known = await self._find(self._reader, after)
+                self._lines = after.lines if self._known else 0
+            if not self._known:
+                for _ in self._read(self._reader):
+                    pass
+            self._view = await self._load(self._progress)
+            self._listening = stack.pop_all()
+        return self
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         leaving = asyncio.create_task(self._leave(receive), name="subscriber")
         self._wake_later()
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             self._put(self._framing.opening())
-            with ExitStack() as stack:
-                follower = stack.enter_context(self._site.watch.follow(self._task, self._bell.ring))
-                reader = stack.enter_context(self._site.streams.subscribe(self._task, self._bell.ring))
-                ended = await self._begin(reader) or await self._go_on(send, follower, reader)
+            ended = await self._begin(self._reader) or await self._go_on(send, self._follower, self._reader)
             await self._flush(send)
             if self._gone:
                 return
@@ -144,6 +160,7 @@ class TaskStream(Response):
         except NotFound:
             return  # it was deleted; nobody is told that it has ended
         finally:
+            self._listening.close()
             leaving.cancel()
             if self._timer is not None:
                 self._timer.cancel()
@@ -152,15 +169,7 @@ class TaskStream(Response):
 
     async def _begin(self, reader: Reader) -> bool:
         """Everything so far, for those who have not seen it. Whether the task has ended."""
-        after, known = self._after, False
-        if after is not None:
-            self._progress = Progress(TaskStatus(min(after.status, TaskStatus.UPLOADING)))
-            known = await self._find(reader, after)
-            self._lines = after.lines if known else 0
-        if not known:
-            for _ in self._read(reader):
-                pass
-        view = await self._load(self._progress)
+        view, known = self._view, self._known
         if view.status.final:
             if known:
                 for update in self._read(reader):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import ExitStack
+import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -47,6 +46,7 @@ _FIELDS = frozenset(
 _MOST_PAGES = 20
 """Looked at for one that filters leave something of."""
 _LONGEST_KEY = 255
+_MISSED_S = 0.05
 _WAIT_S = 300.0
 """How long an answer is held back for somebody who wants the end of a task."""
 
@@ -192,16 +192,13 @@ def _why(app: App) -> str:
 async def _ended(ask: Ask, made: RunId) -> TaskView:
     """The task once it has ended, or as it is after a while."""
     bell, site = Bell(), ask.site
-    with ExitStack() as stack:
-        stack.enter_context(site.watch.follow(made, bell.ring))
+    until = time.monotonic() + _WAIT_S
+    with site.watch.follow(made, bell.ring):
+        # It may have ended before this; most have not, and are not read for nothing.
+        await bell.wait_until(time.monotonic() + _MISSED_S)
         found = await view_of(site, made)
-        try:
-            async with asyncio.timeout(_WAIT_S):
-                while not found.status.final and not site.watch.closed:
-                    await bell.wait()
-                    found = await view_of(site, made)
-        except TimeoutError:
-            pass
+        while not found.status.final and not site.watch.closed and await bell.wait_until(until):
+            found = await view_of(site, made)
     return found
 
 
@@ -223,21 +220,25 @@ async def stream(ask: Ask) -> Response:
     most = site.limits.max_streams
     if site.watch.followers >= most:
         raise Overloaded(f"{most} streams are open and no more may be (max_streams)", retry_after_s=5)
-    row = await site.node.tasks.row(site.env, task_id(ask))
+    task, framing = task_id(ask), Framing(wants_lines(request.headers.get("accept", "")))
     last = request.headers.get("last-event-id") or ask.query("after") or ""
-    if last == END and row.status.final:
-        return Response(status_code=204)
-    if not row.status.final:
-        await know_progress(site, row.id)
-    return TaskStream(
+    if request.method == "HEAD" or last == END:
+        found = await view_of(site, task)
+        if request.method == "HEAD":
+            return Response(media_type=framing.content_type)
+        if found.status.final:
+            return Response(status_code=204)
+    elif site.node.shared:
+        await know_progress(site, task)
+    return await TaskStream(
         site,
-        row.id,
-        partial(view_of, site, row.id),
-        Framing(wants_lines(request.headers.get("accept", ""))),
+        task,
+        partial(view_of, site, task),
+        framing,
         after=After(last) if last and last != END else None,
         merges=not request.headers.get("x-client-source", "").startswith("inference-sdk-js"),
         returns=request.headers.get("user-agent", "").startswith("inference-sdk-py"),
-    )
+    ).opened()
 
 
 async def cancel(ask: Ask) -> Response:
