@@ -89,6 +89,25 @@ def test_a_session_is_open_from_its_first_call_on() -> None:
     assert node.do(node.node.sessions.active("other")) == ()
 
 
+def test_a_request_that_comes_twice_opens_one_session() -> None:
+    node = a_node()
+    sessions = [node.node.sessions.open(app(node)).id for _ in range(2)]
+    runs = {begin(node, request=request(session=one, opens=True), key="k") for one in sessions}
+    assert len(runs) == 1
+    assert [one.id for one in node.do(node.node.sessions.active(DEV_ENV))] == sessions[:1]
+
+
+def test_a_session_that_no_task_opens_leaves_nothing() -> None:
+    node = a_node()
+    session = node.node.sessions.open(app(node), 5).id
+    assert get(node, session).status is SessionStatus.ACTIVE
+    node.pass_time(seconds=6)
+    assert node.do(node.store.records(DEV_ENV, "session")) == []
+    assert not node.node.sessions.any
+    with pytest.raises(SessionNotFound):
+        get(node, session)
+
+
 def test_only_calls_that_complete_start_the_idle_time_again() -> None:
     node = a_node()
     session, run = opened(node, 10)

@@ -511,6 +511,8 @@ class Sessions:
 
     async def _put(self, held: _Held) -> None:
         session = held.session
+        if not held.revision and session.status is not SessionStatus.ACTIVE:
+            return  # no task ever opened it
         while not await self._store.put_record(self._record(session, held.revision + 1)):
             record = await self._store.record(session.env, SESSION, session.id)
             if record is None:

@@ -138,6 +138,8 @@ class Tasks:
         self._sessions.left(run_id)
         match outcome:
             case Duplicate(_, first):
+                if request.opens:
+                    await self._sessions.end(env, request.session)  # the task that was begun before has its own
                 return RunId(first)
             case _:
                 # A commit whose answer was lost may have been applied, and was made once more.
