@@ -193,7 +193,7 @@ async def test_a_server_on_postgresql_tells_the_same(postgres_url: str) -> None:
         await send(server)
         told = (await get(server, "/api/status")).json()
         assert [(node["name"], node["alive"]) for node in told["nodes"]] == [(server.node.name, True)]
-        assert told["queue"] == {"due": 0, "oldest_due_lag_ms": 0}
+        assert told["queue"] == {"due": 0, "oldest_due_lag_ms": 0, "waiting_for_limits": 0}
         assert told["settings"]["db"] == "set"
         assert "PostgreSQL" in (await get(server, "/status", **HTML)).text
         seen = await figures(server)

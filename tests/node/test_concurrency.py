@@ -12,7 +12,7 @@ from stepwell.model.event import DEV_ENV
 from stepwell.model.function import Concurrency, Service, Transport
 from stepwell.model.job import RunStatus
 from stepwell.model.op import Offload, Sleep
-from stepwell.node.reads.runs import run_trace
+from stepwell.node.reads.runs import run_trace, waiting_for
 from stepwell.node.reads.trace_text import render
 from stepwell.testing.node import InMemoryNode
 from tests.node.cases import a, done, planned, reply, report, service, wait
@@ -267,3 +267,6 @@ def test_a_run_says_for_what_it_waits() -> None:
     ]
     assert seen[1] is not None
     assert "waits for a slot of the concurrency of its function by event.data.user" in render(seen[1], node.now())
+    assert node.do(waiting_for(node.store, node.runs())) == {
+        second: ("the concurrency of its function by event.data.user",)
+    }

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from stepwell.model.ids import JobId
 from stepwell.model.job import RunStatus, Slot
-from stepwell.store.base import COMMITTED, Committed, Hint, Transition
+from stepwell.store.base import COMMITTED, Backlog, Committed, Hint, Transition
 from tests.store.cases import NODE, OTHER, a_claim, a_job, moved, run_id, started, store_all
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def test_what_has_no_room_is_parked_and_found_by_nobody(store: Store) -> N
     assert await add(store, limited("c"), limited("d", keys="l")) == ["c"]
     assert await claimed(store) == ["d"]
     assert await store.next_due() is None
-    assert (await store.backlog(1000)).due == 0
+    assert await store.backlog(1000) == Backlog(due=0, oldest_due=None, parked=2)
     assert {job.id: (job.owner, job.fence, job.parked) for job in await store.jobs_of(run_id(1))} == {
         "a": ("alpha", 1, None),
         "b": (None, 0, "k"),

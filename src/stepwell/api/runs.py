@@ -34,6 +34,7 @@ from stepwell.node.reads.runs import (
     run_trace,
     started_now,
     status_now,
+    waiting_for,
 )
 from stepwell.node.reads.trace_text import lines
 
@@ -76,7 +77,9 @@ async def runs(ask: Ask) -> Response:
     limit = ask.limit(DEFAULT_RUNS, MAX_RUNS)
     store = site.node.store
     page = await list_runs(store, wanted, after=ask.query("cursor"), limit=limit)
-    shown: dict[str, Any] = {"runs": await runs_shown(site, page.rows), "cursor": None}
+    lacks = await waiting_for(store, page.rows)
+    listed = [one | {"waits_for": list(lacks.get(one["id"], ()))} for one in await runs_shown(site, page.rows)]
+    shown: dict[str, Any] = {"runs": listed, "cursor": None}
     if page.more:
         shown["cursor"] = page.rows[-1].id
     if ask.query("count") == "true":

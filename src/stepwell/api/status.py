@@ -65,6 +65,7 @@ async def report(site: Site) -> dict[str, Any]:
         "queue": {
             "due": backlog.due,
             "oldest_due_lag_ms": 0 if backlog.oldest_due is None else max(0, now - backlog.oldest_due),
+            "waiting_for_limits": backlog.parked,
         },
         "workers": [
             {"service": line.service, "connected": line.workers, "waiting_calls": line.waiting} for line in site.lines()
@@ -199,6 +200,7 @@ def _page(told: Mapping[str, Any]) -> str:
         ("runs under way", _number(store.get("live_runs", 0)), ""),
         ("jobs due now", _count(queue["due"]), "warn" if queue["due"] > 1000 else ""),
         ("longest overdue", _span(lag), "warn" if lag > 10_000 else ""),
+        ("calls that wait for a limit", _count(queue["waiting_for_limits"]), ""),
         ("calls without a worker", _number(waiting), "warn" if waiting else ""),
         ("workers here", _number(sum(line["connected"] for line in told["workers"])), ""),
         ("up for", _span(told["uptime_s"] * 1000), ""),

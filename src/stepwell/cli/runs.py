@@ -43,10 +43,11 @@ def runs(url: str, key: str | None, function: str | None, statuses: tuple[str, .
 
 def _line(run: dict[str, Any]) -> dict[str, str]:
     created = instant_of(run["created_at"])
+    lacks = " and ".join(run.get("waits_for", ()))
     return {
         "run": run["id"],
         "function": run["function"],
-        "status": status_text(run["status"]),
+        "status": status_text(run["status"]) + (dim(f", waits for {printable(lacks)}") if lacks else ""),
         "started": ago_text(created),
         "took": duration_text(instant_of(run["ended_at"]) - created) if run["ended_at"] else "",
         "event": dim(printable(run.get("schedule") or run.get("event_name") or "")),

@@ -41,6 +41,8 @@ def _show(told: dict[str, Any], findings: list[str], *, good: bool) -> None:
     _line("runs", f"{store.get('live_runs', 0)} under way, {store.get('jobs', 0)} jobs, {store.get('waits', 0)} waits")
     late = f", the oldest for {duration_text(queue['oldest_due_lag_ms'])}" if queue["due"] else ""
     _line("due now", f"{queue['due']} jobs{late}")
+    if queue.get("waiting_for_limits"):
+        _line("waiting", f"{queue['waiting_for_limits']} calls for a slot of a limit")
     for node in told["nodes"]:
         lease = (
             f"lease until {node['lease_until']}"

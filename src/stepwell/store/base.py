@@ -151,10 +151,12 @@ class Hint(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Unowned jobs that were due at a moment: how many, counted up to `MOST_COUNTED`, and when the oldest was due."""
+    """Unowned jobs that were due at a moment: how many, counted up to `MOST_COUNTED`, and when the oldest was due.
+    `parked` are those that wait for a slot of a limit, counted likewise; they are not among the others."""
 
     due: int = 0
     oldest_due: Instant | None = None
+    parked: int = 0
 
 
 MOST_COUNTED = 10_000

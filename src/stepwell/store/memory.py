@@ -726,7 +726,8 @@ class MemoryStore:
             for job in self.job_rows.values()
             if job.owner is None and job.due <= now and not self.is_parked(job.id)
         ]
-        return Backlog(min(len(due), MOST_COUNTED), min(due, default=None))
+        parked = sum(map(self.is_parked, self.job_rows))
+        return Backlog(min(len(due), MOST_COUNTED), min(due, default=None), min(parked, MOST_COUNTED))
 
     def meters(self) -> dict[str, Histogram]:
         return {}

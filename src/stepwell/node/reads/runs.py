@@ -314,6 +314,18 @@ async def _lacks(store: Store, stored: StoredRun) -> tuple[str, ...]:
     return tuple(limit_text(limit) for limit in (*start.holds, *start.limits) if limit.key in parked)
 
 
+async def waiting_for(store: Store, rows: Sequence[RunRow]) -> dict[RunId, tuple[str, ...]]:
+    """The limits of which runs wait for a slot, in words; of those runs that do."""
+    found: dict[RunId, tuple[str, ...]] = {}
+    for row in rows:
+        if row.status.final or not any(job.parked for job in await store.jobs_of(row.id)):
+            continue
+        stored = await store.load_run(row.id)
+        if stored is not None and (lacks := await _lacks(store, stored)):
+            found[row.id] = lacks
+    return found
+
+
 async def run_trace(store: Store, env: str, run_id: str, running: Running = nobody_knows) -> Trace | None:
     stored = await load_run(store, env, run_id)
     return await trace_stored(store, stored, running) if stored is not None else None

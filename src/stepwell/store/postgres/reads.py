@@ -373,13 +373,15 @@ async def known_nodes(on: Connections) -> list[Node]:
 
 async def backlog(on: Connections, now: Instant | None) -> Backlog:
     found = await on.ask(
-        "SELECT count(*), min(due) FROM (SELECT due FROM stepwell.job"
+        "SELECT count(*), min(due),"
+        " (SELECT count(*) FROM (SELECT FROM stepwell.place WHERE line IS NOT NULL LIMIT $2) AS in_line)"
+        " FROM (SELECT due FROM stepwell.job"
         " WHERE owner IS NULL AND due <= coalesce($1, stepwell.clock_ms()) LIMIT $2) AS counted",
         now,
         MOST_COUNTED,
     )
-    due, oldest = found[0]
-    return Backlog(due, oldest)
+    due, oldest, parked = found[0]
+    return Backlog(due, oldest, parked)
 
 
 async def live_runs(on: Connections, after: RunId | None, limit: int) -> list[RunRow]:

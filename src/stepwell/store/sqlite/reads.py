@@ -419,7 +419,11 @@ def backlog(on: sqlite3.Connection, now: Instant) -> Backlog:
         " ORDER BY due, id LIMIT ?)",
         (now, MOST_COUNTED),
     ).fetchone()
-    return Backlog(due, oldest)
+    (parked,) = on.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM place INDEXED BY place_in_line WHERE line IS NOT NULL LIMIT ?)",
+        (MOST_COUNTED,),
+    ).fetchone()
+    return Backlog(due, oldest, parked)
 
 
 def counts(on: sqlite3.Connection) -> dict[str, object]:
