@@ -519,6 +519,26 @@ def test_nobody_waits_long_for_an_app_that_was_set_up_for_minutes_or_whose_calls
     assert machine.finished[slow] == 1
 
 
+def test_nobody_waits_for_an_app_that_cannot_go_on() -> None:
+    pool = Pool(Capacity(workers=8, cpus=1), most=1)
+    leased = pool.started(B, session="s1", opens=True)
+    pool.schedule.done(leased, pool.now)
+    pool.decide()
+    warm = pool.idle(WorkerKey("ns/c@1"))
+    pool.add(WorkerKey("ns/c@1", setup="slow"))
+    for _ in range(3):
+        pool.add(B)
+        pool.add(B, session="s1")
+    pool.decide()  # B waits for its session's worker or has none, and `c` is being set up for minutes
+    worker = pool.started(A)
+    for _ in range(50):
+        call = pool.add(A)
+        pool.now += 1_000
+        pool.schedule.done(worker, pool.now)
+        assert Assign(worker, (call,)) in pool.decide()
+    assert pool.schedule.state(warm) is State.IDLE
+
+
 @pytest.mark.parametrize("slots", [1, 4, 7])
 def test_apps_that_share_few_workers_get_equal_time_whatever_they_ask_for(slots: int) -> None:
     numbers = itertools.count()

@@ -90,6 +90,7 @@ class _Worker:
     state: State = State.STARTING
     session: str = ""
     spent: bool = False  # it held a session that is over, and goes after its call
+    shared: bool = False  # set up, and for whoever comes: one with a session is not
     calls: int = 0
 
 
@@ -108,13 +109,13 @@ class _App:
     served_ms: float = 0.0
     pace_ms: float = 0.0
     workers: int = 0  # that are not stopping
-    ready: int = 0  # of these, set up
+    shared: int = 0  # of these, those set up that hold no session
     calls: int = 0  # waiting or being made
-    busy: dict[str, _Worker] = field(default_factory=dict)
+    busy: dict[str, _Worker] = field(default_factory=dict)  # of the shared ones
 
     def pace(self, now: int) -> float:
         """With the calls that are being made."""
-        return self.pace_ms + sum(now - one.since for one in self.busy.values()) / max(self.ready, 1)
+        return self.pace_ms + sum(now - one.since for one in self.busy.values()) / max(self.shared, 1)
 
 
 @dataclass(slots=True, eq=False)
@@ -254,10 +255,11 @@ class Placement:
         line.starting -= 1
         line.start_ms = (1 - _NEWEST) * line.start_ms + _NEWEST * (now - one.since)
         line.failures = line.not_before = 0
-        if not line.app.ready:
-            others = [app.pace(now) for app in self._apps.values() if app.ready and app.calls]
+        if not line.app.shared:
+            others = [app.pace(now) for app in self._apps.values() if app.busy]
             line.app.pace_ms = max(line.app.pace_ms, min(others, default=0.0) - self.rules.catch_up_ms)
-        line.app.ready += 1
+        one.shared = True
+        line.app.shared += 1
         self._rest(one, now)
 
     def done(self, worker: str, now: int) -> None:
@@ -295,7 +297,7 @@ class Placement:
             line.starting -= 1
         if one.state is not State.STOPPING:
             line.app.workers -= 1
-            line.app.ready -= one.state is not State.STARTING
+        self._unshare(one)
         line.idle.pop(worker, None)
         del line.workers[worker]
         if one.session:
@@ -402,19 +404,22 @@ class Placement:
             self._starved.pop(line.key, None)
 
     def _lets_catch_up(self, line: _Line, now: int) -> bool:
-        """Whether an app waits a moment, on a busy machine, for those that came to work later."""
+        """Whether an app waits a moment, on a busy machine, for those that came to work later.
+
+        Only for what is being made right now: that comes further as time goes by, so nobody waits long.
+        """
         if sum(len(app.busy) for app in self._apps.values()) < self.capacity.cpus:
             return False
         others = [
             app.pace(now)
             for app in self._apps.values()
-            if app is not line.app and app.ready and app.calls > len(app.busy)
+            if app is not line.app and app.busy and app.calls > len(app.busy)
         ]
         slowest = min(others, default=None)
         if slowest is None:
             return False
         ahead = line.app.pace(now) - slowest - max(line.call_ms or 0.0, _LEAD_MS)
-        if ahead <= 0:
+        if not 0 < ahead <= self.rules.catch_up_ms:
             return False
         self._held_until = now + max(1, int(ahead))
         return True
@@ -493,13 +498,15 @@ class Placement:
         line = worker.line
         line.idle.pop(worker.id, None)
         worker.state, worker.since, worker.calls = State.BUSY, now, len(taken)
-        line.app.busy[worker.id] = worker
         for wait in taken:
             del self._where[wait.waiting.call]
         first = taken[0].waiting
         if first.opens:
             worker.session = first.session
             self._leases[first.session] = _Lease(worker)
+            self._unshare(worker)
+        if worker.shared:
+            line.app.busy[worker.id] = worker
         self._actions.append(Assign(worker.id, tuple(one.waiting.call for one in taken)))
 
     def _rest(self, worker: _Worker, now: int) -> None:
@@ -517,17 +524,21 @@ class Placement:
 
     def _stopping(self, worker: _Worker, now: int) -> None:
         worker.line.idle.pop(worker.id, None)
-        worker.line.app.ready -= worker.state is not State.STARTING
+        self._unshare(worker)
         worker.state, worker.since = State.STOPPING, now
         worker.line.app.workers -= 1
         self._touched[worker.line.key] = worker.line
+
+    def _unshare(self, worker: _Worker) -> None:
+        worker.line.app.shared -= worker.shared
+        worker.shared = False
 
     def _count(self, worker: _Worker, took: float) -> None:
         line = worker.line
         line.served_ms += took
         line.app.served_ms += took
-        line.app.pace_ms += took / max(line.app.ready, 1)
-        line.app.busy.pop(worker.id, None)
+        if line.app.busy.pop(worker.id, None) is not None:
+            line.app.pace_ms += took / max(line.app.shared, 1)
         line.app.calls -= worker.calls
         worker.calls = 0
 
