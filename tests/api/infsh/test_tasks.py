@@ -397,3 +397,27 @@ async def test_nobody_knows_a_task_that_is_not_there(api: Api, subtests: pytest.
                 response = await api.http.request(method, f"/tasks/{task}{path}")
                 assert response.status_code == 404
                 assert response.json()["success"] is False
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"n": 12345678901234567890123456789}',
+        b'{"n": 9007199254740993}',
+        b'{"n": 1e400}',
+        b'{"n": -0.0}',
+        b'{"s": "\\u0000\\ud83d\\ude00"}',
+        b'{"s": "\\ud83d"}',
+        b"[" * 1500 + b"]" * 1500,
+        b'"just a text"',
+        b"null",
+    ],
+)
+async def test_whatever_the_input_is_it_is_run_or_refused(api: Api, performer: ScriptedApps, text: bytes) -> None:
+    body = b'{"app": "acme/stitch", "input": %b}' % text
+    response = await api.http.post("/apps/run", content=body)
+    assert response.status_code in (200, 400), response.text
+    if response.status_code == 200:
+        assert (await ended(api, response.json()["data"]["id"]))["status"] == 10
+    else:
+        assert response.json()["error"]["code"] == "invalid_request"

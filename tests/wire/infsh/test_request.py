@@ -59,7 +59,7 @@ def test_a_refusal_names_the_member(body: dict[str, Any], field: str, text: str)
     assert text in str(caught.value)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'"a"', b"\xff"])
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'"a"', b"\xff", b'{"a":' * 100_000])
 def test_a_body_that_is_no_object_is_refused(text: bytes) -> None:
     with pytest.raises(InvalidInput):
         read_run(text)

@@ -110,7 +110,7 @@ def read_body(text: bytes, kind: type[_T]) -> _T:
         field = found[1] if found is not None else ""
         what = str(err)[: found.start()] if found is not None else str(err)
         raise InvalidInput(f"{field or 'the body'}: {what[:1].lower()}{what[1:]}", field=field or None) from err
-    except (msgspec.DecodeError, UnicodeDecodeError) as err:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise InvalidInput(f"the body is not valid JSON: {err}") from err
 
 

@@ -18,8 +18,7 @@ def instant(at: Instant | None) -> str | None:
     """RFC 3339 with milliseconds, in UTC."""
     if at is None:
         return None
-    moment = datetime.fromtimestamp(at // 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{at % 1000:03d}Z"
+    return datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def short_id(id: str) -> str:
