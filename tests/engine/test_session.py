@@ -525,6 +525,7 @@ def test_nobody_waits_for_an_app_that_cannot_go_on() -> None:
     pool.schedule.done(leased, pool.now)
     pool.decide()
     warm = pool.idle(WorkerKey("ns/c@1"))
+    pool.started(WorkerKey("ns/busy@1"))
     pool.add(WorkerKey("ns/c@1", setup="slow"))
     for _ in range(3):
         pool.add(B)
