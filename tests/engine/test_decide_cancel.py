@@ -120,10 +120,11 @@ def test_nothing_else_happens_to_it_meanwhile() -> None:
         message.Returned(JobId("01RUN.99"), b"1"),
         message.Admitted(),
         message.Began(),
-        message.Reported(call, (done("a"),), 1),
     ):
         story.tell(msg, after=1)
         assert (story.last.entries, story.last.effects) == ((), ())
+    story.tell(message.Reported(call, (done("a"),), 1))
+    assert (story.last.entries, story.last.effects) == ((), (effect.StopCall(call, "cancelled"),))
     story.tell(message.Logged(call, (message.LogLine(story.now, "info", "saving"),)))
     assert story.kinds() == ["Noted"]
 

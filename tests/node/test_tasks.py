@@ -278,6 +278,22 @@ def test_another_node_cancels_and_the_call_is_told() -> None:
     check(node, run)
 
 
+def test_a_call_that_nobody_told_to_end_is_told_when_it_reports() -> None:
+    settings = NodeSettings(search_ms=1_000)
+    node = a_node(name="a", settings=settings)
+    other = InMemoryNode(name="b", store=node.store, scheduler=node.scheduler, settings=settings)
+    run = begin(node)
+    (call,) = node.worker.calls
+    node.store.listeners.clear()  # every hint gets lost
+    assert other.do(other.node.tasks.cancel(DEV_ENV, run)) is True
+    assert node.worker.stopped == []
+    for number in (1, 2):
+        node.answer(call, message.Reported(call.job, (), number))
+        assert node.worker.stopped == [(call.job, "cancelled")]  # once, for it has time to end
+    assert node.worker.acknowledged == []
+    check(node, run)
+
+
 # apps that functions call
 
 

@@ -383,8 +383,11 @@ def _on_anything_while_cancelling(turn: _Turn, msg: Message) -> None:
         case message.Logged():
             over = False
             _on_logged(turn, msg)
+        case message.Reported():
+            over = False  # it came too late; perhaps the worker is connected to a node that nobody told
+            turn.do(effect.StopCall(msg.call, "cancelled" if msg.call in run.calls else "stale"))
         case _:
-            over = False  # what it reports came too late; it has been told to end
+            over = False
     if over:
         _end_cancelled(turn, asked.reason, asked.event)
 

@@ -71,11 +71,13 @@ class Telling:
             if not calls:
                 del self._calls_of[line.run]
 
-    def stopping(self, call: JobId) -> None:
-        """That call was told to end, and has time for it."""
+    def stopping(self, call: JobId) -> bool:
+        """That call is to be told to end, and has time for it. Whether this node has not told it yet."""
         line = self._lines.get(call)
-        if line is not None:
-            line.stopping = True
+        if line is None:
+            return True
+        new, line.stopping = not line.stopping, True
+        return new
 
     def has(self, run: RunId) -> bool:
         """Whether this node calls somebody for a run."""

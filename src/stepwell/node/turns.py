@@ -198,7 +198,7 @@ class Turns:
 
     def deliver(self, run: RunId, job: JobId, fence: int, msg: Message, /) -> None:
         """Take what a performer has to say about a call. See `stepwell.model.dispatch.Deliver`."""
-        self.post(run, Envelope(msg, Claim(job, fence), ends=isinstance(msg, OffloadEnded)))
+        self.post(run, Envelope(msg, Claim(job, fence), ends=type(msg) is OffloadEnded))
 
     async def _empty(self, run_id: RunId) -> None:
         while box := self._boxes[run_id]:
@@ -656,11 +656,11 @@ class Turns:
                 case effect.AnnounceEnd() if run.event_name == TASK_EVENT and self.on_task_end is not None:
                     self.on_task_end(run)
                 case effect.StopCall():
-                    if one.call in run.calls:
-                        self.telling.stopping(one.call)
-                    else:
+                    if one.call not in run.calls:
                         self.telling.over(one.call)
-                    performer.stop(one.call, one.reason)
+                        performer.stop(one.call, one.reason)
+                    elif self.telling.stopping(one.call):
+                        performer.stop(one.call, one.reason)
                 case _:
                     pass
         self.remember(run)
