@@ -214,7 +214,7 @@ class Run(msgspec.Struct):
 
     def discovering(self) -> bool:
         """Whether the function is being called as a whole, or about to be."""
-        return any(call.target is None for call in self.calls.values())
+        return None in [call.target for call in self.calls.values()]
 
     def executing(self) -> bool:
         """Whether the function is being called as a whole and may run a new step in that very call."""

@@ -170,28 +170,29 @@ def _walk(
     tree: Tree, memos: Mapping[StepId, Memo], order: Mapping[StepId, int], new: list[Leaf], seen: list[bytes]
 ) -> int:
     """The place of the last result of a tree that is done; -1: it is not done."""
-    if type(tree) is Leaf:
-        memo = memos.get(tree.id)
-        if memo is None:
-            new.append(tree)
-            return -1
-        if memo.shape == "error":
-            if not tree.caught:
+    if type(tree) is Parallel:
+        return _walk_parallel(tree, memos, order, new, seen)
+    last = 0
+    for part in tree.parts if type(tree) is Sequence else (tree,):
+        if type(part) is Leaf:
+            memo = memos.get(part.id)
+            if memo is None:
+                new.append(part)
+                return -1
+            if memo.shape != "error":
+                seen.append(memo.value)
+            elif part.caught:
+                seen.append(_CAUGHT)
+            else:
                 raise _Raised(memo.value)
-            seen.append(_CAUGHT)
+            place = order[part.id]
         else:
-            seen.append(memo.value)
-        return order[tree.id]
-    if type(tree) is Sequence:
-        last = 0
-        for part in tree.parts:
             place = _walk(part, memos, order, new, seen)
             if place < 0:
                 return -1
-            last = max(last, place)
-        return last
-    assert type(tree) is Parallel
-    return _walk_parallel(tree, memos, order, new, seen)
+        if place > last:
+            last = place
+    return last
 
 
 def _walk_parallel(

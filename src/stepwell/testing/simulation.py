@@ -25,7 +25,6 @@ from stepwell.model.event import DEV_ENV, Event, event_body
 from stepwell.model.function import CancelOn, Concurrency, Function, Service, Transport, Trigger
 from stepwell.model.ids import EventKey, IdSource, RunId, StepId
 from stepwell.model.job import Claim
-from stepwell.model.journal import WaitStarted
 from stepwell.node.auditor import LIMITS
 from stepwell.node.node import Node, NodeSettings
 from stepwell.node.turns import Verdict as Verdicts
@@ -52,8 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Result", "Simulation", "Violation"]
 
-EVENTS_MS = 20_000
-TROUBLE_MS = 30_000
+EVENTS_MS = 16_000
+TROUBLE_MS = 24_000
 CALM_MS = 12 * DAY_MS // 24  # longer than all pauses of retries together
 
 
@@ -196,9 +195,9 @@ class Simulation:
         self.tasks = Tasks(self)
         self.settings = NodeSettings(
             policy=Policy(retry_interval_ms=None if random.random() < 0.15 else random.choice((200, 1_500))),
-            lease_ms=random.choice((6_000, 12_000)),
-            search_ms=random.choice((2_000, 6_000)),
-            cached_runs=random.choice((1, 100, 100, 100)),
+            lease_ms=random.choice((10_000, 18_000)),
+            search_ms=random.choice((4_000, 12_000)),
+            cached_runs=1 if random.random() < 0.125 else 100,
         )
         self.machines = [Machine(self, name, 0) for name in ("a", "b", "c")[: 3 if random.random() < 0.1 else 2]]
         self.unsent = 0
@@ -332,14 +331,14 @@ class Simulation:
 
     def _plan_events(self) -> None:
         random, scheduler = self.random, self.scheduler
-        for number in range(random.choice((1, 1, 1, 2))):
+        for number in range(1 if random.random() < 0.83 else 2):
             scheduler.at(START + random.randrange(5_000), self._emit, ("go/parent", f"k{number}", ""))
         scheduler.at(START + random.randrange(5_000), self._emit, ("go/child", "k0", ""))
         if random.random() < 0.2:
             self._twice()
         for _ in range(random.randrange(3)):
             scheduler.at(START + random.randrange(EVENTS_MS), self._emit, ("outside/x", "x", ""))
-        if random.random() < 0.15:
+        if random.random() < 0.22:
             scheduler.at(START + random.randrange(EVENTS_MS), self._stop)
         if random.random() < 0.25:
             scheduler.at(START + random.randrange(EVENTS_MS), self._cancel)
@@ -418,7 +417,7 @@ class Simulation:
 
     def _somebody_waited(self, again: Callable[[object], None]) -> bool:
         """Whether a run has come to a wait. If not, `again` is called later: every seed is to have a wait."""
-        if any(isinstance(entry, WaitStarted) for entries in self.store.journals.values() for entry in entries):
+        if self.watcher.waited:
             return True
         self.scheduler.after(200, again)
         return False

@@ -127,7 +127,7 @@ class Task:
         try:
             register, argument = self._send(value)
         except StopIteration:
-            world.over(self)
+            world._tasks.pop(self, None)
         except Crashed as crash:
             world.crash(crash)
         except Exception as error:
