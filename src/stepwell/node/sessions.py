@@ -33,7 +33,7 @@ import msgspec
 from stepwell.model import journal
 from stepwell.model.app import Reference, read_reference
 from stepwell.model.errors import Conflict, InvalidInput, NotFound, StepwellError
-from stepwell.model.ids import RunId
+from stepwell.model.ids import RunId, ulid_time
 from stepwell.model.job import RunStatus
 from stepwell.model.session import IDLE_TIMEOUT_S, LONGEST_IDLE_S, SHORTEST_IDLE_S, Session, SessionStatus
 from stepwell.model.task import TaskRequest, read_request
@@ -151,6 +151,7 @@ class Sessions:
         self._shared = shared
         self._held: dict[tuple[str, str], _Held] = {}
         self._of_run: dict[RunId, tuple[str, str]] = {}
+        self._dead: dict[str, set[str]] = {}  # nodes, by environment, whose sessions are lost, and are said to be
         self.on_over: Callable[[str, str], None] = lambda env, session: None
 
     @property
@@ -184,16 +185,24 @@ class Sessions:
             held.session = self._over(session, SessionStatus.LOST, "the server was started again")
         await self._save(held)
 
-    async def tidy(self, env: str, dead: Iterable[str]) -> None:
-        """Forget sessions that were over long ago; those of dead nodes are lost."""
-        gone = set(dead)
-        for record in await self._records(env):
-            session = msgspec.json.decode(record.value, type=Session)
-            if session.status is not SessionStatus.ACTIVE:
-                if record.at < self._world.now() - KEEP_MS:
+    async def tidy(self, env: str, dead: set[str]) -> None:
+        """Forget sessions that were over long ago; those of nodes that died since the last time are lost."""
+        before = self._world.now() - KEEP_MS
+        old: list[Record] = []
+        while True:
+            page = await self._store.records(env, SESSION, after=old[-1].key if old else None, limit=_PAGE)
+            old = [one for one in page if ulid_time(one.key) < before]  # a key is as old as its session
+            for record in old:
+                session = msgspec.json.decode(record.value, type=Session)
+                if session.status is not SessionStatus.ACTIVE and record.at < before:
                     await self._store.remove_record(env, STATE, session.id)
                     await self._store.remove_record(env, SESSION, session.id, record.revision)
-            elif session.node in gone and session.node != self._node:
+            if len(old) < _PAGE:
+                break
+        died, self._dead[env] = dead - self._dead.get(env, set()) - {self._node}, dead
+        for record in await self._records(env) if died else ():
+            session = msgspec.json.decode(record.value, type=Session)
+            if session.status is SessionStatus.ACTIVE and session.node in died:
                 over = self._over(session, SessionStatus.LOST, f"the server {session.node} is gone")
                 await self._store.put_record(self._record(over, record.revision + 1))
 
@@ -266,6 +275,10 @@ class Sessions:
 
     async def active(self, env: str) -> tuple[Session, ...]:
         """The sessions that can be called, the newest first."""
+        if not self._shared:
+            known = (held.session for (its_env, _), held in self._held.items() if its_env == env and held.revision)
+            sessions = [one for one in known if one.status is SessionStatus.ACTIVE]
+            return tuple(sorted(sessions, key=lambda one: one.id, reverse=True))
         found: list[Session] = []
         for record in await self._records(env):
             held = self._held.get((env, record.key))
