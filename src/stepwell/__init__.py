@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stepwell.model.errors import StepwellError as StepwellError
     from stepwell.model.errors import Unauthorized as Unauthorized
     from stepwell.model.job import RunStatus as RunStatus
+    from stepwell.model.task import TaskStatus as TaskStatus
     from stepwell.sdk.client.async_client import AsyncClient as AsyncClient
     from stepwell.sdk.client.async_client import AsyncRun as AsyncRun
     from stepwell.sdk.client.client import Client as Client
@@ -62,6 +63,19 @@ if TYPE_CHECKING:
     from stepwell.sdk.event import event as event
     from stepwell.sdk.function import Failure as Failure
     from stepwell.sdk.function import Function as Function
+    from stepwell.sdk.inference.async_client import AsyncTask as AsyncTask
+    from stepwell.sdk.inference.client import Task as Task
+    from stepwell.sdk.inference.errors import AppNotFound as AppNotFound
+    from stepwell.sdk.inference.errors import RequirementsMissing as RequirementsMissing
+    from stepwell.sdk.inference.errors import SessionLost as SessionLost
+    from stepwell.sdk.inference.errors import SessionOver as SessionOver
+    from stepwell.sdk.inference.errors import TaskCancelled as TaskCancelled
+    from stepwell.sdk.inference.errors import TaskFailed as TaskFailed
+    from stepwell.sdk.inference.follow import DeltaUpdate as DeltaUpdate
+    from stepwell.sdk.inference.follow import LogUpdate as LogUpdate
+    from stepwell.sdk.inference.follow import OutputUpdate as OutputUpdate
+    from stepwell.sdk.inference.follow import ResetUpdate as ResetUpdate
+    from stepwell.sdk.inference.follow import StatusUpdate as StatusUpdate
     from stepwell.sdk.options import Batch as Batch
     from stepwell.sdk.options import CancelOn as CancelOn
     from stepwell.sdk.options import Checkpointing as Checkpointing
@@ -79,6 +93,7 @@ _HOMES = {
     "__version__": "stepwell.sdk.version",
     **dict.fromkeys(("InvalidInput", "NotFound", "StepwellError", "Unauthorized"), "stepwell.model.errors"),
     "RunStatus": "stepwell.model.job",
+    "TaskStatus": "stepwell.model.task",
     **dict.fromkeys(("AsyncClient", "AsyncRun"), "stepwell.sdk.client.async_client"),
     **dict.fromkeys(("Client", "Run"), "stepwell.sdk.client.client"),
     **dict.fromkeys(
@@ -98,6 +113,15 @@ _HOMES = {
     ),
     **dict.fromkeys(("Event", "EventType", "Trigger", "cron", "event"), "stepwell.sdk.event"),
     **dict.fromkeys(("Failure", "Function"), "stepwell.sdk.function"),
+    "AsyncTask": "stepwell.sdk.inference.async_client",
+    "Task": "stepwell.sdk.inference.client",
+    **dict.fromkeys(
+        ("AppNotFound", "RequirementsMissing", "SessionLost", "SessionOver", "TaskCancelled", "TaskFailed"),
+        "stepwell.sdk.inference.errors",
+    ),
+    **dict.fromkeys(
+        ("DeltaUpdate", "LogUpdate", "OutputUpdate", "ResetUpdate", "StatusUpdate"), "stepwell.sdk.inference.follow"
+    ),
     **dict.fromkeys(
         (
             "Batch",

@@ -348,7 +348,10 @@ class File:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(
-            cls._validated, serialization=core_schema.plain_serializer_function_ser_schema(lambda file: file.to_dict())
+            cls._validated,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda file: file.to_dict(), when_used="json"
+            ),
         )
 
     @classmethod

@@ -211,7 +211,7 @@ def as_package(directory: str) -> None:
 def functions_of(app: type) -> dict[str, Function]:
     """The public methods that take a pydantic model and return or yield one, in the order of their definition, bases
     first; and `run` in any case."""
-    base = getattr(sys.modules.get("pydantic"), "BaseModel", object)
+    base = sys.modules["pydantic"].BaseModel if is_model(app) else object
     found: dict[str, Function] = {}
     for owner in reversed(app.__mro__):
         for name in vars(owner):

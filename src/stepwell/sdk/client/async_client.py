@@ -44,6 +44,8 @@ from stepwell.sdk.version import SDK
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
+    from stepwell.sdk.inference.async_client import AsyncApps, AsyncFiles, AsyncSessions, AsyncTasks
+
 T = TypeVar("T")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -334,6 +336,34 @@ class AsyncClient:
         """
         query = {"name": name, "limit": str(limit)}
         return received_events(await self._exchange.run(requests.get(self._exchange.address, "/v1/events", query)))
+
+    @property
+    def tasks(self) -> AsyncTasks:
+        """Calling apps: `client.tasks.run(Embed, Embed.Input(...))`."""
+        from stepwell.sdk.inference.async_client import AsyncTasks
+
+        return AsyncTasks(self._exchange)
+
+    @property
+    def sessions(self) -> AsyncSessions:
+        """Calls of apps that share a state: `client.sessions.open("acme/notebook")`."""
+        from stepwell.sdk.inference.async_client import AsyncSessions
+
+        return AsyncSessions(self._exchange)
+
+    @property
+    def files(self) -> AsyncFiles:
+        """Files that the server keeps, for apps and of them."""
+        from stepwell.sdk.inference.async_client import AsyncFiles
+
+        return AsyncFiles(self._exchange)
+
+    @property
+    def apps(self) -> AsyncApps:
+        """The apps that the server can run."""
+        from stepwell.sdk.inference.async_client import AsyncApps
+
+        return AsyncApps(self._exchange)
 
     async def close(self) -> None:
         """Give back the connections."""

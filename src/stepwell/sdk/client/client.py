@@ -42,6 +42,8 @@ from stepwell.sdk.version import SDK
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
+    from stepwell.sdk.inference.client import Apps, Files, Sessions, Tasks
+
 T = TypeVar("T")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -327,6 +329,34 @@ class Client:
         """
         query = {"name": name, "limit": str(limit)}
         return received_events(self._exchange.run(requests.get(self._exchange.address, "/v1/events", query)))
+
+    @property
+    def tasks(self) -> Tasks:
+        """Calling apps: `client.tasks.run(Embed, Embed.Input(...))`."""
+        from stepwell.sdk.inference.client import Tasks
+
+        return Tasks(self._exchange)
+
+    @property
+    def sessions(self) -> Sessions:
+        """Calls of apps that share a state: `client.sessions.open("acme/notebook")`."""
+        from stepwell.sdk.inference.client import Sessions
+
+        return Sessions(self._exchange)
+
+    @property
+    def files(self) -> Files:
+        """Files that the server keeps, for apps and of them."""
+        from stepwell.sdk.inference.client import Files
+
+        return Files(self._exchange)
+
+    @property
+    def apps(self) -> Apps:
+        """The apps that the server can run."""
+        from stepwell.sdk.inference.client import Apps
+
+        return Apps(self._exchange)
 
     def close(self) -> None:
         """Give back the connections."""

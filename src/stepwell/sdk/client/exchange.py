@@ -11,9 +11,10 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeAlias, TypeVar
 from urllib.parse import urlencode
 
 from stepwell.model.payload import decode
@@ -32,13 +33,19 @@ ANSWER_S = 30.0
 """How long the server may take to begin an answer."""
 QUIET_S = 45.0
 """How long a followed run may say nothing before the connection counts as lost; the server sends comments."""
+_PIECE_BYTES = 1 << 18
 STOPPING = 503
 """The status of a server that stops, or has lost its store; of several another is asked the next time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request. `path` begins with a slash and is encoded; `key` goes into `Authorization`."""
+    """One request. `path` begins with a slash and is encoded; `key` goes into `Authorization`.
+
+    Attributes:
+        file: What is sent in place of `body`, piece by piece.
+        elsewhere: A whole address, in place of `path` at the server's.
+    """
 
     method: str
     path: str
@@ -46,8 +53,12 @@ class Ask:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     to_events: bool = False
+    file: Path | None = None
+    elsewhere: str = ""
 
     def url(self, address: Address) -> str:
+        if self.elsewhere:
+            return self.elsewhere
         base = address.events if self.to_events else address.api
         return f"{base}{self.path}{'?' + urlencode(self.query) if self.query else ''}"
 
@@ -104,9 +115,11 @@ class Exchange:
 
                     address = self.address
                     try:
-                        got = self._http.request(
-                            ask.method, ask.url(address), content=ask.body, headers=dict(ask.headers)
-                        )
+                        with nullcontext() if ask.file is None else ask.file.open("rb") as file:
+                            body = ask.body if file is None else _pieces(file)
+                            got = self._http.request(
+                                ask.method, ask.url(address), content=body, headers=dict(ask.headers)
+                            )
                     except httpx2.RequestError as err:
                         self.address = after_failure(self.address, address)
                         step.failed(unreachable(err, address, ask))
@@ -165,9 +178,11 @@ class AsyncExchange:
 
                     address = self.address
                     try:
-                        got = await self._http.request(
-                            ask.method, ask.url(address), content=ask.body, headers=dict(ask.headers)
-                        )
+                        with nullcontext() if ask.file is None else ask.file.open("rb") as file:
+                            body = ask.body if file is None else _pieces_async(file)
+                            got = await self._http.request(
+                                ask.method, ask.url(address), content=body, headers=dict(ask.headers)
+                            )
                     except httpx2.RequestError as err:
                         self.address = after_failure(self.address, address)
                         step.failed(unreachable(err, address, ask))
@@ -244,6 +259,16 @@ def unreachable(error: httpx2.RequestError, address: Address, ask: Ask) -> Serve
     wrapped = ServerUnreachable(url if refused else ask.url(address).partition("?")[0], reason, refused=refused)
     wrapped.__cause__ = error
     return wrapped
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    while piece := file.read(_PIECE_BYTES):
+        yield piece
+
+
+async def _pieces_async(file: BinaryIO) -> AsyncIterator[bytes]:
+    while piece := await asyncio.to_thread(file.read, _PIECE_BYTES):
+        yield piece
 
 
 def _answer(response: httpx2.Response, body: bytes) -> Answer:

@@ -99,7 +99,7 @@ def start(address: Address, slug: str, data: bytes) -> Flow[str]:
         headers={"Content-Type": "application/json", SEED_HEADER: seed()},
     )
     asked: list[Ask] = []
-    answer = yield from _authorized(address, ask, asked)
+    answer = yield from authorized(address, ask, asked)
     if answer.status == 404:
         raise NotFound(f"{_text(answer)} at {address.api}; is the service of {slug!r} running and synced?")
     check(answer, ask)
@@ -122,7 +122,7 @@ def get(address: Address, path: str, query: Mapping[str, str | None] | None = No
         NotFound: And the other errors of `check`.
     """
     ask = Ask("GET", path, query={name: value for name, value in (query or {}).items() if value is not None})
-    answer = yield from _authorized(address, ask)
+    answer = yield from authorized(address, ask)
     check(answer, ask)
     found = answer.json()
     if not isinstance(found, (dict, list)):
@@ -139,7 +139,7 @@ def get(address: Address, path: str, query: Mapping[str, str | None] | None = No
 def get_text(address: Address, path: str) -> Flow[bytes]:
     """The body of a GET as it is. Raises as `get`."""
     ask = Ask("GET", path)
-    answer = yield from _authorized(address, ask)
+    answer = yield from authorized(address, ask)
     check(answer, ask)
     return answer.body
 
@@ -158,13 +158,13 @@ def register(address: Address, body: bytes, query: str, headers: Mapping[str, st
         query={"deployId": deploy[0]} if deploy else {},
         headers={"Content-Type": "application/json", **headers},
     )
-    return (yield from _authorized(address, ask))
+    return (yield from authorized(address, ask))
 
 
 def checkpoint(address: Address, run_id: str, body: bytes) -> Flow[Answer]:
     """Report finished steps of a call that is open yet. Whatever the server answers is the result."""
     path = f"/v1/checkpoint/{quote(run_id, safe='')}/async"
-    return (yield from _authorized(address, Ask("POST", path, body, headers={"Content-Type": "application/json"})))
+    return (yield from authorized(address, Ask("POST", path, body, headers={"Content-Type": "application/json"})))
 
 
 def detail(address: Address, run_id: str) -> Flow[dict[str, Any]]:
@@ -181,10 +181,10 @@ def detail(address: Address, run_id: str) -> Flow[dict[str, Any]]:
 def cancel(address: Address, run_id: str) -> Flow[None]:
     """Cancel a run. One that has ended stays as it is."""
     ask = Ask("POST", f"/api/runs/{quote(run_id, safe='')}/cancel", b"{}", headers={"Content-Type": "application/json"})
-    answer = yield from _authorized(address, ask)
+    answer = yield from authorized(address, ask)
     if answer.status in (404, 405):
         ask = Ask("DELETE", f"/v1/runs/{quote(run_id, safe='')}")
-        answer = yield from _authorized(address, ask)
+        answer = yield from authorized(address, ask)
     if answer.status != 409:
         check(answer, ask)
 
@@ -202,7 +202,7 @@ def rerun(address: Address, run_id: str, body: bytes) -> Flow[str]:
     """
     headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
     ask = Ask("POST", f"/v1/runs/{quote(run_id, safe='')}/rerun", body, headers=headers)
-    answer = yield from _authorized(address, ask)
+    answer = yield from authorized(address, ask)
     check(answer, ask)
     found = _data(answer)
     made = found.get("run_id") if isinstance(found, dict) else None
@@ -247,7 +247,7 @@ def stream_url(address: Address, run_id: str, *, lifetime_s: int, wait_s: float)
     deadline = time.monotonic() + wait_s
     pause = 0.02
     while True:
-        answer = yield from _authorized(address, ask)
+        answer = yield from authorized(address, ask)
         left = deadline - time.monotonic()
         if answer.status != 404 or left <= 0:
             break
@@ -267,7 +267,7 @@ def followed(address: Address, run_id: str, *, key: str | None, last_id: str | N
     if last_id:
         headers["Last-Event-ID"] = last_id
     what = "stream" if pieces else "follow"
-    return _with_key(Ask("GET", f"/api/runs/{quote(run_id, safe='')}/{what}", headers=headers), key)
+    return with_key(Ask("GET", f"/api/runs/{quote(run_id, safe='')}/{what}", headers=headers), key)
 
 
 def seed() -> str:
@@ -304,19 +304,19 @@ def persistently(ask: Ask, asked: list[Ask] | None = None) -> Generator[Ask | Pa
     raise AssertionError("unreachable")
 
 
-def _authorized(
+def authorized(
     address: Address, ask: Ask, asked: list[Ask] | None = None
 ) -> Generator[Ask | Pause, Answer | None, Answer]:
     """Ask with each key in turn until one is accepted."""
-    answer = yield from persistently(_with_key(ask, address.keys[0] if address.keys else None), asked)
+    answer = yield from persistently(with_key(ask, address.keys[0] if address.keys else None), asked)
     for key in address.keys[1:]:
         if answer.status not in (401, 403):
             break
-        answer = yield from persistently(_with_key(ask, key), asked)
+        answer = yield from persistently(with_key(ask, key), asked)
     return answer
 
 
-def _with_key(ask: Ask, key: str | None) -> Ask:
+def with_key(ask: Ask, key: str | None) -> Ask:
     return ask if key is None else replace(ask, headers={**ask.headers, "Authorization": bearer(key)})
 
 
