@@ -338,6 +338,25 @@ async def test_the_least_number_of_workers_is_there_before_the_first_call_and_ag
         await until(lambda: given.pool.started == 3 and len(given.workers("idle")) == 2)
 
 
+async def test_idle_workers_go_when_the_machine_runs_short_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = 10**12
+    monkeypatch.setattr("stepwell.apps.pool._LOOK_S", 0.05)
+    monkeypatch.setattr("stepwell.apps.pool._memory", lambda: (10**12, free))
+    async with apps(tmp_path) as given:
+        app = given.app(WAITING)
+        busy = given.call(app, {}, setup={"busy": True})
+        await given.until(busy, TaskStatus.RUNNING)
+        await given.result(given.call(app, {"quick": True}))
+        await asyncio.sleep(0.2)
+        assert len(given.workers()) == 2
+        assert all(one.memory_bytes > 1_000_000 for one in given.workers())
+        free = 10**10
+        await until(lambda: len(given.workers()) == 1)
+        assert [one.state for one in given.workers()] == ["busy"]
+
+
 async def test_a_machine_that_cannot_isolate_apps_says_so_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -533,6 +533,7 @@ class Pool:
             self._not_up(worker, _Broken(failed, told=False))
         else:
             worker.state, worker.stage, worker.coming_up, worker.follower = "idle", "run", None, None
+            self._measure(worker)
             self.schedule.ready(worker.id, self._now())
             self._decide()
 
@@ -866,14 +867,17 @@ class Pool:
         if not self._workers or self._closed:
             return
         for worker in self._workers.values():
-            if worker.process is not None:
-                worker.memory_bytes = worker.process.memory_bytes()
-                self.schedule.measured(worker.id, worker.memory_bytes)
+            self._measure(worker)
         total, free = _memory()
         if free < total * _SHORT:
             self.schedule.relieve(int(total * _SHORT) - free, self._now())
             self._decide()
         self._looking = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _measure(self, worker: Worker) -> None:
+        if worker.process is not None:
+            worker.memory_bytes = worker.process.memory_bytes()
+            self.schedule.measured(worker.id, worker.memory_bytes)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
