@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
@@ -238,15 +239,16 @@ class Doing:
         self._reading = dialect, reader
         live = self.live
         try:
-            async for chunk in incoming.chunks(every_s=EVERY_S if live is not None else 0.0):
-                deltas = reader.feed(chunk)
-                if deltas and self.exchange.first_token_ms is None:
-                    self._note(first_token_ms=_rounded(self.timing.now_ms()))
-                if live is not None:
-                    live.add(deltas)
-                if reader.done:
-                    incoming.told = True
-                    break
+            async with aclosing(incoming.chunks(every_s=EVERY_S if live is not None else 0.0)) as chunks:
+                async for chunk in chunks:
+                    deltas = reader.feed(chunk)
+                    if deltas and self.exchange.first_token_ms is None:
+                        self._note(first_token_ms=_rounded(self.timing.now_ms()))
+                    if live is not None:
+                        live.add(deltas)
+                    if reader.done:
+                        incoming.told = True
+                        break
             answered = await beside(self.timing.received_bytes, reader.finish)
         except StreamFailed as err:
             await self._account(dialect, reader.answer_so_far())

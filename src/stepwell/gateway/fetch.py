@@ -11,8 +11,8 @@ import base64
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
@@ -121,8 +121,8 @@ class Incoming:
         clean = self._scrub.clean_text
         return tuple((name, clean(value)) for name, value in self._response.headers.items() if name.lower() not in gone)
 
-    async def chunks(self, *, every_s: float = 0.0) -> AsyncIterator[bytes]:
-        """The body, unpacked.
+    async def chunks(self, *, every_s: float = 0.0) -> AsyncGenerator[bytes, None]:
+        """The body, unpacked. Who may read no further than to some part of it closes it, with `aclosing`.
 
         Args:
             every_s: How long to wait after something came before more is read, so that what comes in many small pieces
@@ -193,30 +193,32 @@ class Incoming:
         """
         pieces: list[bytes] = []
         total = 0
-        async for piece in self.chunks(every_s=every_s):
-            total += len(piece)
-            if each is not None:
-                each(piece)
-            if total > limit_bytes:
-                raise FetchFailed(
-                    "response_too_large",
-                    f"the answer of {_where(self.url)} has more than {limit_bytes} bytes, the limit; ask for less, or "
-                    "fetch it in a step of your own and keep it elsewhere",
-                    final=True,
-                )
-            pieces.append(piece)
-            if total > SMALL_BYTES and not self.large:
-                await room.acquire()
-                self.large = True
+        async with aclosing(self.chunks(every_s=every_s)) as chunks:
+            async for piece in chunks:
+                total += len(piece)
+                if each is not None:
+                    each(piece)
+                if total > limit_bytes:
+                    raise FetchFailed(
+                        "response_too_large",
+                        f"the answer of {_where(self.url)} has more than {limit_bytes} bytes, the limit; ask for less, "
+                        "or fetch it in a step of your own and keep it elsewhere",
+                        final=True,
+                    )
+                pieces.append(piece)
+                if total > SMALL_BYTES and not self.large:
+                    await room.acquire()
+                    self.large = True
         return b"".join(pieces)
 
     async def beginning(self, limit_bytes: int) -> bytes:
         """As much of the body as is needed to understand an error."""
         text = b""
-        async for piece in self.chunks():
-            text += piece
-            if len(text) >= limit_bytes:
-                break
+        async with aclosing(self.chunks()) as chunks:
+            async for piece in chunks:
+                text += piece
+                if len(text) >= limit_bytes:
+                    break
         return text[:limit_bytes]
 
 
