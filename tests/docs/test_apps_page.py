@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from stepwell.apps import manifest
 from stepwell.apps.environment import Environments, EnvironmentSettings
 from stepwell.apps.importing import Importer, example_input
 from stepwell.apps.package import Packages
+from stepwell.apps.settings import AppSettings
+from stepwell.cli import cli
 from stepwell.wire import app as wire
 from tests.apps.harness import Harness, python
 from tests.apps.wheels import repack
 from tests.docs.pages import DOCS, read_page
+from tests.docs.running import running_server
 
 PAGE = read_page(DOCS / "apps.md")
 
@@ -74,6 +79,26 @@ async def test_the_single_file_on_the_page_is_an_app(tmp_path: Path) -> None:
     )
     assert (version.app, version.description) == ("acme/embed", "Very small vectors of texts.")
     assert version.functions["run"].batch_size == 32
+
+
+@pytest.mark.slow
+def test_the_program_that_calls_an_app_prints_what_its_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = read_page(DOCS / "client.md").titled("call.py").text
+    (tmp_path / "embed.py").write_text(PAGE.titled("embed.py").text)
+    repack(tmp_path / "wheels", python())
+    environments = EnvironmentSettings(find_links=(str(tmp_path / "wheels"),), offline=True)
+    with running_server(data=tmp_path / "data", apps=AppSettings(environments=environments)) as server:
+        monkeypatch.setenv("STEPWELL_URL", server.url)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        deployed = CliRunner().invoke(cli, ["app", "deploy", str(tmp_path / "embed.py"), "--url", server.url])
+        assert deployed.exit_code == 0, deployed.output
+        capsys.readouterr()
+        exec(compile(program, "call.py", "exec"), {"__name__": "__main__"})
+    monkeypatch.delitem(sys.modules, "embed")
+    expected = re.findall(r"^\s*print\(.*\)  # (.*)$", program, re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == expected
 
 
 def test_the_page_has_every_key_of_the_manifest() -> None:

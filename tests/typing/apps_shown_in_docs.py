@@ -129,6 +129,7 @@ def synchronous(client: stepwell.Client) -> None:
     assert_type(client.tasks.get("01A"), TaskInfo)
     assert_type(client.tasks.list(app="acme/embed", status="failed"), list[TaskInfo])
     assert_type(client.tasks.attach("01A", output=Embed.Output).result(), Embed.Output)
+    assert_type(client.tasks.attach("01A"), stepwell.Task[Any])
     with client.sessions.open(Embed, timeout=300) as session:
         assert_type(session.run(given), Embed.Output)
         assert_type(session.start(given), stepwell.Task[Embed.Output])

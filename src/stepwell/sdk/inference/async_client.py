@@ -388,7 +388,11 @@ class AsyncTasks:
                 making = [group.create_task(one(value)) for value in given]
             return [each.result() for each in making]
 
-    def attach(self, id: str, /, *, output: TypeForm[R] | None = None) -> AsyncTask[R]:
+    @overload
+    def attach(self, id: str, /) -> AsyncTask[Any]: ...
+    @overload
+    def attach(self, id: str, /, *, output: TypeForm[R]) -> AsyncTask[R]: ...
+    def attach(self, id: str, /, *, output: Any = None) -> AsyncTask[Any]:
         """A task that is known by its id. Nothing is asked before one of its methods is called.
 
         Args:

@@ -381,7 +381,11 @@ class Tasks:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def attach(self, id: str, /, *, output: TypeForm[R] | None = None) -> Task[R]:
+    @overload
+    def attach(self, id: str, /) -> Task[Any]: ...
+    @overload
+    def attach(self, id: str, /, *, output: TypeForm[R]) -> Task[R]: ...
+    def attach(self, id: str, /, *, output: Any = None) -> Task[Any]:
         """A task that is known by its id. Nothing is asked before one of its methods is called.
 
         Args:
