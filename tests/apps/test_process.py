@@ -122,6 +122,17 @@ async def test_how_a_process_ended_is_told_in_words(tmp_path: Path, code: str, w
         talk.process.send(Run(call="late", function="run"))  # nobody there: nothing happens
 
 
+async def test_the_end_of_a_process_is_noticed_on_systems_without_descriptors_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    async with started(ECHO, tmp_path) as talk:
+        os.kill(talk.process.pid, signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_S):
+            await talk.process.wait()
+        assert str(talk.heard[-1]) == "was ended by SIGTERM"
+
+
 async def test_what_a_process_said_last_is_heard_although_it_has_ended(tmp_path: Path) -> None:
     talk = Talk(write_app(tmp_path / "app", "import nothing_of_that_name"), tmp_path / "workers" / "w1")
     talk.process.start()

@@ -1,6 +1,7 @@
 """Ends the workers of a server that was killed: a small process beside it that waits for its end.
 
-python -m stepwell.apps.guard FOLDER      the folder of all workers; standard input ends with the server
+python -m stepwell.apps.guard FOLDER SERVER      the folder of all workers, and the number of the server's process;
+                                                 standard input ends with it
 
 The processes of workers end with the server by themselves. What they had started does so by this one; and by the next
 server, if this one was killed, too.
@@ -11,11 +12,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from stepwell.apps.process import end_left_over
 
 __all__ = ["Guard"]
+
+_LOOK_AGAIN_S = 0.01
 
 
 class Guard:
@@ -23,7 +27,7 @@ class Guard:
 
     def __init__(self, folder: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(folder)],
+            [sys.executable, "-m", __name__, str(folder), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -44,8 +48,11 @@ class Guard:
 
 
 def main() -> None:
+    server = int(sys.argv[2])
     while os.read(0, 1024):
         pass
+    while os.getppid() == server:  # a process that is killed closes its files a moment before it is gone
+        time.sleep(_LOOK_AGAIN_S)
     end_left_over(Path(sys.argv[1]))
 
 

@@ -350,7 +350,7 @@ class Process:
     # its end
 
     def _await_end(self) -> None:
-        if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(AttributeError, OSError):  # not on other systems, nor on old ones
             self._pidfd = os.pidfd_open(self.pid)
             self._loop.add_reader(self._pidfd, self._over)
             return
