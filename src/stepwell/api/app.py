@@ -22,6 +22,7 @@ from stepwell.api.inngest import checkpoint, dev, gql, later, register, state
 from stepwell.api.inngest import v1 as inngest_v1
 from stepwell.api.inngest.events import EventIntake
 from stepwell.api.inngest.events import routes as event_routes
+from stepwell.api.openai import surface as openai
 from stepwell.api.routes import Route, router
 from stepwell.api.worker import worker_endpoint
 from stepwell.wire.worker import PATH as WORKER_PATH
@@ -58,6 +59,7 @@ def table(site: Site) -> list[Route]:
         *services.routes(),
         *credentials.routes(),
         *apps.routes(),
+        *openai.routes(site),
         *infsh.routes(),
         *later.routes(site),
     ]

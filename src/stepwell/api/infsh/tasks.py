@@ -94,7 +94,7 @@ async def run(ask: Ask) -> Response:
             f"Idempotency-Key has {len(key)} letters and may have {_LONGEST_KEY}", field="Idempotency-Key"
         )
     app, version, function = await _wanted(ask, asked)
-    _check(ask, asked, app, version)
+    check_runnable(ask, app, version, asked.variant)
     opens = asked.session == NEW_SESSION
     session = asked.session
     if opens:
@@ -155,16 +155,16 @@ async def _wanted(ask: Ask, asked: RunRequest) -> tuple[App, AppVersion, str]:
     return app, version, function
 
 
-def _check(ask: Ask, asked: RunRequest, app: App, version: AppVersion) -> None:
-    """That the app may be run, and that there is what it needs."""
+def check_runnable(ask: Ask, app: App, version: AppVersion, variant: str = "") -> None:
+    """That the app may be run, and that there is what it needs. Raises `StepwellError`."""
     if app.status == "retired":
         raise AppRetired(f"app {app.reference} is retired{_why(app)}")
     if app.status == "maintenance":
         raise AppMaintenance(f"app {app.reference} is in maintenance{_why(app)}", retry_after_s=60)
     variants = {DEFAULT_VARIANT, *version.variants}
-    if asked.variant and asked.variant not in variants:
+    if variant and variant not in variants:
         raise InvalidInput(
-            f"app {version.reference} has no variant {asked.variant!r}; it has {', '.join(sorted(variants))}",
+            f"app {version.reference} has no variant {variant!r}; it has {', '.join(sorted(variants))}",
             field="variant",
         )
     missing = [

@@ -1,0 +1,1 @@
+"""The surface for OpenAI's clients: apps that are language models or make embeddings."""
