@@ -23,8 +23,10 @@ from stepwell.apps import manifest
 from stepwell.apps.environment import EnvironmentSettings
 from stepwell.apps.importing import Importer
 from stepwell.apps.package import PackageLimits
+from stepwell.apps.settings import AppSettings
 from stepwell.engine import cron, decide, expr, flow
 from stepwell.engine.retry import _JITTER_MS, _TABLE_MS
+from stepwell.engine.session import Rules
 from stepwell.gateway import webhook
 from stepwell.gateway.gateway import GatewaySettings
 from stepwell.model import event, function, payload, session
@@ -36,6 +38,7 @@ from stepwell.server.settings import ServerSettings
 from stepwell.store.sqlite import store as sqlite_store
 from stepwell.store.sqlite import writer
 from stepwell.streams.streams import StreamSettings
+from stepwell.wire import app as wire_app
 from stepwell.wire import offload, signature
 from stepwell.wire import worker as frames
 from stepwell.wire.infsh import file as wire_file
@@ -195,6 +198,14 @@ TABLES: dict[str, list[Row]] = {
         Row("`inf.yml`", f"{size(manifest.MAX_BYTES)}, {manifest.MAX_VALUES:,} values", FIXED, "400"),
         Row("one run of `uv` or `npm`", span(default(EnvironmentSettings, "build_timeout_s")), "`ServerSettings.apps.environments`", "422"),
         Row("loading an app when it is imported", span(inspect.signature(Importer).parameters["describe_s"].default), FIXED, "400"),
+        Row("processes of apps", str(default(AppSettings, "workers")), "`--app-workers`", "more tasks wait"),
+        Row("of one version with one `setup`", str(default(AppSettings, "workers_per_app")), "`ServerSettings.apps.workers_per_app`", "more tasks wait"),
+        Row("memory of all of them", "nine tenths of the machine's", "`ServerSettings.apps.memory_bytes`", "idle ones go, more tasks wait"),
+        Row("how long one is kept that has nothing to do", span(default(AppSettings, "idle_s")), "`ServerSettings.apps.idle_s`", "it goes"),
+        Row("importing an app and its `setup`", span(default(AppSettings, "setup_limit_s")), "`ServerSettings.apps.setup_limit_s`", "its tasks fail"),
+        Row("processes that may die one after the other in `setup`", str(default(Rules, "setup_tries")), FIXED, "the tasks that wait for it fail"),
+        Row("one input or output of an app", size(wire_app.MAX_FRAME_BYTES), FIXED, "the task fails"),
+        Row("lines that are kept of a task", f"{default(AppSettings, 'log_lines'):,}", "`ServerSettings.apps.log_lines`", "one more line says so"),
         Row("how long a cancelled task may take to end by itself", ms(apps.CANCEL_GRACE_MS), "`timeout` of the request, for less", f"its process is killed; {span(decide.CANCEL_LATE_MS / 1000)} later the task is cancelled in any case"),
         Row("how long the key of a request for a task counts", ms(tasks.KEY_MS), FIXED, "the same key begins another task"),
         Row("the idle time of a session", f"{span(session.IDLE_TIMEOUT_S)}; {span(session.SHORTEST_IDLE_S)} to {session.LONGEST_IDLE_S:,} s", "`session_timeout`", "410: `SESSION_EXPIRED`"),
