@@ -72,6 +72,8 @@ TELL_AGAIN_MS = 10_000
 """How often it is logged, at most, that the lease could not be renewed."""
 JUST_LOST_MS = 60_000
 """A node whose lease ran out longer ago was lost before, and told then."""
+JUST_REGISTERED_MS = 5_000
+"""For how long after a service was stored there may be nodes that do not know it."""
 FOLLOW_MS = 5_000
 """How often runs that somebody follows are read anew in case a hint got lost."""
 TIDY_SESSIONS_MS = 30_000
@@ -485,13 +487,15 @@ class Node:
         check_expressions(service)
         if self.shared:
             await self.registry.refresh(self.store, self.world.now())
-        stored, modified = merged(service, self.registry.service(service.env, service.name), self.world.now())
+        known, now = self.registry.service(service.env, service.name), self.world.now()
+        stored, modified = merged(service, known, now)
         if modified:
             await self.store.put_service(stored)
-        self.registry.put(stored)
+            self.registry.put(stored)
         await self.schedules.mend()
-        if modified and self.shared:
-            await self.world.sleep(REGISTRY_MS + 1)  # until every node knows
+        # Until every node knows; also of what somebody else stored a moment ago, who waits for that, too.
+        if self.shared and (modified or known is None or now - known.registered_at < JUST_REGISTERED_MS):
+            await self.world.sleep(REGISTRY_MS + 1)
         return modified
 
     async def forget(self, env: str, name: str) -> bool:
