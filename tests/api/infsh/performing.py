@@ -91,6 +91,7 @@ class ScriptedApps:
         for server in servers:
             transports: Any = server._performers._inner
             transports._performers[Transport.APP] = _Scripted(self, server)
+            server.node.call_apps(lambda _: True)  # which need no packages here
 
 
 class _Scripted:
