@@ -79,6 +79,7 @@ def test_what_the_manifest_says_goes_before_what_the_code_does(tmp_path: Path) -
         ("import stepwell.apps\nclass Embed(stepwell.apps.Embeddings): ...", "embed"),
         ("import stepwell.apps as a\nclass Embed(a.App): ...\nclass Other: ...", "embed"),
         ("from stepwell.apps import App\nclass A(App): ...\nclass B(App): ...", None),
+        ("from stepwell.apps import App\nclass A(make(App)[0].x, App): ...", "a"),
         ("class App:\n    name = compute()\n    resources = 5", None),
     ],
 )
@@ -86,9 +87,12 @@ def test_the_class_of_the_app_is_found(tmp_path: Path, code: str, name: str | No
     assert read(tmp_path, code).values.get("name") == name
 
 
-@pytest.mark.parametrize("code", ["def (", "class App", "\x00", "x = " + "(" * 100_000])
+@pytest.mark.parametrize(
+    "code",
+    ["def (", "class App", "\x00", "x = " + "(" * 100_000, "x = " + "a." * 100_000 + "b", "x = " + "-" * 100_000],
+)
 def test_what_is_no_python_declares_nothing(tmp_path: Path, code: str) -> None:
-    assert read(tmp_path, code) == Declared()
+    assert read(tmp_path, f"from stepwell.apps import App\n{code}") == Declared()
     assert read_declared(tmp_path / "absent.py") == Declared()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import os
 import signal
@@ -62,22 +63,24 @@ class Running:
         self.loop.close()
 
 
+def settings_of(folder: Path) -> ServerSettings:
+    environments = EnvironmentSettings(find_links=(str(folder / "wheels"),), offline=True)
+    return ServerSettings(
+        port=0,
+        data=folder / "data",
+        discovery=False,
+        poll=False,
+        manage_logging=False,
+        drain_s=0.3,
+        apps=AppSettings(environments=environments, stop_grace_s=2, cancel_grace_s=2),
+    )
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("apps")
     repack(folder / "wheels", python())
-    environments = EnvironmentSettings(find_links=(str(folder / "wheels"),), offline=True)
-    running = Running(
-        ServerSettings(
-            port=0,
-            data=folder / "data",
-            discovery=False,
-            poll=False,
-            manage_logging=False,
-            drain_s=0.3,
-            apps=AppSettings(environments=environments, stop_grace_s=2, cancel_grace_s=2),
-        )
-    )
+    running = Running(settings_of(folder))
     try:
         running.deploy(Path(tools.__file__))
         yield running
@@ -309,3 +312,47 @@ def test_a_stream_goes_on_after_lost_connections(running: Running, monkeypatch: 
     assert printed == "".join(f"letter {letter}\n" for letter in "abcdefghij")
     assert not any(isinstance(update, stepwell.ResetUpdate) for update in updates)
     assert opened > 4
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_restarted_server_is_waited_for(kind: str, tmp_path: Path) -> None:
+    """The call is made again by the new server, and whoever watches is told that what came before is void."""
+    repack(tmp_path / "wheels", python())
+    settings = settings_of(tmp_path)
+    running = Running(settings)
+    running.deploy(Path(tools.__file__))
+    updates: list[Any] = []
+
+    def follow() -> None:
+        with stepwell.Client(running.server.url) as client:
+            updates.extend(client.tasks.attach(task, output=Tools.Output).updates())
+
+    async def follow_async() -> None:
+        async with stepwell.AsyncClient(running.server.url) as client:
+            async for update in client.tasks.attach(task, output=Tools.Output).updates():
+                updates.append(update)
+
+    with stepwell.Client(running.server.url) as client:
+        started = client.tasks.start(Tools, Tools.Input(text="x" * 100), function="spell")
+        task = started.id
+        next(output for output in started.stream() if len(output.text) > 5)
+    watching = threading.Thread(target=follow if kind == "sync" else lambda: asyncio.run(follow_async()))
+    watching.start()
+    while not any(isinstance(update, stepwell.OutputUpdate) for update in list(updates)):
+        watching.join(0.01)
+        assert watching.is_alive()
+    port = running.server.port
+    running.stop()
+    running = Running(dataclasses.replace(settings, port=port))
+    try:
+        watching.join(60)
+        assert not watching.is_alive()
+    finally:
+        running.stop()
+    again = updates.index(stepwell.ResetUpdate())
+    outputs = [update.output.text for update in updates[again:] if isinstance(update, stepwell.OutputUpdate)]
+    assert outputs[-1] == "x" * 100
+    assert outputs == sorted(set(outputs))
+    assert updates[-1] == stepwell.StatusUpdate(TaskStatus.COMPLETED)
+    statuses = [update.status for update in updates if isinstance(update, stepwell.StatusUpdate)]
+    assert statuses == sorted(set(statuses))

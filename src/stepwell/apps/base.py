@@ -434,7 +434,9 @@ class LanguageModel(App):
         role: Literal["user", "assistant", "system", "tool"] = "user"
         text: str = ""
         reasoning: str | None = None
+        reasoning_state: Any = None
         images: list[File] = []
+        files: list[File] = []
         tool_calls: list[dict[str, Any]] | None = None
         tool_call_id: str | None = None
 
@@ -448,6 +450,7 @@ class LanguageModel(App):
         role: Literal["user", "assistant", "system", "tool"] = "user"
         text: str = ""
         images: list[File] = []
+        files: list[File] = []
         tool_call_id: str | None = None
         tools: list[dict[str, Any]] | None = None
         tool_choice: dict[str, Any] | None = None
@@ -465,6 +468,8 @@ class LanguageModel(App):
         prompt_tokens: int = 0
         completion_tokens: int = 0
         total_tokens: int = 0
+        cached_tokens: int = 0
+        reasoning_tokens: int = 0
         stop_reason: str = ""
 
     class Output(pydantic.BaseModel):
@@ -472,7 +477,9 @@ class LanguageModel(App):
 
         response: str = ""
         reasoning: str | None = None
+        reasoning_state: Any = None
         tool_calls: list[dict[str, Any]] | None = None
+        images: list[File] = []
         usage: LanguageModel.Usage | None = None
 
 

@@ -30,7 +30,7 @@ from stepwell.model.errors import InvalidInput
 __all__ = ["ENTRY", "Declared", "directory_of", "read_declared"]
 
 ENTRY = "inference.py"
-MAX_BYTES = 4 << 20
+MAX_BYTES = 1 << 20
 _BASES = ("App", "LanguageModel", "Embeddings")
 _ATTRIBUTES = ("name", "requirements", "resources", "scaling", "secrets")
 _SCRIPT = re.compile(r"(?m)^# /// script\s*$\s(?P<content>(^#(| .*)$\s)+?)^# ///$")
@@ -57,6 +57,8 @@ def read_declared(file: Path) -> Declared:
     try:
         with file.open("rb") as opened:
             raw = opened.read(MAX_BYTES)
+        if b"stepwell" not in raw and b"/// script" not in raw:  # most: reading more would take seconds of long files
+            return Declared()
         text = raw.decode("utf-8-sig").replace("\r\n", "\n")
         tree = ast.parse(text)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
@@ -131,7 +133,7 @@ def _app_class(tree: ast.Module, imported: dict[str, str]) -> list[ast.ClassDef]
     for node in tree.body:
         if not isinstance(node, ast.ClassDef):
             continue
-        for base in map(ast.unparse, node.bases):
+        for base in map(_dotted, node.bases):
             if base in known or base in imported:
                 known[node.name] = [node, *known.get(base, [])]
                 parents.add(base)
@@ -140,6 +142,15 @@ def _app_class(tree: ast.Module, imported: dict[str, str]) -> list[ast.ClassDef]
         return known["App"]
     leaves = [name for name in known if name not in parents and not name.startswith("_")]
     return known[leaves[0]] if len(leaves) == 1 else []
+
+
+def _dotted(node: ast.expr) -> str:
+    """`a.b.c` as it is written; empty for anything else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
 
 
 def _attributes(owner: ast.ClassDef, file: str) -> dict[str, Any]:

@@ -247,7 +247,7 @@ class Environments:
         interpreter, version = await self._python(kernel.partition("-")[2], tell)
         first = next((name for name in ("requirements.lock", "requirements.txt") if (package / name).is_file()), "")
         try:
-            declared = read_declared(package / ENTRY)
+            declared = await asyncio.to_thread(read_declared, package / ENTRY)
         except InvalidInput as err:
             raise BuildFailed(str(err)) from err
         wanted = self._requirements(package, first) if first else self._lines("\n".join(declared.requirements), package)

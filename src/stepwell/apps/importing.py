@@ -91,7 +91,7 @@ class Importer:
             Conflict: There is a version with this short id, made of other files.
         """
         with directory_of(directory) as found:
-            read_manifest(found)  # before anything is copied
+            await asyncio.to_thread(read_manifest, found)  # before anything is copied
             package = await asyncio.to_thread(self._packages.add, found)
         return await self._import(package, as_, version, known or {}, own_namespace, env, now, progress)
 
@@ -111,7 +111,7 @@ class Importer:
             if progress is not None:
                 progress(line)
 
-        manifest = read_manifest(package.directory)
+        manifest = await asyncio.to_thread(read_manifest, package.directory)
         kernel = _kernel(manifest, package.directory)
         namespace, name = _named(manifest, as_, own_namespace)
         version = _version(f"{namespace}/{name}", version, package.checksum, known)
