@@ -9,8 +9,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from stepwell.api.body import Limits
 from stepwell.model.task import TaskStatus
 from tests.api.api import Api, until
+from tests.api.conftest import Start
 from tests.api.infsh.performing import Call, ScriptedApps
 
 LINES = {"accept": "application/x-ndjson"}
@@ -421,3 +423,22 @@ async def test_whatever_the_input_is_it_is_run_or_refused(api: Api, performer: S
         assert (await ended(api, response.json()["data"]["id"]))["status"] == 10
     else:
         assert response.json()["error"]["code"] == "invalid_request"
+
+
+async def test_a_stream_that_is_only_asked_about_does_not_begin(api: Api, performer: ScriptedApps) -> None:
+    async def for_ever(call: Call) -> None:
+        await asyncio.Event().wait()
+
+    performer.script = for_ever
+    task = await begun(api)
+    asked = await api.http.head(f"/tasks/{task}/stream", headers=LINES)
+    assert (asked.status_code, asked.headers["content-type"]) == (200, "application/x-ndjson")
+    assert (await api.http.head("/tasks/nope/stream")).status_code == 404
+
+
+async def test_there_are_no_more_streams_than_may_be(start: Start) -> None:
+    api = await start(limits=Limits(max_streams=0))
+    refused = await api.http.get("/tasks/01JABC/stream", headers=LINES)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+    assert "max_streams" in refused.json()["detail"]
+    assert refused.headers["retry-after"] == "5"
