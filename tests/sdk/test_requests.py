@@ -13,6 +13,7 @@ import stepwell
 from stepwell import ai
 from stepwell.model.payload import decode
 from stepwell.sdk.ai import infer_step
+from stepwell.sdk.client.address import bearer
 from stepwell.sdk.errors import DefinitionError
 from stepwell.sdk.request import Body
 from stepwell.testing import NotAnswered, run
@@ -107,6 +108,19 @@ def test_the_schema_of_the_output_is_sent_where_the_provider_takes_one(model: ai
     body = decode(make("s", "ask", 0).request)["body"]  # type: ignore[arg-type, union-attr]
     assert ("urgency" in str(body)) is (member is not None)
     assert member is None or member in body
+
+
+def test_a_model_of_ones_own_is_at_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "signkey-test-" + "ab" * 32
+    monkeypatch.setenv("STEPWELL_URL", "https://one.example.com/, https://two.example.com")
+    monkeypatch.setenv("STEPWELL_API_KEY", key)
+    model = ai.app("acme/speaker")
+    assert (model.url, model.name) == ("https://one.example.com/v1/chat/completions", "acme/speaker")
+    assert f"Bearer {model.api_key}" == bearer(key)  # not the key itself
+    kept = ai.app("acme/speaker", url="http://localhost:9", credential="own")
+    assert (kept.url, kept.api_key, kept.credential) == ("http://localhost:9/v1/chat/completions", "", "own")
+    with pytest.raises(DefinitionError, match="only one"):
+        ai.app("acme/speaker", api_key="k", credential="own")
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -17,6 +17,7 @@ import msgspec
 
 from stepwell.model.offload import INFER
 from stepwell.model.payload import canonical
+from stepwell.sdk.client.address import address_of, bearer
 from stepwell.sdk.errors import DefinitionError, FunctionError
 from stepwell.sdk.fetch import Seconds, credential_name, offload, timeout_ms
 from stepwell.sdk.request import Request
@@ -216,6 +217,32 @@ def azure_openai(
         credential=_named(credential),
         headers=headers or {},
     )
+
+
+def app(
+    reference: str,
+    *,
+    url: str | None = None,
+    api_key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    credential: str | None = None,
+) -> Model:
+    """A model of your own: an app of the server that is a language model, `namespace/name[@version][:function]`.
+
+    Args:
+        reference: A name alone is in the server's own namespace.
+        url: Of the server, as it reaches itself; that of `STEPWELL_URL` or `http://localhost:8288` if not given.
+        api_key: The server's key, of which only the hash is sent; `STEPWELL_API_KEY` if not given, as for a client.
+
+    Raises:
+        DefinitionError: There are two keys.
+        ConfigurationError: The URL is none.
+    """
+    address = address_of(url, api_key=api_key)
+    key = _key(api_key, "", f'ai.app("{reference}")', needed=False, credential=credential)
+    if credential is None and address.keys:
+        key = bearer(address.keys[0]).removeprefix("Bearer ")
+    return _chat(reference, "openai-chat", f"{address.api}/v1", key, headers, credential)
 
 
 def other(

@@ -26,6 +26,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -126,6 +127,19 @@ class Server:
         if is_loopback(host) or host in {"0.0.0.0", "::"}:
             host = "localhost"
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def _own_places(self) -> dict[str, str]:
+        """Where functions reach this server, for models that are its own apps: as URLs say it, and with the port."""
+        host = self.settings.host
+        everywhere = is_loopback(host) or host in {"0.0.0.0", "::"}
+        hosts = ("localhost", "127.0.0.1", "[::1]") if everywhere else (f"[{host}]" if ":" in host else host,)
+        found = {f"{one}:{self.port}": f"{one}:{self.port}" for one in hosts}
+        if self.settings.public_url:
+            parts = urlsplit(self.settings.public_url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+            found[parts.netloc.lower()] = f"{name}:{port}"
+        return found
 
     @property
     def site(self) -> Site:
@@ -236,9 +250,14 @@ class Server:
         if settings.db is not None:
             await _join(streams, settings.db_listen or settings.db, stack)
         credentials = Credentials(store, self._cipher)
+        own = self._own_places()
         gateway = self._gateway = HttpGateway(
             performers.deliver,
-            limits,
+            replace(
+                limits,
+                allow_addresses=(*limits.allow_addresses, *own.values()),
+                idempotency_headers={**limits.idempotency_headers, **dict.fromkeys(own, "Idempotency-Key")},
+            ),
             publisher=streams,
             find=credentials.opened,
             cipher=self._cipher,

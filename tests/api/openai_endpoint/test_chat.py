@@ -324,10 +324,18 @@ async def test_an_app_that_fails(api: Api, performer: ScriptedApps, client: open
 
     performer.script = fails
     with pytest.raises(openai.InternalServerError, match="out of luck"):
-        await client.with_options(max_retries=2).chat.completions.create(
-            model="acme/speaker", messages=HELLO, stream=stream
-        )
-    assert len(performer.calls) == 1  # to ask again would be in vain, and the client was told so
+        await client.chat.completions.create(model="acme/speaker", messages=HELLO, stream=stream)
+
+
+async def test_a_task_that_somebody_cancels(api: Api, performer: ScriptedApps, client: openai.AsyncOpenAI) -> None:
+    async def cancelled(call: Call) -> None:
+        await api.http.post(f"/tasks/{call._dispatch.run}/cancel")
+        call.raised("stopped")
+
+    performer.script = cancelled
+    with pytest.raises(openai.ConflictError, match="was cancelled"):
+        await client.with_options(max_retries=2).chat.completions.create(model="acme/speaker", messages=HELLO)
+    assert len(performer.calls) == 1  # it was cancelled on purpose, so the client does not ask again
 
 
 async def test_an_app_that_fails_in_the_middle(api: Api, performer: ScriptedApps, client: openai.AsyncOpenAI) -> None:

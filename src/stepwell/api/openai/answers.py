@@ -21,14 +21,14 @@ class ModelNotFound(NotFound):
 
 
 class ModelFailed(StepwellError):
-    """The app failed. To ask again would be to have it fail again."""
+    """The app failed. Whoever asked decides whether to ask again, and clients do by themselves."""
 
     code = "MODEL_FAILED"
     http_status = 500
 
 
 class ModelCancelled(Conflict):
-    """Somebody cancelled the task."""
+    """Somebody cancelled the task; clients would ask again after a 409, and are told not to."""
 
     code = "TASK_CANCELLED"
 
@@ -44,7 +44,7 @@ def error_body(err: StepwellError) -> dict[str, Any]:
 def error(err: StepwellError, request: Request) -> Response:
     """The answer to a request that was refused on purpose."""
     headers = answers.refusal_headers(err)
-    if isinstance(err, ModelFailed | ModelCancelled):
+    if isinstance(err, ModelCancelled):
         headers["x-should-retry"] = "false"
     return answers.json(error_body(err), err.http_status, headers)
 
