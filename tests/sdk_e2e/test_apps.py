@@ -182,9 +182,11 @@ def test_what_is_not_there_is_named(call: Called) -> None:
 
 
 def test_a_task_is_cancelled_and_waiting_for_it_has_an_end(call: Called) -> None:
-    task = call(call.client.tasks.start(Tools, Tools.Input(text="x"), function="waits"))
+    with pytest.raises(ResultTimeout) as caught:
+        call(call.client.tasks.run(Tools, Tools.Input(text="x"), function="waits", timeout=0.3))
+    task = call.client.tasks.attach(caught.value.run_id)
     with pytest.raises(ResultTimeout):
-        call(task.result(timeout=0.3))
+        call(task.result(timeout="0.1s"))
     call(task.cancel())
     with pytest.raises(stepwell.TaskCancelled):
         call(task.result(timeout=30))

@@ -100,7 +100,7 @@ given = Embed.Input(texts=["hello"])
 def synchronous(client: stepwell.Client) -> None:
     assert_type(client.tasks.run(Embed, given), Embed.Output)
     assert_type(client.tasks.run(Embed, given, setup={"model": "small"}, variant="large"), Embed.Output)
-    assert_type(client.tasks.run(Words, given), Embed.Output)
+    assert_type(client.tasks.run(Words, given, timeout="1m"), Embed.Output)
     assert_type(client.tasks.run(Pulled, given), Embed.Output)
     assert_type(client.tasks.run(Plain, given), Embed.Output)
     assert_type(client.tasks.run(Together, given), Embed.Output)

@@ -28,7 +28,7 @@ from stepwell.sdk.inference.errors import SessionOver
 from stepwell.sdk.inference.follow import DeltaUpdate, OutputUpdate, TaskFollower, TaskUpdate
 from stepwell.sdk.inference.progress import Progress
 from stepwell.sdk.inference.requests import AppInfo, FileInfo, SessionInfo, TaskInfo
-from stepwell.sdk.inference.types import Async, AsyncStream, Options, Plain, Stream
+from stepwell.sdk.inference.types import Async, AsyncStream, Options, Plain, RunOptions, Stream
 from stepwell.sdk.inference.values import output_type, read_output, reference_of
 from stepwell.sdk.types import UNTYPED
 
@@ -182,13 +182,13 @@ class Tasks:
         self._exchange = exchange
 
     @overload
-    def run(self, app: type[Async[I, O]], input: I, /, **options: Unpack[Options]) -> O: ...
+    def run(self, app: type[Async[I, O]], input: I, /, **options: Unpack[RunOptions]) -> O: ...
     @overload
-    def run(self, app: type[AsyncStream[I, O]], input: I, /, **options: Unpack[Options]) -> O: ...
+    def run(self, app: type[AsyncStream[I, O]], input: I, /, **options: Unpack[RunOptions]) -> O: ...
     @overload
-    def run(self, app: type[Stream[I, O]], input: I, /, **options: Unpack[Options]) -> O: ...
+    def run(self, app: type[Stream[I, O]], input: I, /, **options: Unpack[RunOptions]) -> O: ...
     @overload
-    def run(self, app: type[Plain[I, O]], input: I, /, **options: Unpack[Options]) -> O: ...
+    def run(self, app: type[Plain[I, O]], input: I, /, **options: Unpack[RunOptions]) -> O: ...
     @overload
     def run(
         self,
@@ -198,15 +198,15 @@ class Tasks:
         *,
         function: str = "",
         output: TypeForm[R],
-        **options: Unpack[Options],
+        **options: Unpack[RunOptions],
     ) -> R: ...
     @overload
-    def run(self, app: str, input: object = None, /, *, function: str = "", **options: Unpack[Options]) -> Any: ...
+    def run(self, app: str, input: object = None, /, *, function: str = "", **options: Unpack[RunOptions]) -> Any: ...
     @overload
-    def run(self, app: type[Any], input: object = None, /, *, function: str, **options: Unpack[Options]) -> Any: ...
+    def run(self, app: type[Any], input: object = None, /, *, function: str, **options: Unpack[RunOptions]) -> Any: ...
     def run(
         self, app: str | type[Any], input: Any = None, /, *, function: str = "", output: Any = None,
-        **options: Unpack[Options],
+        **options: Unpack[RunOptions],
     ) -> Any:  # fmt: skip
         """Call an app and wait for its output.
 
@@ -216,18 +216,20 @@ class Tasks:
             input: A model, a dict or anything with a form in JSON. A `Path` or a `File` in it is uploaded.
             function: Another one than the default.
             output: For a name, the type to read the output as.
-            options: `setup`, `session`, `variant`, `webhook`, `key`.
+            options: `setup`, `session`, `variant`, `webhook`, `key`; and `timeout`, how long to wait.
 
         Raises:
             AppNotFound: The server has no such app, version or function.
             RequirementsMissing: The server lacks secrets that the app needs.
             TaskFailed: It failed; the error has the app's traceback.
             TaskCancelled: Somebody cancelled it.
+            ResultTimeout: It has not ended in time; it goes on.
             InvalidInput: The input has no form in JSON.
             ServerUnreachable: No server answers.
         """
-        task = self.start(app, input, function=function, output=output, **options)
-        return task.result()
+        timeout = options.pop("timeout", None)
+        task = self._start(app, input, function, output, options)
+        return task.result(timeout)
 
     @overload
     def start(self, app: type[Async[I, O]], input: I, /, **options: Unpack[Options]) -> Task[O]: ...
@@ -261,6 +263,9 @@ class Tasks:
         **options: Unpack[Options],
     ) -> Task[Any]:  # fmt: skip
         """Begin a task, which is durable when this returns and begun once. Arguments and errors as for `run`."""
+        return self._start(app, input, function, output, options)
+
+    def _start(self, app: str | type[Any], input: object, function: str, output: Any, options: Options) -> Task[Any]:
         reference = reference_of(app)
         address = self._exchange.address
         begun = self._exchange.run(requests.begin(address, reference, input, function, options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from datetime import timedelta
 from typing import Any, Protocol, TypedDict, TypeVar
 
 I_contra = TypeVar("I_contra", contravariant=True)
@@ -49,3 +50,13 @@ class Options(TypedDict, total=False):
     variant: str
     webhook: str
     key: str
+
+
+class RunOptions(Options, total=False):
+    """How a task is to be run and waited for.
+
+    Keys:
+        timeout: How long to wait: a `timedelta`, text such as `"1m"`, or seconds. The task goes on after that.
+    """
+
+    timeout: timedelta | str | float | None
