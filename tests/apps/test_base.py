@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -155,6 +156,18 @@ async def test_a_data_uri_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (await file.fetch()).read_bytes() == b"hi"
     assert (file.filename, file.content_type) == ("file.txt", "text/plain")
     assert File("data:,a%20b").read_text() == "a b"
+    assert Path(File(uri="data:,c", filename="../" + "ü" * 300 + ".txt").path).suffix == ".txt"
+    with pytest.raises(OSError, match="has a comma before its data"):
+        File("data:text/plain").read_text()
+
+
+def test_files_of_a_process_go_with_it(tmp_path: Path) -> None:
+    code = "from stepwell.apps import File; print(File.of(b'x', 'a.txt').path); print(File('data:,y').path)"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment.pop("FILE_CACHE_DIR", None)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert all(line.startswith(str(tmp_path)) for line in done.stdout.splitlines())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_input_names_no_path_of_the_machine_that_runs_the_app(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ Elsewhere: what is read of a class without running it (`declared.py`), how it is
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import functools
 import hashlib
@@ -30,6 +31,7 @@ import inspect
 import logging
 import mimetypes
 import os
+import shutil
 import tempfile
 import typing
 import urllib.parse
@@ -291,8 +293,8 @@ class File:
 
     @classmethod
     def of(cls, content: bytes, filename: str, *, content_type: str = "") -> File:
-        """A file with this content, in a temporary folder."""
-        folder = tempfile.mkdtemp(prefix="stepwell-file-")
+        """A file with this content, which lasts as long as the process."""
+        folder = tempfile.mkdtemp(dir=_own_folder())
         path = os.path.join(folder, os.path.basename(filename) or "file")
         Path(path).write_bytes(content)
         return cls(path, content_type=content_type, filename=filename)
@@ -375,11 +377,19 @@ class File:
         return cls(uri=uri, size=size if isinstance(size, int) else None, **told)
 
 
+@functools.cache
+def _own_folder() -> str:
+    """A folder of this process, which nobody else may look into and which goes with it."""
+    folder = tempfile.mkdtemp(prefix="stepwell-files-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def _fetched(uri: str, filename: str) -> str:
-    """The path of what is at an address: fetched once for all calls of a process and those after it."""
-    root = Path(os.environ.get("FILE_CACHE_DIR") or Path(tempfile.gettempdir(), "stepwell-files"))
-    folder = root / hashlib.sha256(uri.encode()).hexdigest()[:32]
-    target = folder / (filename.replace("/", "_").replace("\0", "_").lstrip(".")[:200] or "file")
+    """The path of what is at an address: fetched once for all calls of a process."""
+    folder = Path(os.environ.get("FILE_CACHE_DIR") or _own_folder()) / hashlib.sha256(uri.encode()).hexdigest()[:32]
+    name = filename.replace("/", "_").replace("\0", "_").lstrip(".").encode("utf-8", "replace")[-200:]
+    target = folder / (name.decode("utf-8", "ignore") or "file")
     if target.is_file():
         return str(target)
     folder.mkdir(parents=True, exist_ok=True)
