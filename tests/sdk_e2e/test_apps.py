@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 import stepwell
@@ -358,3 +359,26 @@ def test_a_restarted_server_is_waited_for(kind: str, tmp_path: Path) -> None:
     assert updates[-1] == stepwell.StatusUpdate(TaskStatus.COMPLETED)
     statuses = [update.status for update in updates if isinstance(update, stepwell.StatusUpdate)]
     assert statuses == sorted(set(statuses))
+
+
+def test_models_written_with_their_base_answer_openai_s_clients(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "echo.py").write_text(
+        "from stepwell.apps import LanguageModel\n"
+        "class Echo(LanguageModel):\n"
+        "    async def run(self, input: LanguageModel.Input) -> LanguageModel.Output:\n"
+        "        return self.Output(response=f'{input.system_prompt} {input.text}')\n"
+    )
+    (tmp_path / "vectors.py").write_text(
+        "from stepwell.apps import Embeddings\n"
+        "class Vectors(Embeddings):\n"
+        "    async def run(self, input: Embeddings.Input) -> Embeddings.Output:\n"
+        "        return self.Output(vectors=[[float(len(text))] for text in input.texts])\n"
+    )
+    for path in sorted(tmp_path.iterdir()):
+        running.deploy(path)
+    with httpx2.Client(base_url=running.server.url, timeout=60) as http:
+        messages = [{"role": "system", "content": "be"}, {"role": "user", "content": "kind"}]
+        chat = http.post("/v1/chat/completions", json={"model": "local/echo", "messages": messages})
+        assert chat.json()["choices"][0]["message"]["content"] == "be kind", chat.text
+        made = http.post("/v1/embeddings", json={"model": "local/vectors", "input": ["a", "bb"]})
+        assert [one["embedding"] for one in made.json()["data"]] == [[1], [2]], made.text
