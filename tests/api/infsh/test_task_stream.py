@@ -180,6 +180,24 @@ async def test_a_stream_with_nothing_to_tell_is_touched_and_beats(monkeypatch: p
     assert (touches[0]["data"]["id"], touches[0]["data"]["status"]) == (TASK, 7)
 
 
+def test_it_works_on_uvloop_whose_timers_that_are_due_at_once_do_not_say_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    uvloop = pytest.importorskip("uvloop")
+    monkeypatch.setattr(stream, "HEARTBEAT_S", 0.0003)
+
+    async def main() -> list[Any]:
+        source = Source()
+        async with watching(source) as watcher:
+            for number in range(5):
+                source.output_so_far(number)
+                await watcher.until(number + 2)
+            source.move(COMPLETED, {})
+            return await watcher.end()
+
+    lines = uvloop.run(main())
+    assert parts(lines, "output")[-1] == 4
+    assert lines[-1]["status"] == COMPLETED
+
+
 async def test_a_server_that_stops_breaks_lines_off_and_ends_what_clients_come_back_from() -> None:
     for lines, returns, ended in ((True, False, False), (True, True, True), (False, False, True)):
         source = Source()

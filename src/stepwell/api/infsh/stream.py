@@ -113,6 +113,8 @@ class TaskStream(Response):
         self._bell = Bell()
         self._gone = False
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
+        """When the timer rings, by the clock of the loop: a handle of uvloop that is due at once does not say."""
         self._progress = Progress()
         self._place: Place | None = None
         self._lines = 0
@@ -344,10 +346,11 @@ class TaskStream(Response):
         loop = asyncio.get_running_loop()
         due = loop.time() + max(0.0, at - time.monotonic())
         if self._timer is not None:
-            if loop.time() < self._timer.when() <= due:
+            if loop.time() < self._rings_at <= due:
                 return  # it rings sooner, and is set again then
             self._timer.cancel()
         self._timer = loop.call_at(due, self._bell.ring)
+        self._rings_at = due
 
     async def _linger(self) -> None:
         until = time.monotonic() + LINGER_S
