@@ -165,7 +165,8 @@ class Site:
     `kind` is what SDKs are told: `dev` or `cloud`. `connect`, `sync`, `auditor`, `retention` and `files` are None in a
     server that is put together without that part, and so is `neighbours` where no other process shares the port.
     So is `importer` in one that runs no apps. `running` knows the calls that are being answered right now. Apps that
-    are named without a namespace are in `namespace`, and may have the secrets that `app_secrets` names. `refusal` says
+    are named without a namespace are in `namespace`, and may have the secrets that `app_secrets` names; a
+    GPU that they use costs `gpu_second_usd` a second, if that is known. `refusal` says
     why one of the URLs may not be called. Addresses of files begin with `public_url`, or as the client asked.
     """
 
@@ -180,6 +181,7 @@ class Site:
     env: str = DEV_ENV
     namespace: str = DEFAULT_NAMESPACE
     app_secrets: frozenset[str] = frozenset()
+    gpu_second_usd: float | None = None
     limits: Limits = field(default_factory=Limits)
     started_options: Mapping[str, object] = field(default_factory=dict)
     importer: AppImporter | None = None

@@ -248,6 +248,13 @@ def _shared() -> list[Callable[[Any], Any]]:
             help="Processes of all apps together  [default: 32]",
         ),
         option(
+            "--app-gpu-price",
+            type=click.FloatRange(0),
+            envvar="STEPWELL_APP_GPU_PRICE",
+            metavar="USD",
+            help="What a second of a GPU costs: the cost of calls of apps that do not say theirs.",
+        ),
+        option(
             "--app-wait-for-resources",
             is_flag=True,
             envvar="STEPWELL_APP_WAIT_FOR_RESOURCES",

@@ -155,6 +155,7 @@ def _settings(options: dict[str, Any], *, dev: bool, quiet: bool = False) -> Ser
             workers=options["app_workers"],
             wait_for_resources=options["app_wait_for_resources"],
         ),
+        gpu_second_usd=options["app_gpu_price"],
         app_secrets=_app_secrets(_split(options["app_secrets"])),
         gateway=GatewaySettings(allow_addresses=_split(options["allow_addresses"])),
         secret_key=os.environ.get("STEPWELL_SECRET_KEY") or None,

@@ -309,6 +309,9 @@ class Doing:
                 "cached_tokens": usage.cached_read_tokens,
                 "reasoning_tokens": usage.reasoning_tokens,
             }
+        if answer.cost_usd is not None:
+            told["cost_usd"] = f"{answer.cost_usd:.9f}".rstrip("0").rstrip(".")
+        elif usage is not None:
             loaded = self.load_prices()
             if not loaded.done():
                 await asyncio.shield(loaded)

@@ -96,6 +96,8 @@ class ServerSettings:
     """Sizes and counts of requests."""
     apps: AppSettings = field(default_factory=AppSettings)
     """How apps are run."""
+    gpu_second_usd: float | None = None
+    """What a second of a GPU costs, in US dollars: so calls of apps have a cost where they say none themselves."""
     app_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What apps get as environment variables, by name: each app those that it asks for."""
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
@@ -137,6 +139,8 @@ class ServerSettings:
         self._check_secret_keys()
         self._check_keep()
         self.apps.check()
+        if self.gpu_second_usd is not None and not 0 <= self.gpu_second_usd < float("inf"):
+            raise ConfigurationError("the price of a GPU second is a number of dollars from 0 on (--app-gpu-price)")
         if any(not key.strip() for key in self.event_keys):
             raise ConfigurationError("an event key is empty (--event-key)")
         if not self.dev:

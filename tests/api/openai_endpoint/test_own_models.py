@@ -8,6 +8,8 @@ from typing import Any
 
 import stepwell
 from stepwell import ai
+from stepwell.model.app import Resources
+from stepwell.model.task import TaskStatus
 from stepwell.sdk.client.address import bearer
 from stepwell.sdk.worker import serve
 from tests.api.api import until
@@ -24,14 +26,16 @@ class Summary:
 
 
 async def test_a_function_asks_an_app(start: Start) -> None:
-    api = await start(dev=False, signing_key=KEY, event_keys=("event-key-1",))
-    await api.server.node.apps.add(version("speaker", functions={"run": chat()}))
+    api = await start(dev=False, signing_key=KEY, event_keys=("event-key-1",), gpu_second_usd=1000)
+    await api.server.node.apps.add(version("speaker", functions={"run": chat()}, resources=Resources(gpus=2)))
     performer, failures = ScriptedApps(api.server), ["out of memory"]
 
     async def script(call: Call) -> None:
         if failures:
             call.raised(failures.pop())
             return
+        call.come_to(TaskStatus.RUNNING)
+        await asyncio.sleep(0.02)
         call.delta({"response": '{"title": '})
         usage = {"prompt_tokens": 7, "completion_tokens": 3}
         call.returned({"response": '{"title": "Fire"}', "usage": usage})
@@ -49,7 +53,13 @@ async def test_a_function_asks_an_app(start: Start) -> None:
             output=Summary,
         )
         assert reply.usage is not None
-        return [reply.output.title, reply.usage.input_tokens, reply.usage.output_tokens, *reply.finish_reasons]
+        return [
+            reply.output.title,
+            reply.usage.input_tokens,
+            reply.usage.output_tokens,
+            *reply.finish_reasons,
+            str(reply.cost_usd),
+        ]
 
     stop = asyncio.Event()
     serving = asyncio.create_task(serve([service], url, stop=stop, api_key=KEY))
@@ -62,7 +72,10 @@ async def test_a_function_asks_an_app(start: Start) -> None:
         await until(known)
         response = await api.http.post("/e/event-key-1", json={"name": "asks/one", "data": {}})
         run = await api.finished(response.json()["ids"][0])
-        assert run["output"] == ["Fire", 7, 3, "stop"]
+        *told, cost = run["output"]
+        assert told == ["Fire", 7, 3, "stop"]
+        assert 40 <= float(cost) < 4000  # 20 ms and more on two GPUs
+        assert str(cost) in str(await api.get(f"/api/runs/{run['run_id']}"))
     finally:
         stop.set()
         await serving

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from stepwell.api.answers import encode
 from stepwell.api.openai import answers
 from stepwell.api.openai.answers import ModelFailed
+from stepwell.api.openai.tasks import about
 from stepwell.api.stream import Bell
 from stepwell.model.errors import StepwellError
 from stepwell.model.task import usage_of as said_usage
@@ -44,6 +45,7 @@ class ChatStream(Response):
         model: As it was asked for.
         created: Seconds since 1970.
         with_usage: A last chunk has the usage.
+        gpus: That the app holds.
         named: The request has a key.
     """
 
@@ -60,6 +62,7 @@ class ChatStream(Response):
         created: int,
         model: str,
         with_usage: bool,
+        gpus: int,
         named: bool,
         headers: dict[str, str],
     ) -> None:
@@ -72,6 +75,7 @@ class ChatStream(Response):
         self._request = request
         self._chunk = (id, created, model)
         self._with_usage = with_usage
+        self._gpus = gpus
         self._named = named
         self._bell = Bell()
         self._progress = Progress()
@@ -149,7 +153,9 @@ class ChatStream(Response):
             raise ModelFailed(f"the whole answer is not what was streamed of it; task {self._task} has it") from err
         self._say({}, finish_reason(output))
         if self._with_usage:
-            self._put({**chunk(*self._chunk, None), "usage": usage_of(output, said_usage(found.meta))})
+            usage = usage_of(output, said_usage(found.meta))
+            more = about(found, self._gpus, self._site.gpu_second_usd)
+            self._put({**chunk(*self._chunk, None), "usage": usage, **more})
         self._out.append(_DONE)
 
     def _say(self, delta: dict[str, Any], ends: str | None = None) -> None:

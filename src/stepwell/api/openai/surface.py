@@ -69,6 +69,7 @@ class _Surface:
                 created=created,
                 model=asked.model,
                 with_usage=asked.wants_usage,
+                gpus=version.resources.gpus,
                 named=is_named(ask),
                 headers=headers_of(task),
             )
@@ -76,7 +77,7 @@ class _Surface:
         output = _output(found)
         if not isinstance(output, dict):
             raise ModelFailed("the app gave back something else than a language model does")
-        answer = completion(id, created, asked.model, output, usage_of(found.meta), about(found))
+        answer = completion(id, created, asked.model, output, usage_of(found.meta), self._about(found, version))
         return answers.json(answer, headers=headers_of(task))
 
     async def embeddings(self, ask: Ask) -> Response:
@@ -89,10 +90,13 @@ class _Surface:
             )
         task = await self._tasks.begin(ask, _request(version, function, given, asked.setup, None))
         found = await self._tasks.ended(ask, task)
-        answer = embeddings(asked, _output(found), usage_of(found.meta), about(found))
+        answer = embeddings(asked, _output(found), usage_of(found.meta), self._about(found, version))
         if answer is None:
             raise ModelFailed(f"the app gave back no vector for each of {len(asked.texts)} texts")
         return answers.json(answer, headers=headers_of(task))
+
+    def _about(self, found: Task, version: AppVersion) -> dict[str, Any]:
+        return about(found, version.resources.gpus, self._site.gpu_second_usd)
 
     async def models(self, ask: Ask) -> Response:
         found = []

@@ -22,7 +22,7 @@ from stepwell.model import journal
 from stepwell.model.errors import InvalidInput, NotFound, Overloaded
 from stepwell.model.ids import RunId, ulid_time
 from stepwell.model.job import RunStatus
-from stepwell.model.task import TaskStatus
+from stepwell.model.task import TaskStatus, usage_of
 from stepwell.node.reads.tasks import task_of
 
 if TYPE_CHECKING:
@@ -168,10 +168,19 @@ def headers_of(task: RunId) -> dict[str, str]:
     return {"x-request-id": task}
 
 
-def about(found: Task) -> dict[str, Any]:
-    """What an answer says beside what OpenAI's has: which task it was, and how long the app took."""
+def about(found: Task, gpus: int, gpu_second_usd: float | None) -> dict[str, Any]:
+    """What an answer says beside what OpenAI's has: which task it was, how long the app took, what that cost.
+
+    Args:
+        gpus: That the app holds.
+    """
     began = [phase.at for phase in found.phases if phase.status is TaskStatus.RUNNING]
     told: dict[str, Any] = {"task": found.id}
     if began:
         told["seconds"] = (found.updated_at - began[-1]) / 1000
+    cost = usage_of(found.meta).cost_usd
+    if cost is None and began and gpus and gpu_second_usd is not None:
+        cost = told["seconds"] * gpus * gpu_second_usd
+    if cost is not None:
+        told["cost_usd"] = round(cost, 9)
     return {"stepwell": told}

@@ -106,6 +106,7 @@ class Answer:
 
     Attributes:
         usage: None if the provider told none; nothing is guessed.
+        cost_usd: What it cost, if the provider said so: our own apps do.
     """
 
     model: str = ""
@@ -116,6 +117,7 @@ class Answer:
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reasons: tuple[str, ...] = ()
     usage: Usage | None = None
+    cost_usd: float | None = None
 
 
 class DeltaKind(StrEnum):

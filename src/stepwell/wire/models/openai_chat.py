@@ -78,6 +78,7 @@ class OpenAIChat(Dialect):
             tool_calls=tuple(call for message in messages for call in _tool_calls(message)),
             finish_reasons=tuple(text(choice.get("finish_reason")) for choice in choices),
             usage=self._usage(document.get("usage")),
+            cost_usd=_cost(document.get("stepwell")),
         )
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes, *, now_ms: Instant) -> Failure:
@@ -112,6 +113,12 @@ class OpenAIChat(Dialect):
             input_audio_tokens=number(of_prompt.get("audio_tokens")),
             output_audio_tokens=number(of_completion.get("audio_tokens")),
         )
+
+
+def _cost(told: object) -> float | None:
+    """What one of our own apps cost."""
+    cost = members(told).get("cost_usd")
+    return cost if isinstance(cost, int | float) and not isinstance(cost, bool) else None
 
 
 def openai_failure(
