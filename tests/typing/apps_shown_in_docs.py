@@ -13,7 +13,8 @@ from stepwell.apps import App, Embeddings, File, LanguageModel, batched
 from stepwell.sdk.inference.async_client import AsyncOutcome
 from stepwell.sdk.inference.client import Outcome
 from stepwell.sdk.inference.follow import TaskUpdate
-from stepwell.sdk.inference.requests import AppInfo, FileInfo, SessionInfo, TaskInfo
+from stepwell.sdk.inference.requests import AppInfo, SessionInfo, TaskInfo
+from stepwell.sdk.inference.values import FileInfo
 
 
 class Embed(App):

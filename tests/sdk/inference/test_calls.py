@@ -25,7 +25,7 @@ from stepwell.sdk.client.errors import ServerError
 from stepwell.sdk.errors import RecordedResultChanged
 from stepwell.sdk.inference.errors import TaskRefused
 from stepwell.sdk.inference.progress import Progress
-from stepwell.sdk.inference.values import input_text, local_files, output_type, reference_of
+from stepwell.sdk.inference.values import FileInfo, input_text, local_files, output_type, reference_of
 from stepwell.sdk.types import UNTYPED
 from tests.sdk_client.scripted import Asked, Reply, scripted
 
@@ -310,12 +310,14 @@ class Point:
 
 def test_inputs_become_json() -> None:
     moment = datetime(2026, 1, 2, tzinfo=UTC)
-    given = {"p": Point(1, Colour(name="red")), "t": (1, 2), "at": moment, "id": uuid.UUID(int=1)}
+    kept = FileInfo(id="f1", uri="http://stepwell/f/f1")
+    given = {"p": Point(1, Colour(name="red")), "t": (1, 2), "at": moment, "id": uuid.UUID(int=1), "file": kept}
     assert json.loads(input_text(given, {})) == {
         "p": {"x": 1, "colour": {"name": "red"}},
         "t": [1, 2],
         "at": "2026-01-02T00:00:00Z",
         "id": "00000000-0000-0000-0000-000000000001",
+        "file": "http://stepwell/f/f1",
     }
     assert local_files(given) == []
     for wrong in ({"a": object()}, {"a": float("nan")}):

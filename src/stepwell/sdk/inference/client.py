@@ -27,9 +27,9 @@ from stepwell.sdk.inference import requests
 from stepwell.sdk.inference.errors import SessionOver
 from stepwell.sdk.inference.follow import DeltaUpdate, OutputUpdate, TaskFollower, TaskUpdate
 from stepwell.sdk.inference.progress import Progress
-from stepwell.sdk.inference.requests import AppInfo, FileInfo, SessionInfo, TaskInfo
+from stepwell.sdk.inference.requests import AppInfo, SessionInfo, TaskInfo
 from stepwell.sdk.inference.types import Async, AsyncStream, Options, Plain, RunOptions, Stream
-from stepwell.sdk.inference.values import output_type, read_output, reference_of
+from stepwell.sdk.inference.values import FileInfo, output_type, read_output, reference_of
 from stepwell.sdk.types import UNTYPED
 
 if TYPE_CHECKING:

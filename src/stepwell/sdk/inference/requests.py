@@ -34,7 +34,7 @@ from stepwell.sdk.inference.errors import (
     TaskFailed,
     TaskRefused,
 )
-from stepwell.sdk.inference.values import input_text, local_files, log_text
+from stepwell.sdk.inference.values import FileInfo, input_text, local_files, log_text
 
 if TYPE_CHECKING:
     from stepwell.sdk.inference.types import Options
@@ -81,17 +81,6 @@ class SessionInfo:
     status: str
     calls: int = 0
     expires_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileInfo:
-    """A file that the server keeps. Whoever has `uri` can read it; give that to an app in its input."""
-
-    id: str
-    uri: str
-    filename: str = ""
-    content_type: str = ""
-    size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,17 @@ _STREAMS = (
 )  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FileInfo:
+    """A file that the server keeps. Whoever has `uri` can read it; in an input it stands for that."""
+
+    id: str
+    uri: str
+    filename: str = ""
+    content_type: str = ""
+    size: int = 0
+
+
 def reference_of(app: str | type[Any]) -> str:
     """Which app is meant: a reference as it is, or what the class is called when it is deployed.
 
@@ -100,6 +111,8 @@ def _sent(value: Any, address: Callable[[Path], str]) -> Any:
     """`value` with maps in the place of models, and addresses in the place of files."""
     if isinstance(value, Path):
         return address(value)
+    if isinstance(value, FileInfo):
+        return value.uri
     if type(value).__name__ == "File" and hasattr(value, "to_dict"):
         told = value.to_dict()
         return told.get("uri") or address(Path(told["path"]))
