@@ -204,8 +204,10 @@ def test_a_file_that_is_too_large_or_no_text_is_refused() -> None:
 
 
 def test_a_directory_without_one_is_no_app(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"it has no inf\.yml; `stepwell app init` makes one"):
+    with pytest.raises(InvalidInput, match=r"it has no inf\.yml; write one that says at least `name: my-app`"):
         read_manifest(tmp_path)
+    with pytest.raises(InvalidInput, match=r"there is no directory .*absent"):
+        read_manifest(tmp_path / "absent")
     (tmp_path / "inf.yml").write_text("name: a")
     assert read_manifest(tmp_path).name == "a"
     (tmp_path / "inf.yml").unlink()

@@ -74,8 +74,10 @@ def read_manifest(directory: Path) -> Manifest:
         with file.open("rb") as opened:
             raw = opened.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as err:
+        if not directory.is_dir():
+            raise InvalidInput(f"there is no directory {directory}", field=FILE) from err
         raise InvalidInput(
-            f"{directory} is no app: it has no {FILE}; `stepwell app init` makes one", field=FILE
+            f"{directory} is no app: it has no {FILE}; write one that says at least `name: my-app`", field=FILE
         ) from err
     except OSError as err:
         raise InvalidInput(f"{file} cannot be read: {err.strerror}", field=FILE) from err
