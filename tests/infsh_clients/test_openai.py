@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import openai
 import pytest
 
 from stepwell.apps.declared import directory_of
+from stepwell.apps.environment import EnvironmentSettings
+from stepwell.apps.settings import AppSettings
+from stepwell.model.task import TaskStatus
+from stepwell.server import ServerSettings
+from tests.apps.wheels import repack
 from tests.infsh_clients.conftest import Serving
+from tests.libraries.environments import python_of
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +39,19 @@ class Parrot(LanguageModel):
             yield self.Output(response=said)
         usage = self.Usage(prompt_tokens=5, completion_tokens=2, stop_reason="length")
         yield self.Output(response=said, usage=usage)
+'''
+SLOW = '''
+import asyncio
+
+from stepwell.apps import LanguageModel
+
+
+class Slow(LanguageModel):
+    """Takes so many seconds."""
+
+    async def run(self, input: LanguageModel.Input) -> LanguageModel.Output:
+        await asyncio.sleep(float(input.text))
+        return self.Output(response="Done")
 '''
 VECTORS = '''
 from stepwell.apps import Embeddings
@@ -93,3 +115,56 @@ def test_vectors(client: openai.OpenAI) -> None:
     assert [one.embedding for one in answer.data] == [[1.0, 0.5], [3.0, 0.5]]
     assert answer.usage.total_tokens == 3
     assert {"tests/chat-words", "local/parrot", "local/vectors"} <= {one.id for one in client.models.list()}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_with_a_key_outlives_the_server(tmp_path: Path, stream: bool) -> None:
+    repack(tmp_path / "wheels", python_of("inferencesh"))
+    environments = EnvironmentSettings(find_links=(str(tmp_path / "wheels"),), offline=True)
+    settings = ServerSettings(
+        port=0,
+        data=tmp_path / "data",
+        discovery=False,
+        poll=False,
+        drain_s=0.2,
+        manage_logging=False,
+        apps=AppSettings(environments=environments),
+    )
+    body = {"model": "slow", "messages": [{"role": "user", "content": "2"}], "stream": stream}
+    headers = {"idempotency-key": "once"}
+    broken: list[httpx2.Response | httpx2.TransportError] = []
+
+    def ask() -> None:
+        try:
+            broken.append(httpx2.post(f"{first.url}/v1/chat/completions", json=body, headers=headers, timeout=60))
+        except httpx2.TransportError as err:
+            broken.append(err)
+
+    def tasks(serving: Serving) -> list[int]:
+        found = httpx2.post(f"{serving.url}/tasks/list", json={}).json()["data"]["items"]
+        return [one["status"] for one in found]
+
+    first = Serving(settings)
+    try:
+        file = tmp_path / "slow.py"
+        file.write_text(SLOW)
+        with directory_of(file) as directory:
+            first.deploy(directory)
+        asking = threading.Thread(target=ask)
+        asking.start()
+        until = time.monotonic() + 60
+        while tasks(first) != [TaskStatus.RUNNING]:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    finally:
+        first.close()
+    asking.join()
+    (answer,) = broken
+    assert isinstance(answer, httpx2.TransportError) or "Done" not in answer.text
+    second = Serving(settings)
+    try:
+        whole = httpx2.post(f"{second.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+        assert "Done" in whole.text
+        assert tasks(second) == [TaskStatus.COMPLETED]
+    finally:
+        second.close()
