@@ -161,10 +161,11 @@ header{display:flex;flex-wrap:wrap;align-items:baseline;gap:.4rem .9rem;margin-b
 h1{font-size:1.35rem;margin:0}
 h2{font-size:.95rem;margin:0 0 .6rem}
 .state{font-weight:600}.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}.soft{color:var(--soft)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.75rem;margin-bottom:.75rem}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.75rem;margin-bottom:.75rem}
 .grid{columns:21rem;column-gap:.75rem}
 section,.tile{background:var(--card);border:1px solid var(--line);border-radius:.6rem;padding:.9rem 1rem}
-.tile b{display:block;font-size:1.4rem;line-height:1.25;font-variant-numeric:tabular-nums}
+.tile{padding-inline:.8rem}
+.tile b{display:block;font-size:1.25rem;white-space:nowrap;line-height:1.25;font-variant-numeric:tabular-nums}
 .tile span{color:var(--soft);font-size:.85rem}
 section{break-inside:avoid;margin-bottom:.75rem}
 section.wide{column-span:all;margin-top:.75rem}
@@ -210,10 +211,10 @@ def _page(told: Mapping[str, Any]) -> str:
         _section("Store", _facts(_shown(store))),
         _section("Nodes", _nodes(told)),
         _section("Services and workers", _workers(told)),
-        *([_section("Apps", _app_workers(told["apps"]))] if told["apps"] is not None else []),
         _section("Kept", _kept(told["retention"], store.get("last_backup"))),
         _section("Requests", _facts(_requests(told["requests"]))),
         _section("Limits", _facts(_shown(told["limits"]))),
+        *([_section("Apps", _app_workers(told["apps"]), "wide")] if told["apps"] is not None else []),
         _section("Settings", _facts(_shown(told["settings"])), "wide"),
     ]
     state = f'<span class="state {"good" if good else "bad"}">● {escape(word)}</span>'
