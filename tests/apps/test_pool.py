@@ -425,6 +425,35 @@ async def test_a_task_is_cancelled_at_any_moment_and_its_worker_is_free_or_repla
         assert statuses == sorted(set(statuses))
 
 
+@pytest.mark.parametrize("moment", ["preparing", "setting up"])
+async def test_a_setup_that_nobody_wants_any_more_gives_its_room_to_another_app(tmp_path: Path, moment: str) -> None:
+    async with apps(tmp_path, capacity=Capacity(workers=1)) as given:
+        slow, other = given.app(WAITING), given.app(COUNTER, name="other")
+        if moment == "preparing":
+            given.ready.gate.clear()
+        run = given.call(slow, {}, setup={"seconds": 60})
+        await given.until(run, TaskStatus.PREPARING if moment == "preparing" else TaskStatus.SETTING_UP)
+        waiting = given.call(other, {})
+        given.cancel(run)
+        given.ready.gate.set()
+        began = time.monotonic()
+        await given.result(waiting)
+        assert time.monotonic() - began < 5
+        await given.result(given.call(slow, {"quick": True}))
+
+
+async def test_an_app_without_on_cancel_gets_less_time_to_end(tmp_path: Path) -> None:
+    code = WAITING.replace("async def on_cancel", "async def other")
+    async with apps(tmp_path, settings=AppSettings(cancel_grace_s=60.0)) as given:
+        run = given.call(given.app(code), {"stubborn": True})
+        await until(lambda: any(text.startswith("begun") for _, _, text in given.logged))
+        given.cancel(run)
+        began = time.monotonic()
+        message = await given.end(run)
+        assert isinstance(message, CallLost)
+        assert 2.5 < time.monotonic() - began < 5
+
+
 async def test_a_call_that_nobody_wants_any_more_is_not_told_and_its_worker_is_freed(tmp_path: Path) -> None:
     async with apps(tmp_path) as given:
         app = given.app(WAITING)

@@ -386,6 +386,34 @@ def test_an_idle_worker_makes_room_the_one_longest_idle_first_and_old_versions_b
     assert one(pool.decide(), Stop).worker == first
 
 
+def test_a_worker_that_is_set_up_for_nobody_goes_when_others_need_the_room() -> None:
+    pool = Pool(Capacity(workers=1))
+    unwanted, kept = pool.add(A), pool.add(A)
+    worker = one(pool.decide(), Start).worker
+    wanted = pool.add(B)
+    pool.schedule.remove(unwanted)
+    assert pool.decide(60_000) == [], "somebody waits for that very setup"
+    pool.schedule.remove(kept)
+    assert one(pool.decide(), Stop).worker == worker
+    pool.schedule.ready(worker, pool.now)
+    assert pool.decide() == [], "too late"
+    pool.schedule.gone(worker, pool.now)
+    assert one(pool.decide(), Start).call == wanted
+
+
+def test_a_worker_that_is_set_up_for_nobody_serves_the_next_call_where_there_is_room() -> None:
+    pool = Pool(Capacity(workers=2))
+    call = pool.add(A)
+    worker = one(pool.decide(), Start).worker
+    pool.schedule.remove(call)
+    pool.add(B)
+    assert one(pool.decide(), Start).key == B
+    pool.add(A)
+    assert pool.decide() == []
+    pool.schedule.ready(worker, pool.now)
+    assert one(pool.decide(), Assign).worker == worker
+
+
 def test_workers_go_when_memory_is_short_and_starts_keep_to_what_there_is() -> None:
     pool = Pool(Capacity(memory_bytes=8 * GIB))
     kind = Kind(needs=Resources(ram_bytes=3 * GIB))
@@ -624,7 +652,9 @@ def test_every_call_ends_once_and_no_worker_makes_two_calls_at_a_time(seed: int,
                         assert not waiting.workers or worker in waiting.workers
                         assert waiting.session or key_of[worker] == waiting.key
                 case Stop(worker=worker):
-                    assert state[worker] == "idle"
+                    waiting_ = calls.keys() - ended - {call for made in doing.values() for call in made}
+                    wanted = any(calls[call].key == key_of[worker] and not calls[call].session for call in waiting_)
+                    assert state[worker] == "idle" or (state[worker] == "starting" and not wanted)
                     assert lease.get(worker, "") not in live_sessions
                     state[worker] = "stopping"
                 case Refuse(call=call):

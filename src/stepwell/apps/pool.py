@@ -72,6 +72,8 @@ _SHORT = 0.05
 """Part of the machine's memory that is kept free, if idle workers can be stopped for it."""
 _INTEGRATIONS = {"google": ("GOOGLE_OAUTH_CREDENTIALS", "GOOGLE_SA_CREDENTIALS"), "gcp": ("GOOGLE_SA_CREDENTIALS",)}
 _SHORTEST_HIDDEN = 6
+_DEAF_GRACE_S = 3.0
+"""Given to a cancelled call at most, if its app has no `on_cancel`: it can only look at a flag."""
 _MOST_SETUPS = 1_000
 """Values of setup that are remembered; beyond it those that no worker has are forgotten when none is needed."""
 
@@ -171,6 +173,7 @@ class Worker:
     tasks: int = 0
     memory_bytes: int = 0
     hidden: tuple[tuple[str, str], ...] = ()
+    cancels: bool = False  # the app has an `on_cancel`
     why: str = ""  # it is stopped
     answer: asyncio.Future[FromProcess] | None = None
     lines: list[str] = field(default_factory=list)
@@ -294,12 +297,15 @@ class Pool:
 
     def end(self, call: str, grace_s: float) -> bool:
         """Tell the app to end a call that is being made, and end its worker if it does not; then the call is lost, or
-        has ended as any other. Asked again, the shorter time counts. False: it is not being made."""
+        has ended as any other. Asked again, the shorter time counts. An app without `on_cancel` gets 3 s at most.
+        False: it is not being made."""
         worker = self._worker_of.get(call)
         if worker is None or worker.process is None:
             return False
         if call in self._returning:
             return True  # it has ended; what it gave back is being kept
+        if not worker.cancels:
+            grace_s = min(grace_s, _DEAF_GRACE_S)
         timer = self._ending.pop(call, None)
         if timer is None:
             worker.process.send(Cancel(call=call))
@@ -481,9 +487,15 @@ class Pool:
 
     def _stop(self, worker: Worker, why: str) -> None:
         worker.state, worker.why = "stopping", why
-        assert worker.process is not None
         log.debug("worker %s of %s stops: %s", worker.id, worker.key.reference, why)
-        worker.process.stop(self.settings.stop_grace_s)
+        if worker.process is None:
+            assert worker.coming_up is not None
+            worker.coming_up.cancel()
+            self._gone(worker)
+        elif worker.coming_up is not None:
+            worker.process.kill()  # it has nothing to unload, and reads nothing before its setup is over
+        else:
+            worker.process.stop(self.settings.stop_grace_s)
 
     def _refuse(self, call_id: str, code: str, why: str) -> None:
         call = self._calls.pop(call_id)
@@ -588,7 +600,7 @@ class Pool:
             raise
         limit.reschedule(asyncio.get_running_loop().time() + self.settings.setup_limit_s)
         worker.process.send(Load(directory=str(package)))
-        await self._answer(worker, Loaded)
+        worker.cancels = (await self._answer(worker, Loaded)).cancels
         self._tell(worker, TaskStatus.SETTING_UP)
         worker.stage = "setup"
         about = {

@@ -33,7 +33,8 @@ class AppSettings:
     wait_for_resources: bool = False
     """Keep tasks that need more than this machine has, a GPU for instance, instead of failing them."""
     cancel_grace_s: float = 10.0
-    """How long a function may take to end by itself when its task is cancelled."""
+    """How long a function may take to end by itself when its task is cancelled; 3 s at most if the app has no
+    `on_cancel`."""
     stop_grace_s: float = 5.0
     """How long a worker may take to unload."""
     setup_limit_s: float = 1_800.0

@@ -277,7 +277,6 @@ class Placement:
         if one is None or one.state is not State.STARTING:
             return
         line, rules = one.line, self.rules
-        line.starting -= 1
         line.failures += 1
         line.not_before = now + min(rules.backoff_ms << min(line.failures - 1, 20), rules.longest_backoff_ms)
         self._stopping(one, now)
@@ -523,6 +522,7 @@ class Placement:
         self._actions.append(Stop(worker.id, why))
 
     def _stopping(self, worker: _Worker, now: int) -> None:
+        worker.line.starting -= worker.state is State.STARTING
         worker.line.idle.pop(worker.id, None)
         self._unshare(worker)
         worker.state, worker.since = State.STOPPING, now
@@ -652,7 +652,7 @@ class Placement:
         else:
             return
         for worker in going:
-            if worker.state is State.IDLE:
+            if worker.state is not State.STOPPING:
                 self._stop(worker, now, "others need the room")
 
     def _gives_way(self, worker: _Worker, now: int) -> bool:
@@ -673,17 +673,20 @@ class Placement:
         return False
 
     def _spare(self) -> Iterator[_Worker]:
-        """Workers that nobody would miss just now."""
+        """Workers that nobody would miss just now: idle ones, and those whose calls went away while they are set up."""
         for line in self._manned():
             if not line.waiting:
                 yield from line.idle.values()
+                if line.starting and not line.pinned:
+                    yield from (one for one in line.workers.values() if one.state is State.STARTING)
 
     def _manned(self) -> list[_Line]:
         """The keys that have workers."""
         return list(dict.fromkeys(one.line for one in self._workers.values()))
 
-    def _eviction_order(self, worker: _Worker) -> tuple[bool, bool, int]:
-        return not worker.line.old, self._protected(worker.line), worker.since
+    def _eviction_order(self, worker: _Worker) -> tuple[bool, bool, bool, int]:
+        ready = worker.state is State.IDLE
+        return not worker.line.old, self._protected(worker.line), ready, worker.since
 
     def _protected(self, line: _Line) -> bool:
         return line.kept and not line.old and len(line.workers) <= line.kind.scaling.least

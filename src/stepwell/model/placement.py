@@ -93,7 +93,7 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Stop an idle worker; `gone` is to be told when it is."""
+    """Stop a worker that is idle, or is set up for nobody; `gone` is to be told when it is."""
 
     worker: str
     why: str

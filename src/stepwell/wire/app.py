@@ -88,11 +88,12 @@ class Unload(_Frame, frozen=True, kw_only=True):
 
 class Loaded(_Frame, frozen=True, kw_only=True):
     """`functions` by name, each with description, input_schema, output_schema, capabilities, kind, batch_size,
-    batch_wait_ms. `session`: `rebuild`, `snapshot` or empty."""
+    batch_wait_ms. `session`: `rebuild`, `snapshot` or empty. `cancels`: the app has an `on_cancel`."""
 
     functions: dict[str, dict[str, Any]] = {}
     setup_schema: dict[str, Any] = {}
     session: str = ""
+    cancels: bool = False
 
 
 class Ready(_Frame, frozen=True, kw_only=True):

@@ -409,6 +409,7 @@ class Host {
       functions: Object.fromEntries(Object.entries(this.functions).map(([name, { about }]) => [name, about])),
       setup_schema: jsonSchema(this.exported.AppSetup),
       session: SESSIONS.has(this.kind.session) ? this.kind.session : "",
+      cancels: typeof this.kind.prototype.onCancel === "function",
     });
   }
 

@@ -541,6 +541,7 @@ class Host:
             functions={name: function.description for name, function in self._functions.items()},
             setup_schema=schema_of(setup_model_of(self._kind)),
             session=session_of(self._kind),
+            cancels=callable(getattr(self._kind, "on_cancel", None)),
         )
 
     async def _serve(self) -> None:
