@@ -8,6 +8,6 @@ read from the product's own metrics and another product could be measured in the
 turns within every round, so that a noisy neighbour disturbs all of them alike; medians over the rounds are shown with
 their range. On a shared machine trust CPU per step first, ratios to the limits second and plain rates last.
 
-Start reading at `workloads.py`, `models.py`, `live.py` and `lifetimes.py`; what is measured against is in `limits.py`,
-who is measured in `targets.py`, other products in `peers`.
+Start reading at `workloads.py`, `models.py`, `live.py`, `tasks.py` and `lifetimes.py`; what is measured against is in
+`limits.py`, who is measured in `targets.py`, other products in `peers`.
 """

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 
 from benchmarks.processes import median, percentile
 from benchmarks.targets import Stepwell
+from benchmarks.tasks import fair
 from benchmarks.workloads import Figures, Meter, Size, reached, submit
 
 Make: TypeAlias = Callable[[], Stepwell]
@@ -198,6 +199,7 @@ LIFETIMES = {
     "idle": Lifetime("a server with nothing to do", idle),
     "asleep": Lifetime("runs that sleep, then a kill", asleep),
     "drain": Lifetime("queued runs of one step", drain),
+    "fair": Lifetime("1,000 queued tasks of 20 apps on 8 workers", fair, True),
     "asleep100k": Lifetime("100,000 runs that sleep, then a kill", asleep, True, {"asleep": 100_000}),
     "drain100k": Lifetime("runs queued, 1,000 and 100,000", drain, True, {"shallow": 1000, "deep": 100_000}),
 }

@@ -40,6 +40,10 @@ class Child:
         """CPU time of the process and its children so far. The kernel counts in hundredths."""
         return sum(_cpu_s(one) for one in self.tree())
 
+    def own_cpu_s(self) -> float:
+        """CPU time of the process alone."""
+        return _cpu_s(self._root)
+
     def rss_bytes(self) -> int:
         total = 0
         for one in self.tree():

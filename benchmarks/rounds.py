@@ -28,9 +28,10 @@ from benchmarks.live import LIVE
 from benchmarks.models import MODELS
 from benchmarks.processes import Foreign
 from benchmarks.targets import Setup, Stepwell, Target, targets
+from benchmarks.tasks import TASKS
 from benchmarks.workloads import QUICK, WORKLOADS, Figures, Size, Workload
 
-SHORT = WORKLOADS | MODELS | LIVE
+SHORT = WORKLOADS | MODELS | LIVE | TASKS
 """What is measured of targets that run, one after the other."""
 WHOLE_LIVES = ("websocket", "official")
 """Whose memory, depth and recovery are measured when no target is named: minutes each, and others are like these."""

@@ -178,6 +178,8 @@ class Stepwell(Target):
     def __init__(self, name: str, title: str, worker: Command, setup: Setup, *, http: bool) -> None:
         where = "SQLite" if setup.database is None else "PostgreSQL"
         super().__init__(name, title, http=http, durable=f"{where}, synced at every commit")
+        self.options: Sequence[str] = ()
+        """More of its server, set before it is started."""
         self._worker_command = worker
         self._setup = setup
         self._ports: list[int] = []
@@ -206,7 +208,7 @@ class Stepwell(Target):
     def _node(self, number: int, port: int) -> Child:
         command = [sys.executable, "-m", "stepwell.cli", "dev", "--port", str(port), "--no-discovery", "--no-poll"]
         place = ["--db", self._database.url] if self._database else ["--data", str(self.folder / f"data{number}")]
-        command += place
+        command += [*place, *self.options]
         return Child(f"server {number} of {self.name}", command, self.folder / f"server{number}.log", {})
 
     async def start_worker(self) -> None:

@@ -16,6 +16,7 @@ PYTHON = (
     "hypercorn==0.18.0",
     "uvloop==0.23.0",
 )
+LITSERVE = ("litserve==0.2.19",)
 NODE = ("@restatedev/restate-server@1.7.12", "@restatedev/restate-sdk@1.17.2")
 
 
@@ -27,17 +28,26 @@ def folder() -> Path:
 
 def python() -> Path:
     """An interpreter that has the Python SDKs."""
-    place = folder() / "python"
+    return _environment("python", PYTHON)
+
+
+def litserve() -> Path:
+    """An interpreter that has LitServe, in an environment of its own."""
+    return _environment("litserve", LITSERVE)
+
+
+def _environment(name: str, packages: tuple[str, ...]) -> Path:
+    place = folder() / name
     found = place / "bin" / "python"
-    if _wants(place, PYTHON):
+    if _wants(place, packages):
         uv = Path(sys.executable).with_name("uv")
         if uv.exists():
             subprocess.run([str(uv), "venv", "-q", "--clear", "--python", sys.executable, str(place)], check=True)
-            subprocess.run([str(uv), "pip", "install", "-q", "--python", str(found), *PYTHON], check=True)
+            subprocess.run([str(uv), "pip", "install", "-q", "--python", str(found), *packages], check=True)
         else:
             subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
-            subprocess.run([str(found), "-m", "pip", "install", "-q", *PYTHON], check=True)
-        _has(place, PYTHON)
+            subprocess.run([str(found), "-m", "pip", "install", "-q", *packages], check=True)
+        _has(place, packages)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from benchmarks.peers.report import show as show_peers
 from benchmarks.report import LIMIT_TITLES, show
 from benchmarks.rounds import Record
+from tests.apps.wheels import repack
+from tests.libraries.environments import python_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,9 +65,11 @@ def test_a_record_that_was_interrupted_can_be_shown(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_short_round_measures_what_is_named(tmp_path: Path) -> None:
     file = tmp_path / "result.jsonl"
-    only = "websocket,one,ask,first-token,relay,idle"
+    repack(tmp_path / "wheels", python_of("inferencesh"))
+    environment = {**os.environ, "UV_OFFLINE": "1", "UV_FIND_LINKS": str(tmp_path / "wheels")}
+    only = "websocket,one,ask,first-token,relay,task,idle"
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", only, "--json", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
     assert done.returncode == 0, done.stderr
     found = {line["workload"]: line["figures"] for line in Record.read(file) if "figures" in line}
@@ -72,5 +77,9 @@ def test_a_short_round_measures_what_is_named(tmp_path: Path) -> None:
     assert found["ask"]["p50_ms"] > found["ask"]["direct_p50_ms"] > 0
     assert found["first-token"]["p95_ms"] > 0
     assert found["relay"]["tokens_per_s"] > 1000
+    assert found["task"]["clients_32_per_s"] > found["task"]["clients_1_per_s"] / 2 > 5
+    assert found["task"]["clients_32_server_cpu_ms"] < 5
+    assert 0 < found["task"]["output_p50_ms"] < 1000
+    assert 0 < found["task"]["cancel_p50_ms"] < 1000
     assert found["idle"]["rss_mb"] > 10
     assert "one run at a time, step to step" in done.stdout
