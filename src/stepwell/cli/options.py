@@ -248,6 +248,14 @@ def _shared() -> list[Callable[[Any], Any]]:
             help="Processes of all apps together  [default: 32]",
         ),
         option(
+            "--map-app",
+            "map_apps",
+            multiple=True,
+            envvar="STEPWELL_MAP_APPS",
+            metavar="NAME=APP",
+            help="Take the app APP for NAME, which is not there: infsh/claude=acme/assistant; repeatable.",
+        ),
+        option(
             "--app-gpu-price",
             type=click.FloatRange(0),
             envvar="STEPWELL_APP_GPU_PRICE",

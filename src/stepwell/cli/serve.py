@@ -155,6 +155,7 @@ def _settings(options: dict[str, Any], *, dev: bool, quiet: bool = False) -> Ser
             workers=options["app_workers"],
             wait_for_resources=options["app_wait_for_resources"],
         ),
+        map_apps=dict(_pair(one) for one in _split(options["map_apps"])),
         gpu_second_usd=options["app_gpu_price"],
         app_secrets=_app_secrets(_split(options["app_secrets"])),
         gateway=GatewaySettings(allow_addresses=_split(options["allow_addresses"])),
@@ -166,6 +167,13 @@ def _settings(options: dict[str, Any], *, dev: bool, quiet: bool = False) -> Ser
         log_json=log_json,
         unsafe_no_auth=options["unsafe_no_auth"],
     )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, app = text.partition("=")
+    if not equals:
+        raise ConfigurationError(f"--map-app {text}: write NAME=APP, such as infsh/claude=acme/assistant")
+    return name.strip(), app.strip()
 
 
 def _app_secrets(names: tuple[str, ...]) -> dict[str, str]:

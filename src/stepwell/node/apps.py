@@ -23,7 +23,7 @@ from stepwell.model.function import Function, Service, Transport
 from stepwell.store.base import Record, RunQuery
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from stepwell.node.clock import World
     from stepwell.node.registry import Registry
@@ -66,6 +66,8 @@ class Apps:
         self._shared = shared
         self._apps: dict[tuple[str, str], App] = {}  # not on a shared store: others change apps, too
         self._versions: dict[tuple[str, str], AppVersion] = {}
+        self.others: Mapping[str, str] = {}
+        """What is meant by references of apps that are not there: those of other apps."""
         self.on_changed: Callable[[App], None] = lambda app: None
         """Told of apps that were changed here."""
 
@@ -85,10 +87,15 @@ class Apps:
         wanted = read_reference(reference)
         namespace = wanted.namespace or own_namespace
         app = await self._app(env, f"{namespace}/{wanted.name}")
+        other = self.others.get(f"{namespace}/{wanted.name}")
+        if app is None and other is not None:
+            wanted = read_reference(other)
+            app = await self._app(env, f"{wanted.namespace or own_namespace}/{wanted.name}")
         if app is None:
             raise NotFound(
                 f"app {wanted.app!r} does not exist; `stepwell app deploy DIRECTORY` makes one of your own, "
-                "`stepwell app import` gets one from elsewhere"
+                "`stepwell app import` gets one from elsewhere, and a server that is started with "
+                f"--map-app {wanted.app}=NAMESPACE/NAME takes another one for it"
             )
         return app, await self._version_of(app, wanted)
 

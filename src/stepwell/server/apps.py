@@ -85,6 +85,7 @@ class AppRuntime:
         )
         site.node.sessions.on_over = self.performer.release_session
         site.app_secrets = frozenset(settings.app_secrets)
+        site.node.apps.others = settings.map_apps
         site.gpu_second_usd = settings.gpu_second_usd
         site.app_figures = self._figures
         site.node.apps.on_changed = self._changed

@@ -12,7 +12,8 @@ from stepwell.api.gate import is_loopback
 from stepwell.apps.settings import AppSettings
 from stepwell.gateway.gateway import GatewaySettings
 from stepwell.gateway.policy import Policy, read_place
-from stepwell.model.errors import ConfigurationError
+from stepwell.model.app import read_reference
+from stepwell.model.errors import ConfigurationError, InvalidInput
 from stepwell.node.retention import YOUNGEST_EVENT_MS, Keep
 from stepwell.server.cipher import AesCipher, installed, key_file_of, make_key_file, read_key, read_key_file
 from stepwell.streams.streams import StreamSettings
@@ -96,6 +97,8 @@ class ServerSettings:
     """Sizes and counts of requests."""
     apps: AppSettings = field(default_factory=AppSettings)
     """How apps are run."""
+    map_apps: Mapping[str, str] = field(default_factory=dict)
+    """Which app is meant by the name of one that is not there: `{"infsh/claude": "acme/assistant"}`."""
     gpu_second_usd: float | None = None
     """What a second of a GPU costs, in US dollars: so calls of apps have a cost where they say none themselves."""
     app_secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -139,6 +142,14 @@ class ServerSettings:
         self._check_secret_keys()
         self._check_keep()
         self.apps.check()
+        for name, other in self.map_apps.items():
+            try:
+                known = read_reference(name)
+                read_reference(other)
+            except InvalidInput as err:
+                raise ConfigurationError(f"{err} (--map-app)") from err
+            if not known.namespace or known.app != name:
+                raise ConfigurationError(f"{name!r} is not namespace/name of an app (--map-app NAMESPACE/NAME=APP)")
         if self.gpu_second_usd is not None and not 0 <= self.gpu_second_usd < float("inf"):
             raise ConfigurationError("the price of a GPU second is a number of dollars from 0 on (--app-gpu-price)")
         if any(not key.strip() for key in self.event_keys):

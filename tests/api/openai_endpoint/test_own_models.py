@@ -6,9 +6,12 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 import stepwell
 from stepwell import ai
 from stepwell.model.app import Resources
+from stepwell.model.errors import ConfigurationError
 from stepwell.model.task import TaskStatus
 from stepwell.sdk.client.address import bearer
 from stepwell.sdk.worker import serve
@@ -83,6 +86,31 @@ async def test_a_function_asks_an_app(start: Start) -> None:
     assert sorted(one["status"] for one in tasks) == [10, 11]  # each attempt asked once more, by a key of its own
     assert "urgency" not in str(performer.calls[0].request.input)
     assert performer.calls[0].request.input["response_format"]["name"] == "Summary"
+
+
+async def test_one_app_is_taken_for_another_that_is_not_there(start: Start) -> None:
+    api = await start(map_apps={"infsh/claude": "acme/speaker", "acme/other": "acme/none"})
+    for name in ("speaker", "vectors"):
+        await api.server.node.apps.add(version(name, functions={"run": chat()}))
+    performer = ScriptedApps(api.server)
+
+    async def greets(call: Call) -> None:
+        call.returned({"response": "Hi"})
+
+    performer.script = greets
+    body = {"messages": [{"role": "user", "content": "Hello"}]}
+    for model in ("infsh/claude", "infsh/claude@53bk0yzk:run"):
+        answer = await api.http.post("/v1/chat/completions", json={"model": model, **body})
+        assert answer.status_code == 200, answer.text
+    assert [call.request.app for call in performer.calls] == ["acme/speaker@v1"] * 2
+    missing = await api.http.post("/v1/chat/completions", json={"model": "acme/other", **body})
+    assert "'acme/none' does not exist" in missing.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("given", [{"claude": "a/b"}, {"a/b@c": "a/b"}, {"a/b": ""}])
+async def test_what_is_no_name_of_an_app(start: Start, given: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match="--map-app"):
+        await start(map_apps=given)
 
 
 async def test_curl_needs_nothing_else(start: Start) -> None:
