@@ -617,7 +617,7 @@ def test_an_error_is_told_with_its_text_and_where_it_was(
     [
         ("class Other: pass", "the app cannot be imported: ImportError: inference.py has no class named App"),
         ("App = 3", "the app cannot be imported: ImportError: inference.py has no class named App"),
-        ("import nowhere_to_be_found", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
+        ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'; name the package that has it"),
         ("def (", "SyntaxError"),
         ("import sys; sys.exit(1)", "the app cannot be imported: SystemExit"),
     ],
@@ -628,6 +628,8 @@ def test_an_app_that_cannot_be_imported_says_why(write_app: WriteApp, text: str,
         failed = harness.expect(wire.Failed)
         assert (failed.code, failed.call) == ("import", "")
         assert message in failed.message
+        assert "harness.py" not in failed.trace
+        assert "importlib" not in failed.trace
         assert harness.ended() == 1
 
 

@@ -441,12 +441,16 @@ def failure(error: BaseException, code: str) -> Frame:
         message = f"the app ended itself (SystemExit: {error.code})"
     if code == "import":
         message = f"the app cannot be imported: {type(error).__name__}: {message}"
+        if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith(PACKAGE):
+            message += "; name the package that has it in the requirements of the app"
     package = sys.modules.get(PACKAGE)
     inside = "" if package is None else os.path.join(package.__path__[0], "")
     begin = error.__traceback__
     while begin is not None and not begin.tb_frame.f_code.co_filename.startswith(inside):
         begin = begin.tb_next
-    lines = traceback.format_exception(type(error), error, begin or error.__traceback__)
+    if begin is None and code != "import":  # an import that fails before the app's code runs is told by the error
+        begin = error.__traceback__
+    lines = traceback.format_exception(type(error), error, begin)
     return {"message": message, "code": code, "name": type(error).__name__, "trace": "".join(lines)}
 
 
