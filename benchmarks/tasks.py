@@ -149,7 +149,7 @@ async def _told(target: Stepwell, count: int) -> Figures:
     client = Client(target.port)
     async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{target.port}", timeout=PATIENCE_S) as follower:
         for _ in range(count):
-            begun = await run(client, "bench/task:tell", {"wait_s": 0.05}, wait=False)
+            begun = await run(client, "bench/task:tell", {"wait_s": 0.1}, wait=False)
             times.append((await _first_output(follower, begun["id"]))[1])
     client.close()
     return {"output_p50_ms": percentile(times, 0.5) * 1e3, "output_p95_ms": percentile(times, 0.95) * 1e3}

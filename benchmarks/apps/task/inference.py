@@ -29,9 +29,9 @@ class App:
         return Output(at=time.monotonic_ns())
 
     async def tell(self, given: Input) -> AsyncIterator[Output]:
+        await asyncio.sleep(given.wait_s)  # until the client follows
         yield Output(at=time.monotonic_ns())
         await asyncio.sleep(given.wait_s)
-        yield Output(n=1)
 
     async def hang(self, given: Input) -> AsyncIterator[Output]:
         self.cancelled.clear()
