@@ -413,3 +413,17 @@ def test_a_damaged_archive_is_refused_or_still_holds_only_files(data: st.DataObj
             assert all(path.is_file() or path.is_dir() for path in package.directory.rglob("*"))
             left = [path for path in (Path(folder) / "packages").iterdir() if path != package.directory]
         assert left == []
+
+
+def test_packages_that_are_added_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> None:
+    packages = Packages(tmp_path / "packages")
+
+    def add(number: int) -> bool:
+        source = tmp_path / f"source{number}"
+        source.mkdir()
+        (source / "inference.py").write_text(f"number = {number}")
+        return packages.find(packages.add(source).checksum) is not None
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(add, range(100)))
+    assert not list((tmp_path / "packages").glob(".*"))

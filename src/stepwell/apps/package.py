@@ -147,7 +147,8 @@ class Packages:
         self._folder.mkdir(parents=True, exist_ok=True)
         for left in self._folder.glob(".unfinished-*"):  # by processes that were killed
             if (lock := _locked(left)) is not None:
-                _remove(left)
+                with contextlib.suppress(FileNotFoundError):  # its owner has finished just now
+                    _remove(left)
                 os.close(lock)
         made = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
         lock = _locked(made)
