@@ -116,6 +116,40 @@ def test_an_app_is_deployed_and_called(tmp_path: Path) -> None:
             if task["status"] < 9:
                 task = the_end_of(server.url, task["id"])
             assert (task["status"], task["output"]) == (10, {"twice": 42}), task
+        assert_called(server.url, reference)
+
+
+def assert_called(url: str, reference: str) -> None:
+    def asked(*words: str) -> Result:
+        return CliRunner().invoke(cli, ["app", *words, "--url", url])
+
+    run = asked("run", reference, "--input", '{"n": 4}')
+    assert run.exit_code == 0, run.output
+    assert json.loads(run.stdout) == {"twice": 8}
+    failed = asked("run", "acme/tool", "--input", "{}")
+    assert failed.exit_code == 1
+    assert "'n'" in failed.stderr
+    task = json.loads(asked("run", reference, "--input", '{"n": 1}', "--json").stdout)
+    assert (task["status"], task["output"]) == (10, {"twice": 2})
+    started = asked("run", reference, "--input", '{"n": 2}', "--no-wait").stdout.strip()
+    assert json.loads(asked("logs", started, "--json").stdout)["task_id"] == started
+    missing = asked("run", "acme/missing")
+    assert missing.exit_code == 1
+    assert missing.stderr.startswith("Error: app 'acme/missing' does not exist")
+    assert asked("list").stdout.splitlines()[1].split()[:2] == ["acme/tool", reference.partition("@")[2]]
+    assert asked("show", reference).stdout.startswith(f"{reference}  python")
+    assert "current" in asked("versions", "acme/tool").stdout
+    assert asked("remove", reference).exit_code == 2
+    removed = asked("remove", "acme/tool")
+    assert removed.exit_code == 0, removed.output
+    assert [one["name"] for one in json.loads(asked("list", "--json").stdout)] == ["other"]
+
+
+@pytest.mark.parametrize(("given", "told"), [("{", "--input is not JSON"), ("@/no/such", "cannot be read")])
+def test_an_input_that_cannot_be_read_is_told(given: str, told: str) -> None:
+    result = CliRunner().invoke(cli, ["app", "run", "acme/tool", "--input", given])
+    assert result.exit_code == 2
+    assert told in result.output
 
 
 def the_end_of(url: str, task: str) -> dict[str, Any]:

@@ -285,7 +285,8 @@ def _shown(path: str) -> str:
 def _error_text(response: httpx2.Response, path: str) -> str:
     try:
         body = response.json()
-        text = body.get("error") or body.get("message") or response.text
+        error = body.get("error") or body.get("detail")  # apps and tasks: an object, or only what is missing
+        text = (error.get("message") if isinstance(error, dict) else error) or body.get("message") or response.text
     except (ValueError, AttributeError, RecursionError):
         text = response.text
     text = printable(str(text or ""))

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from stepwell.cli.api import Api, url_option, utf8
+from stepwell.cli.app_tasks import list_apps, logs, remove, run, show, versions
 from stepwell.cli.options import age
 from stepwell.cli.output import ago_text, dim, print_json, printable, say, table
 from stepwell.cli.upkeep import data_option
@@ -75,6 +76,8 @@ def deploy(
 
 
 app.add_command(deploy, "import")
+for _command in (run, logs, list_apps, show, versions, remove):
+    app.add_command(_command)
 
 
 @app.command()
