@@ -34,6 +34,7 @@ import os
 import shutil
 import tempfile
 import typing
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -400,9 +401,15 @@ def _fetched(uri: str, filename: str) -> str:
                 out.write(_of_data_uri(uri))
             elif uri.startswith(("http://", "https://")):
                 request = urllib.request.Request(uri, headers={"User-Agent": "stepwell-app"})
-                with urllib.request.urlopen(request, timeout=120) as answer:
-                    while piece := answer.read(1 << 20):
-                        out.write(piece)
+                try:
+                    with urllib.request.urlopen(request, timeout=120) as answer:
+                        while piece := answer.read(1 << 20):
+                            out.write(piece)
+                except urllib.error.URLError as error:
+                    host = urllib.parse.urlsplit(uri).netloc.rpartition("@")[2]
+                    raise OSError(
+                        f"the file {name.decode('utf-8', 'ignore')!r} of {host} cannot be fetched: {error}"
+                    ) from None
             else:
                 raise OSError(f"{uri[:100]!r} cannot be fetched: an address begins with http:// or https://")
         os.replace(part, target)
