@@ -666,6 +666,26 @@ def test_a_setup_that_fails_can_be_tried_again(write_app: WriteApp) -> None:
         assert harness.run() == {"text": "up"}
 
 
+def test_a_setup_value_that_does_not_fit_is_told_without_the_lines_of_the_harness(write_app: WriteApp) -> None:
+    body = """
+    class Settings(BaseAppSetup):
+        size: str = "M"
+
+    class App:
+        def setup(self, settings: Settings): ...
+
+        def run(self, given: In) -> Out:
+            return Out()
+    """
+    with python_harness() as harness:
+        harness.load(write_app(MODELS + body))
+        harness.send(wire.Setup(value={"size": 5}))
+        failed = harness.expect(wire.Failed)
+        assert (failed.code, failed.name) == ("setup", "ValidationError")
+        assert "size" in failed.trace
+        assert "harness.py" not in failed.trace
+
+
 def test_a_value_that_is_too_long_fails_the_call(write_app: WriteApp) -> None:
     body = """
     class App(BaseApp):

@@ -448,7 +448,7 @@ def failure(error: BaseException, code: str) -> Frame:
     begin = error.__traceback__
     while begin is not None and not begin.tb_frame.f_code.co_filename.startswith(inside):
         begin = begin.tb_next
-    if begin is None and code != "import":  # an import that fails before the app's code runs is told by the error
+    if begin is None and code == "app":  # what fails before the app's code runs is told by the error alone
         begin = error.__traceback__
     lines = traceback.format_exception(type(error), error, begin)
     return {"message": message, "code": code, "name": type(error).__name__, "trace": "".join(lines)}
