@@ -62,7 +62,10 @@ def run(
         for line in json.dumps(task["output"], indent=2, ensure_ascii=False).split("\n"):
             click.echo(printable(line))
     else:
-        say(printable(task["error"] or f"the task was {task['status_text']}"), mark="✗", colour="red")
+        first, *more = (task["error"] or f"the task was {task['status_text']}").splitlines()
+        say(printable(first), mark="✗", colour="red")
+        for line in [*more, f"`stepwell run show {task['id']}` has the trace"]:
+            say(printable(line))
     if session is not None and not as_json and task["session_id"]:
         say(f"session {bold(task['session_id'])}")
     sys.exit(0 if task["status"] == TaskStatus.COMPLETED else 1)
