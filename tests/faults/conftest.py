@@ -17,7 +17,7 @@ from tests.faults.invariants import assert_sound, settled
 from tests.fleet import drop_database, new_database, nodes_wanted
 
 # These bring nodes of their own, whatever is asked for.
-collect_ignore = ["test_nodes.py", "test_processes.py"] if nodes_wanted() else []
+collect_ignore = ["test_apps.py", "test_nodes.py", "test_processes.py"] if nodes_wanted() else []
 
 
 @contextlib.contextmanager
