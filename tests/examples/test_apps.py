@@ -23,10 +23,12 @@ from tests.apps.harness import HARNESS, Harness
 from tests.apps.wheels import repack
 from tests.docs.running import running_server
 from tests.libraries.environments import python_of
+from tests.libraries.test_model_engine import BUILD
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "apps"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples" / "apps"
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +136,23 @@ def test_an_app_says_that_ffmpeg_is_missing(server: Server, tmp_path: Path) -> N
         done = CliRunner().invoke(cli, ["app", "deploy", str(EXAMPLES / "sound"), "--url", server.url])
         assert "ffmpeg" in done.stderr
         assert done.exit_code == 0
+
+
+@pytest.mark.long
+def test_a_language_model_answers(tmp_path: Path) -> None:
+    """llama.cpp with random weights: real tokens, no sense."""
+    python, model = str(python_of("llama-cpp-python", **BUILD)), str(tmp_path / "tiny.gguf")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+    subprocess.run([python, "-m", "tests.libraries.tiny_model", model], env=environment, cwd=ROOT, check=True)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from inference import Language; "
+        "given = Language.Input.model_validate_json(open(sys.argv[1] + '/input.json').read()); "
+        "print(Language.run_locally(given, setup={'model': sys.argv[2]}).model_dump_json())"
+    )
+    command = [python, "-c", code, str(EXAMPLES / "language"), model]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    output = json.loads(done.stdout)
+    assert output["response"]
+    assert 10 < output["usage"]["total_tokens"] <= 2048
+    assert output["usage"]["stop_reason"] in ("length", "stop")
