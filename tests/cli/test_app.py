@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -116,7 +117,26 @@ def test_an_app_is_deployed_and_called(tmp_path: Path) -> None:
             if task["status"] < 9:
                 task = the_end_of(server.url, task["id"])
             assert (task["status"], task["output"]) == (10, {"twice": 42}), task
+        assert_made_app_runs(server.url, tmp_path)
         assert_called(server.url, reference)
+
+
+def assert_made_app_runs(url: str, tmp_path: Path) -> None:
+    """What `init` makes is deployed and called as it is."""
+    with contextlib.chdir(tmp_path):
+        made = CliRunner().invoke(cli, ["app", "init", "zoo/shout"])
+        again = CliRunner().invoke(cli, ["app", "init", "zoo/shout"])
+    assert made.exit_code == 0, made.output
+    assert again.exit_code == 1
+    assert "the directory shout cannot be made" in again.output
+    manifest = tmp_path / "shout" / "inf.yml"
+    own = f"kernel: python-{sys.version_info[0]}.{sys.version_info[1]}"
+    manifest.write_text(manifest.read_text().replace("kernel: python", own))
+    deployed = CliRunner().invoke(cli, ["app", "deploy", str(tmp_path / "shout"), "--url", url])
+    assert deployed.exit_code == 0, deployed.output
+    given = f"@{tmp_path / 'shout' / 'input.json'}"
+    run = CliRunner().invoke(cli, ["app", "run", deployed.stdout.strip(), "--input", given, "--url", url])
+    assert json.loads(run.stdout) == {"text": "HELLO!"}
 
 
 def assert_called(url: str, reference: str) -> None:
@@ -129,6 +149,7 @@ def assert_called(url: str, reference: str) -> None:
     failed = asked("run", "acme/tool", "--input", "{}")
     assert failed.exit_code == 1
     assert "'n'" in failed.stderr
+    assert "`stepwell run show 01" in failed.stderr
     task = json.loads(asked("run", reference, "--input", '{"n": 1}', "--json").stdout)
     assert (task["status"], task["output"]) == (10, {"twice": 2})
     started = asked("run", reference, "--input", '{"n": 2}', "--no-wait").stdout.strip()
@@ -142,7 +163,7 @@ def assert_called(url: str, reference: str) -> None:
     assert asked("remove", reference).exit_code == 2
     removed = asked("remove", "acme/tool")
     assert removed.exit_code == 0, removed.output
-    assert [one["name"] for one in json.loads(asked("list", "--json").stdout)] == ["other"]
+    assert [one["name"] for one in json.loads(asked("list", "--json").stdout)] == ["other", "shout"]
 
 
 @pytest.mark.parametrize(("given", "told"), [("{", "--input is not JSON"), ("@/no/such", "cannot be read")])

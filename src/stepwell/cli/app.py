@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from stepwell.cli.api import Api, url_option, utf8
+from stepwell.cli.app_init import init
 from stepwell.cli.app_tasks import list_apps, logs, remove, run, show, versions
 from stepwell.cli.options import age
 from stepwell.cli.output import ago_text, dim, print_json, printable, say, table
@@ -76,7 +77,7 @@ def deploy(
 
 
 app.add_command(deploy, "import")
-for _command in (run, logs, list_apps, show, versions, remove):
+for _command in (init, run, logs, list_apps, show, versions, remove):
     app.add_command(_command)
 
 
