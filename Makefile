@@ -12,7 +12,7 @@ NPM := tests/official/typescript tests/infsh_clients/javascript
 WORKERS ?= 2
 ON_POSTGRES := STEPWELL_TEST_STORE=postgres
 # Tests of whole servers wait most of the time, so there are more of them than cores, and the simulator runs beside them.
-WAITING = -n $$((2 * $(WORKERS))) --dist worksteal -m "not long"
+WAITING = -n $$((2 * $(WORKERS))) --dist worksteal --durations=20 -m "not long"
 
 # A test that fails while the machine is full is named, and run once more by itself; failing again, it has failed.
 define tested

@@ -15,12 +15,18 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
+import pytest
+
 
 def nodes_wanted() -> int:
     """How many processes a server is to have; 0 for one with SQLite."""
     if os.environ.get("STEPWELL_TEST_STORE", "sqlite") != "postgres":
         return 0
     return int(os.environ.get("STEPWELL_TEST_NODES", "2"))
+
+
+once = pytest.mark.skipif(nodes_wanted() > 0, reason="of the SDK, whatever the server keeps its state in")
+"""For tests that need not be run on each store."""
 
 
 def new_database() -> str:

@@ -11,6 +11,7 @@ import websockets
 from stepwell.api.app import table
 from stepwell.api.infsh.answers import ERRORS as INFSH
 from stepwell.api.keys import Access, Keys
+from stepwell.api.openai.answers import ERRORS as OPENAI
 from stepwell.model.errors import Unauthorized
 from stepwell.wire.signature import bearer_hash
 from tests.api.api import Api
@@ -45,6 +46,8 @@ async def test_s8_nothing_is_open_by_accident(closed: Api) -> None:
             body = response.json()
             if route.errors is INFSH:
                 assert (body["detail"], body["error"]["code"]) == ("Authentication failed", "unauthorized")
+            elif route.errors is OPENAI:
+                assert (body["error"]["message"], body["error"]["code"]) == ("Authentication failed", "unauthorized")
             else:
                 assert body == {"error": "Authentication failed", "status": 401, "code": "unauthorized"}
     assert (await closed.http.post("/e/x", json={"name": "a/b"})).status_code == 401

@@ -11,6 +11,7 @@ from stepwell.model import message
 from stepwell.model.errors import InvalidInput
 from stepwell.model.event import DEV_ENV
 from stepwell.model.ids import RunId
+from stepwell.model.job import Claim
 from stepwell.model.message import CallInfo, LogLine
 from stepwell.model.payload import canonical
 from stepwell.model.task import TaskPhase, TaskRequest, TaskStatus, Usage, usage_of
@@ -29,6 +30,15 @@ def shown(node: InMemoryNode, run: RunId, *flights: InFlight) -> Task:
     assert task is not None
     assert task.phases[-1].status is task.status
     return task
+
+
+def status_at_once(node: InMemoryNode, run: RunId) -> TaskStatus:
+    """Before the node does anything else."""
+    reading = task_of(node.store, DEV_ENV, run, node.now())
+    with pytest.raises(StopIteration) as ended:
+        reading.send(None)
+    task: Task = ended.value.value
+    return task.status
 
 
 def open_session(node: InMemoryNode) -> str:
@@ -93,6 +103,18 @@ def test_after_a_lost_worker_the_status_does_not_go_back() -> None:
     assert statuses(shown(node, run, flight)) == before
     answer(node, 1, None, phases(node, *COLD, (S.UPLOADING, 10)))
     assert statuses(shown(node, run)) == [*before, "UPLOADING", "COMPLETED"]
+
+
+def test_a_call_that_a_lost_server_made_is_taken_for_running() -> None:
+    node = a_node()
+    run = begin(node)
+    (job,) = node.do(node.store.jobs_of(run))
+    assert (job.owner, job.fence) == (node.node.name, 1)
+    assert shown(node, run).status is S.QUEUED
+    node.store.give_back([Claim(job.id, job.fence)])
+    assert status_at_once(node, run) is S.RUNNING, "nobody makes another call yet"
+    node.pass_time(seconds=1)
+    assert statuses(shown(node, run)) == ["RECEIVED", "QUEUED", "RUNNING"], "and so it is when another call is made"
 
 
 def test_a_task_for_later_is_received_until_then() -> None:

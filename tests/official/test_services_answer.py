@@ -21,10 +21,11 @@ from typing import Any
 
 import pytest
 
+from tests.fleet import once
 from tests.official.conftest import need_node
 from tests.official.harness import ROOT, Kind, Service
 
-pytestmark = pytest.mark.official
+pytestmark = [pytest.mark.official, once]
 
 RECORDED = ROOT / "tests" / "wire" / "recorded"
 RUN = "01K0RECORDED00000000000000"

@@ -18,10 +18,11 @@ import psutil
 import pytest
 
 from stepwell.testing.provider import Provider, held, say
+from tests.fleet import once
 from tests.official.harness import Run, Server, until
 from tests.sdk_e2e.harness import OwnKind, OwnService, a_server, a_service
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, once]
 
 RUNS = 20
 IDLE_S = 5.0

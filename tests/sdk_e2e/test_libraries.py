@@ -8,6 +8,7 @@ import pytest
 
 from stepwell.testing.provider import Provider, fail, held, say
 from stepwell.wire.models.dialect import Usage
+from tests.fleet import once
 from tests.official.harness import Run, Server
 from tests.sdk_e2e.harness import OwnKind, OwnService
 
@@ -154,5 +155,6 @@ class TestWorker(OwnLibraries):
     kind = "worker"
 
 
+@once
 class TestUvicorn(OwnLibraries):
     kind = "uvicorn"

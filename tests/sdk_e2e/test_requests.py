@@ -8,6 +8,7 @@ import pytest
 
 from stepwell.testing.provider import Provider, fail, held, say
 from stepwell.wire.models.dialect import Usage
+from tests.fleet import once
 from tests.official.harness import Run, Server
 from tests.sdk_e2e.harness import OwnKind, OwnService
 
@@ -163,5 +164,6 @@ class TestWorker(OwnRequests):
     kind = "worker"
 
 
+@once
 class TestUvicorn(OwnRequests):
     kind = "uvicorn"

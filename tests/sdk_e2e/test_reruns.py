@@ -14,6 +14,7 @@ import pytest
 
 from stepwell.testing.provider import Provider, held, say
 from stepwell.wire.models.dialect import Usage
+from tests.fleet import once
 from tests.official.harness import Run, Server
 from tests.sdk_e2e.harness import PATH, OwnKind, OwnService, a_service
 
@@ -222,6 +223,7 @@ class TestUvicorn(OwnReruns):
     kind = "uvicorn"
 
 
+@once
 class TestUvicornWithoutCheckpoints(OwnReruns):
     kind = "uvicorn"
     environment: ClassVar = {"CHECKPOINTS_OFF": "1"}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from stepwell import RunFailed
+from tests.fleet import once
 from tests.official.behaviour import OfficialSdk
 from tests.official.harness import FUNCTION, Server, Service
 from tests.sdk_e2e.harness import OwnService
@@ -123,6 +124,7 @@ class TestUvicorn(OwnAsyncSdk):
     eviction_s = 1
 
 
+@once
 class TestFlask(OwnSdk):
     kind = "flask"
     gather_calls = 1

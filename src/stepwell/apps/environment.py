@@ -286,10 +286,10 @@ class Environments:
         return found
 
     async def _find_python(self, wanted: str) -> tuple[Path, str] | None:
-        """The server's own if that is the version that is wanted, else the newest that fits and is installed."""
+        """The server's own if it fits, else the newest that does and is installed."""
         own = (sys.version_info[:3], Path(getattr(sys, "_base_executable", "") or sys.executable))
         prefix = tuple(map(int, wanted.split("."))) if wanted else ()
-        if wanted and own[0][: len(prefix)] == prefix:
+        if own[0][: len(prefix)] == prefix:
             return own[1], ".".join(map(str, own[0]))
         said: list[str] = []
         listing = ["python", "list", "--only-installed", "--no-python-downloads", "--output-format", "json"]
@@ -303,7 +303,7 @@ class Environments:
             for one in installed
             if one.implementation == "cpython" and one.variant == "default" and re.fullmatch(r"[0-9.]+", one.version)
         ]
-        fitting = [one for one in [own, *candidates] if one[0][: len(prefix)] == prefix and one[0] >= OLDEST_PYTHON]
+        fitting = [one for one in candidates if one[0][: len(prefix)] == prefix and one[0] >= OLDEST_PYTHON]
         if not fitting:
             return None
         version, path = max(fitting, key=itemgetter(0))

@@ -331,7 +331,7 @@ class Simulation:
 
     def _plan_events(self) -> None:
         random, scheduler = self.random, self.scheduler
-        for number in range(1 if random.random() < 0.83 else 2):
+        for number in range(1 if random.random() < 0.85 else 2):
             scheduler.at(START + random.randrange(5_000), self._emit, ("go/parent", f"k{number}", ""))
         scheduler.at(START + random.randrange(5_000), self._emit, ("go/child", "k0", ""))
         if random.random() < 0.2:

@@ -2,7 +2,8 @@
 
 A task is a run, so what is known is its journal; how far a call has come that is under way only its performer knows
 (`Running`). The status of a task only ever becomes more: a call that is made again, since a worker or a server was
-lost, comes through phases that its task is past, and those are left out here. The trace has them all.
+lost, comes through phases that its task is past, and those are left out here. How far a call was that a lost server
+made nobody knows; somebody may have seen it run, so that is what its task does since then. The trace has them all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from stepwell.model import journal
 from stepwell.model.errors import InvalidInput
 from stepwell.model.event import DEV_ENV
 from stepwell.model.ids import RunId, ulid_time
-from stepwell.model.job import RunStatus
+from stepwell.model.job import JobKind, RunStatus
 from stepwell.model.task import LOG_TYPES, TaskPhase, TaskRequest, TaskResult, TaskStatus, is_task, read_request
 from stepwell.node.reads.payloads import read_error, text_of
 from stepwell.node.reads.runs import Running, nobody_knows
@@ -118,11 +119,17 @@ async def task_of(store: Store, env: str, task: str, now: Instant, running: Runn
     stored = await store.load_run(RunId(task))
     if stored is None or stored.row.env != env or not is_task(stored.row.event_name, stored.row.function):
         return None
-    return await task_stored(store, stored, now, running)
+    lost = False
+    if not stored.row.status.final and not running(stored.row.id):
+        jobs = await store.jobs_of(stored.row.id)
+        lost = any(job.kind is JobKind.CALL and job.fence > 0 and job.owner is None for job in jobs)
+    return await task_stored(store, stored, now, running, lost=lost)
 
 
-async def task_stored(store: Store, stored: StoredRun, now: Instant, running: Running = nobody_knows) -> Task:
-    """The task that a run is which was loaded."""
+async def task_stored(
+    store: Store, stored: StoredRun, now: Instant, running: Running = nobody_knows, *, lost: bool = False
+) -> Task:
+    """The task that a run is which was loaded. `lost`: its call was made by a server that is gone."""
     row, entries = stored.row, stored.entries
     first = entries[0]
     assert isinstance(first, journal.RunStarted), "a journal begins with the start of its run"
@@ -135,7 +142,10 @@ async def task_stored(store: Store, stored: StoredRun, now: Instant, running: Ru
     elif outcome is not None:
         output, meta = _result(outcome)
     flights = running(row.id) if not row.status.final else ()
-    phases = _forward(entries, (phase for flight in flights for phase in flight.phases), now)
+    under_way = [phase for flight in flights for phase in flight.phases]
+    if lost:
+        under_way.append(TaskPhase(TaskStatus.RUNNING, entries[-1].at))
+    phases = _forward(entries, under_way, now)
     return Task(
         id=row.id,
         env=row.env,
@@ -186,6 +196,8 @@ def _forward(entries: Sequence[Entry], under_way: Iterable[TaskPhase], now: Inst
                 came.append(TaskPhase(TaskStatus.QUEUED, entry.due))
             case journal.CallEnded():
                 came.extend(entry.phases)
+                if entry.outcome == "lost" and not entry.phases:
+                    came.append(TaskPhase(TaskStatus.RUNNING, entry.at))
             case journal.RunCancelling():
                 came.append(TaskPhase(TaskStatus.CANCELLING, entry.at))
             case journal.RunCompleted():
