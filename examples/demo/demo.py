@@ -79,7 +79,7 @@ def main() -> int:
         run = wait_for("the run to end", lambda: finished(url, run_id), seconds=120)
         say(f"The run went on where it was: {run['status'].lower()}.", mark="✓")
 
-        explained = print_ledger()
+        explained = print_ledger([one["name"] for one in run["trace"]["children"] if one["status"] == "COMPLETED"])
         print("\nThe trace, as `stepwell run show` prints it:\n", flush=True)
         subprocess.run([*STEPWELL, "run", "show", run_id, "--url", url], check=True)
         sorted_twice = sort_ticket(url)
@@ -140,8 +140,9 @@ def start_server(port: int) -> "subprocess.Popen[bytes]":
         )
 
 
-def print_ledger() -> bool:
-    """Print what really ran, from the outside witness. True if every execution is accounted for."""
+def print_ledger(results: list[str]) -> bool:
+    """Print what really ran, from the outside witness, beside the steps that have a result on the server. True if every
+    execution is accounted for."""
     lines = [json.loads(line) for line in LEDGER.read_text().splitlines()]
     began = [line["step"] for line in lines if line["what"] == "begins"]
     print("\nThe ledger, written by the steps themselves:\n")
@@ -151,13 +152,14 @@ def print_ledger() -> bool:
     print()
     fine = True
     for step in dict.fromkeys(began):
-        times = began.count(step)
+        times, kept = began.count(step), results.count(step)
+        has = "one result" if kept == 1 else f"{kept} results"
         if times == 1:
-            print(f"  {step:<16} executed once, one result")
+            print(f"  {step:<16} executed once, {has}")
         else:
             why = "it was executing when the server was killed, so it had no result to keep"
-            print(f"  {step:<16} executed {times} times, one result: {why}")
-        fine &= times == (2 if step == "parse functions" else 1)
+            print(f"  {step:<16} executed {times} times, {has}: {why}")
+        fine &= kept == 1 and times == (2 if step == "parse functions" else 1)
     return fine
 
 

@@ -39,6 +39,7 @@ class Tally:
     lost_calls: int = 0
     findings: list[str] = field(default_factory=list)
     results_of: dict[str, set[str]] = field(default_factory=dict)  # names of steps with a result, by run
+    recorded_at: dict[tuple[str, str], float] = field(default_factory=dict)  # when, by run and name; seconds
 
 
 async def tally(store: Stored, *, quiet: bool = False) -> Tally:
@@ -99,6 +100,9 @@ def _count(stored: StoredRun, jobs: Sequence[Job], waits: Sequence[Wait], found:
     found.lost_calls += sum(isinstance(entry, journal.CallEnded) and entry.outcome == "lost" for entry in entries)
     names = {entry.step: entry.name for entry in entries if getattr(entry, "name", "")}
     found.results_of[run] = {names.get(step, step) for step in results}
+    for entry in entries:
+        if isinstance(entry, _RESULTS):
+            found.recorded_at[run, names.get(entry.step, entry.step)] = entry.at / 1000
     found.findings += [str(finding) for finding in audit_run(stored.row, entries, jobs, waits)]
 
 
@@ -122,6 +126,18 @@ def extra_executions(
                 near = min((kill - before for kill in kills), key=abs, default=None)
                 unexplained.append(f"step {step} of run {run} ran again after {again - before:.3f} s; kill at {near} s")
     return extra, unexplained
+
+
+def late_executions(ledger: Iterable[Line], recorded: Tally, *, unnoticed_s: float = 1.0) -> list[str]:
+    """Steps that began although their result was recorded: whatever was killed, nothing may repeat them any more.
+
+    One that was handed out before may begin a moment after.
+    """
+    return [
+        f"step {line.step} of run {line.run} began {line.at - at:.3f} s after its result was recorded"
+        for line in ledger
+        if (at := recorded.recorded_at.get((line.run, line.step))) is not None and line.at > at + unnoticed_s
+    ]
 
 
 def missing_executions(ledger: Iterable[Line], recorded: Tally) -> list[str]:

@@ -27,7 +27,7 @@ from stepwell.model.job import RunRow
 from stepwell.store.base import EventQuery
 from stepwell.wire.inngest.event import Seed
 from tests.faults.harness import Program, Server, WorkerProgram, free_port, until
-from tests.faults.invariants import assert_sound, extra_executions, missing_executions
+from tests.faults.invariants import assert_sound, extra_executions, late_executions, missing_executions
 from tests.fleet import nodes_wanted
 
 pytestmark = pytest.mark.slow
@@ -129,6 +129,7 @@ async def test_acknowledged_events_survive_any_number_of_kills(
     assert unexplained == []
     assert extra <= len(server.kills) * IN_FLIGHT
     assert missing_executions(ledger, found) == []
+    assert late_executions(ledger, found) == []
     unknown = len(sent.names) - len(sent.acknowledged)
     print(
         f"{len(server.kills)} kills in {stormy_s:.0f} s, {len(sent.acknowledged)} events acknowledged, {unknown} not, "
@@ -174,6 +175,7 @@ async def test_kills_while_results_arrive_leave_one_result_a_step(
     assert unexplained == []
     assert extra <= len(server.kills) * CONCURRENCY
     assert missing_executions(ledger, found) == []
+    assert late_executions(ledger, found) == []
     print(f"{len(server.kills)} kills, {runs} runs, {found.results} results, {extra} extra executions")
 
 

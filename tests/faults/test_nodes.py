@@ -26,7 +26,7 @@ from stepwell.model.event import DEV_ENV
 from stepwell.model.ids import RunId
 from stepwell.store.base import EventQuery, RunQuery
 from tests.faults.harness import LEASE_MS, Line, Server, WorkerProgram, connected, read_ledger, timed, until
-from tests.faults.invariants import extra_executions, missing_executions
+from tests.faults.invariants import extra_executions, late_executions, missing_executions
 from tests.faults.network import Wire
 from tests.faults.nodes import Nodes, freeze, thaw
 from tests.postgres import Cluster, shared_cluster
@@ -128,6 +128,7 @@ class Load:
         lost = [await self._lost_its_node(line) for line in unexplained]  # a machine can be too busy to renew a lease
         assert all(lost), f"{unexplained[:5]}\n{await self._journal(unexplained[lost.index(False)])}"
         assert missing_executions(ledger, found) == []
+        assert late_executions(ledger, found, unnoticed_s=unnoticed_s) == []
         return extra
 
     async def _entries(self, about: str) -> tuple[str, Sequence[journal.Entry]]:

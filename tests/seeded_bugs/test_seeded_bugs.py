@@ -1,4 +1,4 @@
-"""Would the simulator notice? Each patch beside this file puts one bug back that no other test sees.
+"""Would the simulator notice? Each patch beside this file puts one bug back.
 
 A patch is applied to a copy of the sources, and the simulator has to name the broken invariant within a bounded
 number of seeds. A patch that does not apply any more has to be written anew against the code as it is.
