@@ -63,7 +63,6 @@ ALLOWED_LIBRARIES: dict[str, dict[str, tuple[str, ...]]] = {
         "yaml": ("apps/manifest*",),
         "pydantic": ("apps/base*",),  # what apps are written with: in their environments, and where they are tested
         "pydantic_core": ("apps/base*",),
-        "psutil": (ANYWHERE,),
         "pynvml": (ANYWHERE,),
         "ray": ("apps/ray*",),
         "msgpack": ("apps/harness/*",),  # a program that runs in the environments of apps

@@ -17,6 +17,7 @@ from stepwell.api.body import Limits
 from stepwell.model.errors import ConfigurationError, NotFound
 from stepwell.node.retention import Keep
 from stepwell.server import ServerSettings
+from stepwell.store.contents import DiskContents
 from tests.files.conftest import Place, begun
 
 PNG = base64.b64decode(
@@ -491,7 +492,8 @@ async def test_a_server_in_memory_leaves_nothing() -> None:
     place = await begun(None)
     file = await place.upload(b"text", filename="a.txt", content_type="text/plain")
     assert (await place.http.get(file["uri"])).text == "text"
-    folder = Path((await place.files.contents.local_path(hashlib.sha256(b"text").hexdigest())) or "").parents[1]
+    assert isinstance(place.files.contents, DiskContents)
+    folder = place.files.contents.directory
     assert folder.stat().st_mode & 0o777 == 0o700
     await place.http.aclose()
     await place.server.stop()

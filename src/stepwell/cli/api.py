@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -64,6 +65,26 @@ def utf8(text: str, what: str) -> str:
     except UnicodeEncodeError as err:
         raise click.UsageError(f"{what} is not UTF-8 text (character {err.start + 1})") from err
     return text
+
+
+def given_json(text: str, option: str) -> Any:
+    """The value of an option that takes JSON, `@FILE` with it, or `-` for standard input. Anything else is a usage
+    error that names the option."""
+    source = option
+    try:
+        if text == "-":
+            source, text = "standard input", sys.stdin.buffer.read().decode()
+        elif text.startswith("@"):
+            source = f"{option}: the file {text[1:]}"
+            with open(text[1:], "rb") as file:
+                text = file.read().decode()
+        return json.loads(utf8(text, source))
+    except OSError as err:
+        raise click.UsageError(f"{printable(source)} cannot be read: {err.strerror or err}") from err
+    except RecursionError as err:
+        raise click.UsageError(f"{printable(source)} is nested too deeply; flatten it") from err
+    except ValueError as err:
+        raise click.UsageError(f"{printable(source)} is not JSON: {err}") from err
 
 
 def url_option(command: Command) -> Command:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from stepwell.cli.api import Api, ConnectionLost, piece, url_option, utf8
+from stepwell.cli.api import Api, ConnectionLost, given_json, piece, url_option, utf8
 from stepwell.cli.output import ago_text, bold, dim, instant_of, print_json, printable, say, table
 from stepwell.model.app import read_reference
 from stepwell.model.task import TaskStatus
@@ -39,9 +39,9 @@ def run(
     \b
     stepwell app run acme/summary --input '{"text": "Rain is coming."}'
     """
-    body: dict[str, Any] = {"app": utf8(reference, "REF"), "input": _read(given, "--input") if given else {}}
+    body: dict[str, Any] = {"app": utf8(reference, "REF"), "input": given_json(given, "--input") if given else {}}
     if setup is not None:
-        body["setup"] = _read(setup, "--setup")
+        body["setup"] = given_json(setup, "--setup")
     if function is not None:
         body["function"] = utf8(function, "--function")
     if session is not None:
@@ -232,22 +232,3 @@ def _all(api: Api, path: str) -> list[dict[str, Any]]:
         cursor = page["next_cursor"]
         if not cursor:
             return found
-
-
-def _read(text: str, option: str) -> Any:
-    """JSON as it was given, in a file, or on standard input."""
-    source = option
-    try:
-        if text == "-":
-            source, text = "standard input", sys.stdin.buffer.read().decode()
-        elif text.startswith("@"):
-            source = f"{option}: the file {text[1:]}"
-            with open(text[1:], "rb") as file:
-                text = file.read().decode()
-        return json.loads(utf8(text, source))
-    except OSError as err:
-        raise click.UsageError(f"{source} cannot be read: {err.strerror or err}") from err
-    except RecursionError as err:
-        raise click.UsageError(f"{source} is nested too deeply; flatten it") from err
-    except ValueError as err:
-        raise click.UsageError(f"{printable(source)} is not JSON: {err}") from err

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from stepwell.cli.api import Api, piece, url_option, utf8
+from stepwell.cli.api import Api, given_json, piece, url_option, utf8
 from stepwell.cli.compare import print_comparison
 from stepwell.cli.follow import follow_run
 from stepwell.cli.output import bold, dim, print_json, printable, say
@@ -62,7 +62,7 @@ def rerun(
     if from_step is not None:
         body["from_step"] = utf8(from_step, "--from")
     if given is not None:
-        body["input"] = _given(given)
+        body["input"] = given_json(given, "--input")
     if changes:
         body["set"] = dict(map(_change, changes))
     api = Api(url, key)
@@ -90,21 +90,3 @@ def _change(text: str) -> tuple[str, Any]:
         return path, json.loads(value)
     except (ValueError, RecursionError):
         return path, value
-
-
-def _given(text: str) -> Any:
-    source = "--input"
-    try:
-        if text == "-":
-            source, text = "standard input", sys.stdin.buffer.read().decode()
-        elif text.startswith("@"):
-            source = f"the file {text[1:]}"
-            with open(text[1:], "rb") as file:
-                text = file.read().decode()
-        return json.loads(utf8(text, source))
-    except OSError as err:
-        raise click.UsageError(f"--input: {source} cannot be read: {err.strerror or err}") from err
-    except RecursionError as err:
-        raise click.UsageError(f"{source} is nested too deeply; flatten it") from err
-    except ValueError as err:
-        raise click.UsageError(f"{source} is not JSON: {err}") from err

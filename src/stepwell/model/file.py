@@ -70,9 +70,6 @@ class Contents(Protocol):
     def read(self, digest: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """The bytes from `start` to `end` (exclusive). Raises `NotFound`."""
 
-    async def local_path(self, digest: str) -> str | None:
-        """Where the bytes lie on this machine, for reading only; None if they lie elsewhere."""
-
     async def remove(self, digest: str) -> None:
         """Remove what was kept; nothing is there is fine. Durable on return."""
 

@@ -90,7 +90,7 @@ class DiskContents:
     """
 
     def __init__(self, directory: Path, *, temporary: bool = False) -> None:
-        self._directory = directory
+        self.directory = directory
         self._temporary = temporary
         self._staging = Staging(directory / "tmp")
 
@@ -99,7 +99,7 @@ class DiskContents:
 
     async def close(self) -> None:
         if self._temporary:
-            await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
 
     async def stage(self, pieces: AsyncIterator[bytes], *, limit_bytes: int) -> Staged:
         return await self._staging.stage(pieces, limit_bytes=limit_bytes)
@@ -108,7 +108,7 @@ class DiskContents:
         try:
             await asyncio.to_thread(self._keep, staged)
         except OSError as err:
-            raise _failure(err, self._directory) from err
+            raise _failure(err, self.directory) from err
 
     def _keep(self, staged: Staged) -> None:
         path = self._path(staged.digest)
@@ -117,7 +117,7 @@ class DiskContents:
         except FileExistsError:
             pass
         else:
-            _sync(self._directory)
+            _sync(self.directory)
         try:
             os.replace(staged.path, path)
         except FileNotFoundError:
@@ -135,7 +135,7 @@ class DiskContents:
         except FileNotFoundError:
             raise NotFound(f"the bytes of the file are not there any more ({digest[:12]}…)") from None
         except OSError as err:
-            raise _failure(err, self._directory) from err
+            raise _failure(err, self.directory) from err
         try:
             file.seek(start)
             left = None if end is None else end - start
@@ -149,15 +149,11 @@ class DiskContents:
         finally:
             file.close()
 
-    async def local_path(self, digest: str) -> str | None:
-        path = self._path(digest)
-        return str(path.resolve()) if path.is_file() else None
-
     async def remove(self, digest: str) -> None:
         try:
             await asyncio.to_thread(self._remove, digest)
         except OSError as err:
-            raise _failure(err, self._directory) from err
+            raise _failure(err, self.directory) from err
 
     def _remove(self, digest: str) -> None:
         path = self._path(digest)
@@ -171,7 +167,7 @@ class DiskContents:
         return await asyncio.to_thread(self._staging.tidy, older_than_s)
 
     def _path(self, digest: str) -> Path:
-        return self._directory / folder_of(digest) / digest
+        return self.directory / folder_of(digest) / digest
 
 
 def folder_of(digest: str) -> str:

@@ -87,9 +87,6 @@ class ObjectContents:
         except (BaseError, OSError) as err:
             raise self._failure(err) from err
 
-    async def local_path(self, digest: str) -> str | None:
-        return None
-
     async def remove(self, digest: str) -> None:
         try:
             await obstore.delete_async(self._store, _key(digest))
